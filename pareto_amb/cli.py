@@ -1,0 +1,304 @@
+"""The commands: parse, call, print. Everything heavy is imported inside a command."""
+
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from pareto_amb.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pareto_amb.config import SweepConfig
+    from pareto_amb.sweep import SweepOutcome
+
+app = typer.Typer(
+    name="pareto-amb",
+    help="Find the noise level sigma_tn above which a diffusion model should see only noisy images, so "
+    "that it stops copying its training set. Start with: pareto-amb sweep digits",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set a configuration key; may be repeated."),
+]
+
+
+def main() -> None:
+    """Run the command line; a UserError becomes one line on stderr and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"pareto-amb: error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"pareto-amb {version('pareto-amb')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=True)
+
+
+@app.command()
+def spaces() -> None:
+    """List the search spaces that ship with pareto-amb."""
+    import search_spaces
+
+    for name in search_spaces.names():
+        print(f"{name:10} {search_spaces.load(name)['description']}")
+
+
+@app.command()
+def sweep(
+    space: Annotated[
+        str | None, typer.Argument(metavar="NAME|FILE.yaml", help="A search space; see: spaces.")
+    ] = None,
+    overrides: Overrides = None,
+    trials: Annotated[
+        int | None, typer.Option(help="Trials a train size, baselines apart (search.trials).")
+    ] = None,
+    time_budget: Annotated[
+        float | None, typer.Option(metavar="MINUTES", help="Stop after so long; --resume goes on.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/NAME-TIME.")] = None,
+    address: Annotated[str | None, typer.Option(help="Address of a running Ray cluster, e.g. auto.")] = None,
+    gpus_per_trial: Annotated[
+        float | None, typer.Option(help="GPUs a trial; 0.5 runs two on one GPU.")
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN_DIR", help="Continue a run that was stopped or killed."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved plan and its cost; start nothing.")
+    ] = False,
+) -> None:
+    """Search for sigma_tn: train many models, measure each, write report and recommendation."""
+    changes = list(overrides or [])
+    if trials is not None:
+        changes.append(f"search.trials={trials}")
+    if gpus_per_trial is not None:
+        changes.append(f"resources.gpus_per_trial={gpus_per_trial}")
+    if time_budget is not None and time_budget <= 0:
+        raise UserError(f"--time-budget {time_budget:g}: must be above 0 minutes")
+    config, path = _resolve(space, resume, changes, bool(overrides), output)
+    if dry_run:
+        _print_plan(config)
+        return
+    outcome = _run(config, path, resume is not None, address, time_budget)
+    _print_summary(outcome)
+    if outcome.recommendation is None and not outcome.unfinished:
+        sys.exit(1)
+
+
+def _resolve(
+    space: str | None, resume: Path | None, changes: list[str], set_used: bool, output: Path | None
+) -> "tuple[SweepConfig, Path]":
+    """The configuration and run directory that the arguments of `sweep` stand for."""
+    import search_spaces
+    from pareto_amb.config import SweepConfig, apply_overrides, parse
+    from pareto_amb.run_directory import RunDirectory
+
+    if resume is not None:
+        if space or set_used or output:
+            raise UserError("--resume RUN_DIR takes its space, keys and output from the run itself")
+        values = RunDirectory(resume).config().model_dump(mode="json")
+        return parse(SweepConfig, apply_overrides(values, changes), str(resume)), resume
+    if space is None:
+        raise UserError("name a search space (see: pareto-amb spaces), a sweep file, or --resume RUN_DIR")
+    values = apply_overrides(search_spaces.load(space), changes)
+    config = parse(SweepConfig, values, space)
+    data = config.data
+    if data.path and Path(data.path).exists():
+        data = data.model_copy(update={"path": str(Path(data.path).resolve())})
+    time = f"{datetime.now():%Y%m%d-%H%M%S}"
+    return config.model_copy(update={"data": data}), output or Path("runs") / f"{config.name}-{time}"
+
+
+def _run(
+    config: "SweepConfig", path: Path, resumed: bool, address: str | None, minutes: float | None
+) -> "SweepOutcome":
+    from pareto_amb.config import to_yaml
+    from pareto_amb.materials import load_materials
+    from pareto_amb.run_directory import RunDirectory
+    from pareto_amb.storage import write_text
+    from pareto_amb.sweep import locked, run_sweep, start_run
+    from pareto_amb.tracking import Tracker, tracking_uri
+
+    console = _console()
+    materials = load_materials(config, console)
+    run = RunDirectory(path) if resumed else start_run(config, path)
+    with locked(run):
+        if resumed:
+            write_text(run.sweep, to_yaml(config))
+        uri = run.read_environment().get("tracking_uri")
+        with console.status("opening MLflow"):
+            tracker = Tracker(tracking_uri(uri), run.path.resolve().name, config)
+        console.print(f"run directory: {run.path}")
+        return run_sweep(
+            run,
+            config,
+            materials,
+            tracker,
+            console,
+            address=address,
+            time_budget=minutes * 60 if minutes else None,
+        )
+
+
+def _print_plan(config: "SweepConfig") -> None:
+    from pareto_amb.config import to_yaml
+
+    sizes, search = config.space.train_size, config.search
+    each = search.baseline_seeds + search.trials
+    trainings = each * len(sizes)
+    rungs = config.rung_images()
+    measured = trainings * len(rungs)
+    print(to_yaml(config))
+    print(f"# {trainings} trainings: for each of the train sizes {', '.join(map(str, sizes))},")
+    print(f"#   {search.baseline_seeds} DDPM baselines and {search.trials} Algorithm 1 trials")
+    print(f"# {rungs[-1]:,} images seen by each, {trainings * rungs[-1]:,} in all")
+    print(f"# measured at {', '.join(f'{n:,}' for n in rungs)} images seen,")
+    print(f"#   {measured * config.evaluation.n_samples:,} images generated in all")
+
+
+def _print_summary(outcome: "SweepOutcome") -> None:
+    from pareto_amb.progress import format_duration
+
+    run = outcome.run
+    print(f"\nfinished in {format_duration(outcome.seconds)}")
+    if outcome.failed:
+        print(f"{outcome.failed} trials failed; the report names the reasons")
+    if outcome.recommendation is None:
+        print(f"no recommendation: {outcome.why_none}")
+    else:
+        for found in outcome.recommendation.recommendations:
+            print(found.summary)
+            print(f"  sigma_tn {found.sigma_tn:.4g} (variance-preserving {found.sigma_tn_vp:.4g})")
+            print(f"  FID           {found.fid.value:8.4g}   DDPM {found.baseline.fid.value:.4g}")
+            print(
+                f"  memorization  {found.memorization.value:8.3f}   DDPM "
+                f"{found.baseline.memorization.value:.3f}   held-out images "
+                f"{found.heldout_memorization:.3f}"
+            )
+            if found.early_stop:
+                print(f"  note: {found.early_stop.describe()}")
+        for size, reason in outcome.recommendation.not_recommended.items():
+            print(f"no recommendation for train size {size}: {reason}")
+    if outcome.unfinished:
+        print(f"{outcome.unfinished} trials are not finished: pareto-amb sweep --resume {run.path}")
+    print("\nnext:")
+    print(f"  open {run.report}")
+    print(f"  mlflow ui --backend-store-uri {run.read_environment()['tracking_uri']}")
+    print(f"  pareto-amb train {run.recommendation}")
+
+
+@app.command()
+def report(run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR")]) -> None:
+    """Write RUN_DIR/report.html again from the results table."""
+    from dashboards.report import write_report
+
+    print(write_report(run_dir))
+
+
+@app.command()
+def recommend(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR")],
+    policy: Annotated[
+        Literal["match-ddpm", "knee", "max-memorization"],
+        typer.Option(
+            help="match-ddpm: fewest copies at DDPM's FID; knee: the frontier's bend; "
+            "max-memorization: best FID with at most --max-memorization."
+        ),
+    ] = "match-ddpm",
+    max_memorization: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Limit for --policy max-memorization.")
+    ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the recommendation to this YAML file."),
+    ] = None,
+) -> None:
+    """Recommend a sigma_tn from a run's results, by a rule of your choice."""
+    from pareto_amb.export import build_recommendation, write_recommendation
+    from pareto_amb.run_directory import RunDirectory
+
+    found = build_recommendation(RunDirectory(run_dir), policy, max_memorization)
+    for entry in found.recommendations:
+        print(entry.summary)
+        if entry.early_stop:
+            print(f"note: {entry.early_stop.describe()}")
+    for size, reason in found.not_recommended.items():
+        print(f"no recommendation for train size {size}: {reason}")
+    if export is not None:
+        write_recommendation(found, export)
+        print(f"written to {export}")
+
+
+@app.command()
+def train(
+    recommendation: Annotated[Path, typer.Argument(metavar="RECOMMENDATION.yaml")],
+    train_size: Annotated[
+        int | None, typer.Option(help="Which recommendation to follow, where the file has several.")
+    ] = None,
+    overrides: Overrides = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Default: the folder training beside the recommendation.")
+    ] = None,
+) -> None:
+    """Train a model as recommended; run it again to continue a training that was stopped.
+
+    Keys for --set are those of the file's training block, e.g. training.images=10000000,
+    data.path=/my/images or train_size=null for the whole set.
+    """
+    from pareto_amb.config import TrainingRun, apply_overrides, parse
+    from pareto_amb.export import load_training_block
+    from pareto_amb.production import train_model
+
+    block: dict[str, Any] = load_training_block(recommendation, train_size)
+    run = parse(TrainingRun, apply_overrides(block, overrides or []), str(recommendation))
+    checkpoint = train_model(run, output or recommendation.parent / "training", _console())
+    print(f"next:\n  pareto-amb sample {checkpoint}")
+
+
+@app.command()
+def sample(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT")],
+    count: Annotated[int, typer.Option(min=1, help="How many images.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Image i is drawn from this seed and i.")] = 0,
+    steps: Annotated[int, typer.Option(min=2, help="Heun steps.")] = 18,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the PNG files. Default: samples beside it.")
+    ] = None,
+) -> None:
+    """Generate images from a checkpoint of `train` or of a sweep."""
+    from pareto_amb.production import sample_images
+
+    folder = output or checkpoint.parent / f"{checkpoint.stem}-samples"
+    sample_images(checkpoint, folder, count, seed, steps, _console())
+    print(f"{count} images in {folder}")

@@ -1,0 +1,397 @@
+"""The sweep file: every key, its default, its unit and its limits.
+
+A file that names an unknown key or an impossible value is refused with one line that names the key, what
+is wrong with it and, for a misspelt key, the nearest one that exists.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+
+from pareto_amb.errors import UserError
+
+MAX_FILE_BYTES = 1_000_000
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataConfig(_Model):
+    """Where the images come from and the shape they are brought to."""
+
+    source: Literal["digits", "images", "cifar10"] = Field(
+        "images", description="digits: ships with scikit-learn; images: a folder or EDM-style zip"
+    )
+    path: str | None = Field(
+        None, description="folder or zip; a relative one is also looked for in PARETO_AMB_DATA"
+    )
+    resolution: PositiveInt = Field(64, description="side in pixels; images are cropped and resized")
+    channels: Literal[1, 3] = 3
+    conditional: bool = Field(False, description="train with the class labels of the set")
+    origin: str = Field("", description="told to the user when the data is missing")
+
+
+class NetworkConfig(_Model):
+    """The denoiser; `options` replace fields of the named architecture."""
+
+    name: Literal["tiny", "ddpmpp", "ncsnpp", "adm"] = "tiny"
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class LogNormalConfig(_Model):
+    """ln sigma ~ N(p_mean, p_std^2)."""
+
+    kind: Literal["lognormal"] = "lognormal"
+    p_mean: float = -1.2
+    p_std: PositiveFloat = 1.2
+
+
+class UniformTimeConfig(_Model):
+    """t uniform on the variance-preserving schedule: the paper's text taken literally."""
+
+    kind: Literal["uniform_time"] = "uniform_time"
+
+
+def _noise_kind(value: object) -> object:
+    return value.get("kind", "lognormal") if isinstance(value, dict) else getattr(value, "kind", None)
+
+
+NoiseConfig = Annotated[
+    Annotated[LogNormalConfig, Tag("lognormal")] | Annotated[UniformTimeConfig, Tag("uniform_time")],
+    Discriminator(_noise_kind),
+]
+
+
+class TrainingConfig(_Model):
+    """One training. Counts of images are images seen, not images in the set."""
+
+    network: NetworkConfig = NetworkConfig()
+    images: PositiveInt = Field(7_680_000, description="budget: images seen by a full training")
+    batch_size: PositiveInt = 256
+    learning_rate: PositiveFloat = 1e-4
+    lr_warmup_images: int = Field(0, ge=0, description="linear warm-up, in images seen")
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: PositiveFloat = 1e-8
+    weight_decay: float = Field(0.0, ge=0)
+    ema_halflife_images: PositiveInt = 500_000
+    ema_rampup_ratio: PositiveFloat | None = Field(
+        0.05, description="half-life at most this share of the images seen so far; null: no ramp-up"
+    )
+    noise: NoiseConfig = LogNormalConfig()
+    horizontal_flip: bool = False
+    checkpoint_seconds: PositiveFloat = Field(60, description="at most this much work is lost")
+
+
+class SamplingConfig(_Model):
+    """The EDM Heun sampler: 2 * steps - 1 network evaluations a batch."""
+
+    steps: int = Field(18, ge=2)
+    sigma_min: PositiveFloat = 0.002
+    sigma_max: PositiveFloat = 80.0
+    rho: PositiveFloat = 7.0
+    batch_size: PositiveInt = 256
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError("sigma_min must be below sigma_max")
+        return self
+
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+EncoderName = Literal[
+    "dinov2_vits14",
+    "dinov2_vitb14",
+    "dinov2_vitl14",
+    "dinov2_vitg14",
+    "inception_v3",
+    "efficientnet_lite0",
+    "pixels",
+]
+
+
+class EvaluationConfig(_Model):
+    """How a training is measured, and when."""
+
+    fid_encoder: EncoderName = "inception_v3"
+    similarity_encoder: EncoderName = "dinov2_vitg14"
+    preprocessing: Literal["standard", "paper"] = "standard"
+    n_samples: int = Field(10_000, ge=2)
+    rungs: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (0.25, 0.5, 1.0), description="shares of the budget at which a trial is measured"
+    )
+    reference: Literal["full", "heldout"] = Field(
+        "full", description="FID against the whole set or the images left out of training"
+    )
+    thresholds: tuple[Share, ...] | None = Field(
+        None, description="similarities that count as a copy; null: calibrated on held-out images"
+    )
+    calibration_quantile: Share = Field(
+        0.99, description="calibrated threshold: this quantile of held-out similarity"
+    )
+    primary_threshold: int = Field(
+        0, ge=0, description="position, in `thresholds`, of the one that `memorization` uses"
+    )
+    max_heldout: int = Field(10_000, ge=4)
+    n_shown: int = Field(64, ge=1, description="samples kept as pictures, with their neighbours")
+    batch_size: PositiveInt = 128
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.rungs or list(self.rungs) != sorted(set(self.rungs)) or self.rungs[-1] != 1:
+            raise ValueError("rungs must rise strictly and end with 1")
+        if self.primary_threshold >= len(self.thresholds or (0,)):
+            raise ValueError("primary_threshold points past the end of thresholds")
+        return self
+
+
+class SigmaRange(_Model):
+    """A range of sigma_tn, searched log-uniformly, in EDM units."""
+
+    low: PositiveFloat
+    high: PositiveFloat
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"the range is empty: low {self.low} is not below high {self.high}")
+        return self
+
+
+class MixRange(_Model):
+    """A range of the mix ratio, searched uniformly."""
+
+    low: Share
+    high: Share
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"the range is empty: low {self.low} is not below high {self.high}")
+        return self
+
+
+def _check_mix_choice(value: object) -> object:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value == "natural" or (number and 0 < float(str(value)) < 1):
+        return value
+    raise ValueError("a mix ratio lies strictly between 0 and 1, or is the word natural")
+
+
+def _as_choices(value: object) -> object:
+    return value if isinstance(value, (dict, list, tuple, MixRange)) else (value,)
+
+
+def _mix_kind(value: object) -> str:
+    return "range" if isinstance(value, (dict, MixRange)) else "choices"
+
+
+MixChoice = Annotated[float | Literal["natural"], BeforeValidator(_check_mix_choice)]
+MixRatio = Annotated[
+    Annotated[MixRange, Tag("range")] | Annotated[tuple[MixChoice, ...], Tag("choices")],
+    Discriminator(_mix_kind),
+    BeforeValidator(_as_choices),
+]
+_UNION_TAGS = {"range", "choices", "lognormal", "uniform_time"}
+
+
+class SpaceConfig(_Model):
+    """What is searched. Each train size is a context with a frontier of its own, not a knob."""
+
+    train_size: tuple[Annotated[int, Field(ge=2)], ...] = Field(min_length=1)
+    sigma_tn: SigmaRange
+    mix_ratio: MixRatio = Field(
+        ("natural",), description="a range, or a list of choices; natural: P(sigma >= sigma_tn)"
+    )
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len(set(self.train_size)) != len(self.train_size):
+            raise ValueError("train_size names a size twice")
+        if not isinstance(self.mix_ratio, MixRange) and not self.mix_ratio:
+            raise ValueError("mix_ratio needs at least one choice")
+        return self
+
+
+class SearchConfig(_Model):
+    """How the space is searched. Trials are counted for each train size."""
+
+    sampler: Literal["tpe", "nsga2", "random"] = "tpe"
+    trials: PositiveInt = Field(24, description="Algorithm 1 trials a train size, baselines apart")
+    startup_trials: PositiveInt = Field(8, description="drawn at random before the sampler steers")
+    baseline_seeds: PositiveInt = Field(3, description="DDPM trainings a train size; spread = noise")
+    max_retries: int = Field(1, ge=0, description="how often a failed trial is tried again")
+
+
+class ResourcesConfig(_Model):
+    """What one trial occupies."""
+
+    cpus_per_trial: PositiveInt = 1
+    gpus_per_trial: float | None = Field(
+        None,
+        ge=0,
+        description="a fraction shares a GPU; null: 1 where the cluster has GPUs, else 0",
+    )
+
+
+class SweepConfig(_Model):
+    """A whole sweep, as written to RUN_DIR/sweep.yaml with every default visible."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    description: str = ""
+    seed: int = Field(0, ge=0, lt=2**63)
+    data: DataConfig
+    space: SpaceConfig
+    training: TrainingConfig = TrainingConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    search: SearchConfig = SearchConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    storage: str | None = Field(
+        None, description="URI for checkpoints and samples that every node reaches; null: RUN_DIR"
+    )
+
+    @model_validator(mode="after")
+    def _network_fits(self) -> Self:
+        if self.space.sigma_tn.high > self.sampling.sigma_max:
+            raise ValueError(
+                f"space.sigma_tn.high {self.space.sigma_tn.high} is above sampling.sigma_max "
+                f"{self.sampling.sigma_max}: such a model would never see a noisy image"
+            )
+        if max(self.space.train_size) < self.training.batch_size // 64:
+            raise ValueError("training.batch_size is more than 64 times the largest train size")
+        return self
+
+    def rung_images(self) -> tuple[int, ...]:
+        """Images seen at each rung, whole batches, rising: (n_rungs,)."""
+        batch = self.training.batch_size
+        steps = [max(round(share * self.training.images / batch), 1) for share in self.evaluation.rungs]
+        return tuple(step * batch for step in steps)
+
+
+class TrainingRun(_Model):
+    """One production training: the `training` block of recommendation.yaml."""
+
+    data: DataConfig
+    train_size: Annotated[int, Field(ge=2)] | None = Field(None, description="null: the whole set")
+    sigma_tn: Annotated[float, Field(ge=0)]
+    mix_ratio: Annotated[float, Field(ge=0, lt=1)]
+    seed: int = Field(0, ge=0, lt=2**63)
+    training: TrainingConfig
+    sampling: SamplingConfig = SamplingConfig()
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping that a user handed in, with the safe loader.
+
+    Raises UserError when the file is missing, unreadable, huge, not YAML or not a mapping.
+    """
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise UserError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes; is it really a YAML file?")
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not a YAML file ({reason})") from error
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path}: holds no keys; expected a mapping such as 'name: digits'")
+    return loaded
+
+
+def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Return `values` with each `key.path=value` of `overrides` set; values are read as YAML.
+
+    Raises UserError for an override that is not of that form.
+    """
+    result: dict[str, Any] = _copy_mappings(values)
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not all(key.split(".")):
+            raise UserError(f"--set {override}: expected key=value, e.g. training.batch_size=32")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {override}: the value is not YAML") from error
+        node = result
+        *parents, leaf = key.split(".")
+        for parent in parents:
+            if not isinstance(node.get(parent), dict):
+                node[parent] = {}
+            node = node[parent]
+        node[leaf] = value
+    return result
+
+
+def _copy_mappings(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _copy_mappings(item) for key, item in value.items()}
+    return value
+
+
+def parse(model: type[M], values: Mapping[str, Any], origin: str) -> M:
+    """Validate `values` against `model`.
+
+    Raises UserError with one line that starts with `origin` and names the first offending key.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{origin}: {_first_problem(model, error)}") from error
+
+
+def _first_problem(model: type[BaseModel], error: ValidationError) -> str:
+    problem = error.errors()[0]
+    location = [part for part in problem["loc"] if part not in _UNION_TAGS]
+    key = ".".join(str(part) for part in location)
+    if problem["type"] == "extra_forbidden":
+        names = _field_names(model, location[:-1])
+        near = difflib.get_close_matches(str(location[-1]), names, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(names)}"
+        return f"unknown key '{key}': {hint}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "missing":
+        return f"key '{key}' is missing"
+    got = problem.get("input")
+    shown = "" if isinstance(got, (dict, BaseModel)) else f" (got {got!r:.80})"
+    return f"{key}: {message}{shown}" if key else f"{message}"
+
+
+def _field_names(model: type[BaseModel], location: list[Any]) -> list[str]:
+    """The keys that are known at `location`, below `model`."""
+    models = [model]
+    for part in location:
+        annotations = [m.model_fields[str(part)].annotation for m in models if str(part) in m.model_fields]
+        models = [found for annotation in annotations for found in _models_in(annotation)]
+    return sorted({name for found in models for name in found.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in _models_in(part)]
+
+
+def to_yaml(model: BaseModel) -> str:
+    """Render a configuration with every default written out, in the order of its definition."""
+    values = model.model_dump(mode="json")
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)

@@ -1,0 +1,269 @@
+"""The image files of a folder or a zip, and their class labels: names and bytes, no pixels.
+
+A zip is never extracted. What it says about itself is not trusted: names, sizes, compression and
+`dataset.json` are checked before a byte of an image is read.
+"""
+
+import json
+import os
+import stat
+import struct
+import threading
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from pareto_amb.errors import UserError
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+LABEL_FILE = "dataset.json"
+MAX_IMAGE_BYTES = 256 * 2**20
+MAX_LABEL_BYTES = 128 * 2**20
+MAX_CLASSES = 100_000
+
+_ENCRYPTED = 0x1
+_BROKEN_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+)
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """The images of one folder or zip, sorted by POSIX path relative to it.
+
+    `read` returns the bytes of one name and may be called from several threads; `label_file` holds
+    the bytes of `dataset.json`, if there is one.
+    """
+
+    names: tuple[str, ...]
+    read: Callable[[str], bytes]
+    label_file: bytes | None
+    notes: tuple[str, ...] = ()
+
+
+@contextmanager
+def open_files(path: Path) -> Iterator[ImageFiles]:
+    """Yield the images of a folder (recursively) or zip; hidden and other files are ignored.
+
+    Raises UserError when `path` cannot be read, is not a whole zip, holds an entry that points
+    outside of it, or holds no image.
+    """
+    if path.is_dir():
+        yield _not_empty(path, _list_folder(path))
+        return
+    try:
+        archive = zipfile.ZipFile(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except _BROKEN_ZIP as error:
+        raise UserError(
+            f"{path}: not a zip, or one cut short ({_reason(error)}); copy it again, "
+            "or point data.path to a folder or zip of images"
+        ) from error
+    with archive:
+        yield _not_empty(path, _list_zip(path, archive))
+
+
+def read_labels(path: Path, files: ImageFiles, from_folders: bool) -> tuple[int, ...] | None:
+    """The class of each image of `files`, in its order; None when the set has no labels.
+
+    `dataset.json` decides where there is one. Without it, and if `from_folders`, the first folder
+    of each image is its class; classes are numbered in the order of the folders' names.
+
+    Raises UserError when `dataset.json` cannot be used, or only some images are in folders.
+    """
+    if files.label_file is not None:
+        return _labels_from_json(f"{path}: {LABEL_FILE}", files.label_file, files.names)
+    if from_folders and any("/" in name for name in files.names):
+        return _labels_from_folders(path, files.names)
+    return None
+
+
+def _not_empty(path: Path, files: ImageFiles) -> ImageFiles:
+    if not files.names:
+        raise UserError(f"no images in {path} (looked for {', '.join(EXTENSIONS)})")
+    return files
+
+
+def _is_image(name: str) -> bool:
+    """True for a visible file with one of EXTENSIONS; a file in a hidden folder is hidden."""
+    hidden = any(part.startswith(".") for part in name.split("/"))
+    return not hidden and name.lower().endswith(EXTENSIONS)
+
+
+def _list_folder(path: Path) -> ImageFiles:
+    names: list[str] = []
+    linked = 0
+    for parent, folders, file_names in os.walk(path, onerror=_raise_unreadable):
+        linked += sum(Path(parent, folder).is_symlink() for folder in folders)
+        folders[:] = [folder for folder in folders if not folder.startswith(".")]
+        relative = Path(parent).relative_to(path)
+        names += filter(_is_image, ((relative / name).as_posix() for name in file_names))
+    label_path = path / LABEL_FILE
+    return ImageFiles(
+        names=tuple(sorted(names)),
+        read=lambda name: _read_file(path / name, MAX_IMAGE_BYTES),
+        label_file=_read_file(label_path, MAX_LABEL_BYTES) if label_path.exists() else None,
+        notes=(f"linked folders are not followed: {linked} left out",) if linked else (),
+    )
+
+
+def _raise_unreadable(error: OSError) -> None:
+    raise _unreadable(Path(error.filename), error) from error
+
+
+def _read_file(path: Path, limit: int) -> bytes:
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{_shown(path)}: not a regular file; remove it")
+        _check_size(_shown(path), status.st_size, limit)
+        return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _list_zip(path: Path, archive: zipfile.ZipFile) -> ImageFiles:
+    entries: dict[str, zipfile.ZipInfo] = {}
+    for entry in archive.infolist():
+        name = entry.filename
+        _check_inside(path, name)
+        if entry.is_dir() or not (_is_image(name) or name == LABEL_FILE):
+            continue
+        if name in entries:
+            raise UserError(f"{path}: {_shown(name)} is in the zip twice; pack it again")
+        _check_entry(path, entry)
+        entries[name] = entry
+    lock = threading.Lock()  # a ZipFile counts its open readers without one
+
+    def read(name: str) -> bytes:
+        with lock:
+            return _read_entry(path, archive, entries[name])
+
+    label_file = read(LABEL_FILE) if LABEL_FILE in entries else None
+    return ImageFiles(tuple(sorted(filter(_is_image, entries))), read, label_file)
+
+
+def _check_inside(path: Path, name: str) -> None:
+    parts = name.replace("\\", "/").split("/")
+    absolute = PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor
+    if absolute or PureWindowsPath(name).drive or ".." in parts:
+        raise UserError(
+            f"{path}: {_shown(name)} points outside of the zip; pack it again with relative names"
+        )
+
+
+def _check_entry(path: Path, entry: zipfile.ZipInfo) -> None:
+    shown = f"{path}: {_shown(entry.filename)}"
+    if entry.flag_bits & _ENCRYPTED:
+        raise UserError(f"{shown} is encrypted; pack the zip again without a password")
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise UserError(
+            f"{shown} is compressed by method {entry.compress_type}; "
+            "pack the zip again with 'deflate' or 'store'"
+        )
+    limit = MAX_LABEL_BYTES if entry.filename == LABEL_FILE else MAX_IMAGE_BYTES
+    _check_size(shown, entry.file_size, limit)
+
+
+def _check_size(shown: str, size: int, limit: int) -> None:
+    if size > limit:
+        raise UserError(f"{shown} has {size:,} bytes, more than {limit:,}; shrink or remove it")
+
+
+def _read_entry(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    shown = f"{path}: {_shown(entry.filename)}"
+    try:
+        with archive.open(entry) as file:
+            # The bound holds even when the entry unpacks to more than its declared size.
+            content = file.read(entry.file_size)
+    except OSError as error:
+        raise UserError(f"{shown} cannot be read ({_reason(error)}); copy the zip again") from error
+    except _BROKEN_ZIP as error:
+        raise UserError(f"{shown} is damaged ({_reason(error)}); copy the zip again") from error
+    if len(content) != entry.file_size:
+        raise UserError(f"{shown} is cut short; copy the zip again")
+    return content
+
+
+def _labels_from_json(shown: str, content: bytes, names: Sequence[str]) -> tuple[int, ...] | None:
+    try:
+        parsed = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{shown} is not JSON ({_reason(error)}); write it again") from error
+    if not isinstance(parsed, dict):
+        raise UserError(f'{shown} must be a mapping such as {{"labels": [["a.png", 0]]}}; correct it')
+    if parsed.get("labels") is None:
+        return None
+    labels = _label_table(shown, parsed["labels"])
+    known = set(names)
+    for name in labels:
+        if name not in known:
+            raise UserError(f"{shown} names {_shown(name)}, which is not there; remove that line")
+    for name in names:
+        if name not in labels:
+            raise UserError(f"{shown} has no label for {_shown(name)}; add one, or null all labels")
+    return tuple(labels[name] for name in names)
+
+
+def _label_table(shown: str, pairs: Any) -> dict[str, int]:
+    if not isinstance(pairs, list):
+        raise UserError(f'{shown}: "labels" must be a list of [name, class] pairs, or null')
+    table: dict[str, int] = {}
+    for pair in pairs:
+        match pair:
+            # type(), because True is an int too
+            case [str(name), label] if type(label) is int and 0 <= label < MAX_CLASSES:
+                pass
+            case _:
+                raise UserError(
+                    f"{shown}: {_shown(pair)} is not [name, class] "
+                    f"with a whole number from 0 to {MAX_CLASSES - 1}; correct it"
+                )
+        if name in table:
+            raise UserError(f"{shown} names {_shown(name)} twice; keep one line")
+        table[name] = label
+    return table
+
+
+def _labels_from_folders(path: Path, names: Sequence[str]) -> tuple[int, ...]:
+    for name in names:
+        if "/" not in name:
+            raise UserError(
+                f"{path}: {_shown(name)} is in no class folder, other images are; "
+                "move it into one, or set data.conditional to false"
+            )
+    folders = [name.partition("/")[0] for name in names]
+    numbers = {folder: number for number, folder in enumerate(sorted(set(folders)))}
+    if len(numbers) == 1:
+        raise UserError(
+            f"{path}: all images are in the folder {_shown(folders[0])}, so there is one class; "
+            "make a folder for each class, or set data.conditional to false"
+        )
+    return tuple(numbers[folder] for folder in folders)
+
+
+def _unreadable(path: Path, error: OSError) -> UserError:
+    return UserError(f"{_shown(path)}: cannot be read ({_reason(error)}); check its permissions")
+
+
+def _shown(thing: object) -> str:
+    """A name from outside on one line: quoted, line breaks escaped, not longer than a line."""
+    text = str(thing) if isinstance(thing, Path) else thing
+    return f"{text!r:.200}"
+
+
+def _reason(error: BaseException) -> str:
+    strerror = error.strerror if isinstance(error, OSError) else None
+    return " ".join((strerror or str(error) or type(error).__name__).split())

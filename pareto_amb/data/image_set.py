@@ -1,0 +1,242 @@
+"""Image sets: every source ends as one uint8 tensor with a fingerprint."""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from pareto_amb.config import DataConfig
+from pareto_amb.data.decoding import decode, fit
+from pareto_amb.data.files import ImageFiles, open_files, read_labels
+from pareto_amb.errors import UserError
+
+DATA_VARIABLE = "PARETO_AMB_DATA"
+
+Progress = Callable[[int, int], None]
+Changes = tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """A whole image set in memory.
+
+    `images` is uint8 (N, C, H, W) and `labels` int64 (N,), or None when the set has none;
+    `n_classes` is 0 without labels. Labels are there whether or not training is to use them: that
+    is `data.conditional`. `fingerprint` is the SHA-256, in hex, of shape, pixels and labels;
+    `notes` are lines for the user about what was done to the images.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    n_classes: int
+    name: str
+    fingerprint: str
+    notes: tuple[str, ...] = ()
+
+
+def load_images(config: DataConfig, progress: Progress | None = None) -> ImageSet:
+    """Load the set that `config` names, at its resolution and channels.
+
+    `progress(done, total)` is called from this thread as images become ready.
+
+    Raises UserError, naming the culprit, when the data is missing, unreadable, broken or hostile,
+    or has no labels although `config.conditional` asks for them.
+    """
+    image_set = _SOURCES[config.source](config, progress or _ignore)
+    if config.conditional and image_set.labels is None:
+        raise UserError(
+            f"data.conditional is true but {image_set.name} has no labels; "
+            "put each class in a folder of its own, add a dataset.json, or set it to false"
+        )
+    return image_set
+
+
+def _ignore(done: int, total: int) -> None:
+    pass
+
+
+def _load_digits(config: DataConfig, progress: Progress) -> ImageSet:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    return _from_arrays("digits", pixels, digits.target, config, progress)
+
+
+def _load_files(config: DataConfig, progress: Progress) -> ImageSet:
+    if config.path is None:
+        raise UserError("data.path is missing; set data.path in the file, or --set data.path=FOLDER_OR_ZIP")
+    path = _find(config.path, config.origin)
+    with open_files(path) as files:
+        labels = read_labels(path, files, from_folders=config.conditional)
+        pixels, changes = _decode_all(path, files, config, progress)
+    return _image_set(path.name, pixels, labels, (*files.notes, *_count(changes)))
+
+
+def _load_cifar10(config: DataConfig, progress: Progress) -> ImageSet:
+    if config.path is None:
+        root = Path(os.environ.get(DATA_VARIABLE) or "~/.cache/pareto-amb").expanduser()
+    else:
+        root = _find(config.path, config.origin)
+        if not root.is_dir() or _holds_images(root):
+            return _load_files(config, progress)
+
+    from torchvision.datasets import CIFAR10
+
+    try:
+        # CIFAR10 unpickles its batches, but only after each has matched the MD5 that torchvision
+        # ships, so no pickle from elsewhere is ever opened.
+        cifar10 = CIFAR10(str(root), train=True, download=True)
+    except (OSError, RuntimeError, HTTPException) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"cifar10: cannot be fetched from {CIFAR10.url} into {root} ({reason}); put "
+            f"{CIFAR10.filename} there by hand, or set data.path to a folder or zip of its images"
+            + _ending(config.origin)
+        ) from error
+    return _from_arrays("cifar10", cifar10.data, cifar10.targets, config, progress)
+
+
+_SOURCES: dict[str, Callable[[DataConfig, Progress], ImageSet]] = {
+    "digits": _load_digits,
+    "images": _load_files,
+    "cifar10": _load_cifar10,
+}
+
+
+def _find(text: str, origin: str) -> Path:
+    """The file or folder named by data.path: as it stands, else inside PARETO_AMB_DATA."""
+    path = Path(text).expanduser()
+    base = os.environ.get(DATA_VARIABLE)
+    candidates = [path, Path(base) / path] if base and not path.is_absolute() else [path]
+    for candidate in candidates:
+        try:
+            if candidate.exists():
+                return candidate
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UserError(f"data.path {str(candidate)!r}: cannot be read ({reason})") from error
+    places = [repr(str(candidate.absolute())) for candidate in candidates]
+    if not base and not path.is_absolute():
+        places.append(f"in {DATA_VARIABLE} (which is not set)")
+    raise UserError(f"data.path {text!r}: nothing at {', nor '.join(places)}" + _ending(origin))
+
+
+def _ending(origin: str) -> str:
+    return f"; {' '.join(origin.split())}" if origin.strip() else ""
+
+
+def _holds_images(root: Path) -> bool:
+    """False for a folder that torchvision may fill, or has filled, with its own files."""
+    try:
+        names = [entry.name for entry in root.iterdir() if not entry.name.startswith(".")]
+    except OSError as error:
+        raise UserError(f"{root}: cannot be read ({error.strerror or error})") from error
+    return bool(names) and not any(name.startswith("cifar-10-") for name in names)
+
+
+def _decode_all(
+    path: Path, files: ImageFiles, config: DataConfig, progress: Progress
+) -> tuple[NDArray[np.uint8], list[Changes]]:
+    def load(index: int) -> tuple[NDArray[np.uint8], Changes]:
+        name = files.names[index]
+        shown = f"{path}: {name!r:.200}"
+        return decode(files.read(name), shown, config.resolution, config.channels)
+
+    return _fill(load, len(files.names), config, progress)
+
+
+def _from_arrays(
+    name: str,
+    arrays: NDArray[np.uint8],
+    labels: Sequence[int],
+    config: DataConfig,
+    progress: Progress,
+) -> ImageSet:
+    """An image set from uint8 arrays (N, H, W) or (N, H, W, 3)."""
+
+    def load(index: int) -> tuple[NDArray[np.uint8], Changes]:
+        return fit(Image.fromarray(arrays[index]), config.resolution, config.channels)
+
+    pixels, changes = _fill(load, len(arrays), config, progress)
+    return _image_set(name, pixels, labels, _count(changes))
+
+
+def _fill(
+    load: Callable[[int], tuple[NDArray[np.uint8], Changes]],
+    total: int,
+    config: DataConfig,
+    progress: Progress,
+) -> tuple[NDArray[np.uint8], list[Changes]]:
+    """Load images 0 to total - 1 on all cores: pixels (total, C, H, W), and changes in order."""
+    shape = (total, config.channels, config.resolution, config.resolution)
+    try:
+        pixels = np.empty(shape, dtype=np.uint8)
+    except MemoryError as error:
+        needed = np.prod(shape, dtype=float) / 2**30
+        raise UserError(
+            f"data.resolution: {total} images of {config.resolution} pixels a side need "
+            f"{needed:,.0f} GiB of memory; lower it, or use fewer images"
+        ) from error
+
+    workers = os.cpu_count() or 1
+    # Small images would spend longer in the hands of the pool than in Pillow, hence batches.
+    batch = min(max(total // (8 * workers), 1), 64)
+
+    def work(start: int) -> list[Changes]:
+        changes = []
+        for index in range(start, min(start + batch, total)):
+            pixels[index], changed = load(index)
+            changes.append(changed)
+        return changes
+
+    all_changes: list[Changes] = []
+    executor = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    try:
+        for changes in executor.map(work, range(0, total, batch)):
+            all_changes += changes
+            progress(len(all_changes), total)
+    finally:
+        executor.shutdown(cancel_futures=True)
+    return pixels, all_changes
+
+
+def _count(all_changes: Sequence[Changes]) -> tuple[str, ...]:
+    """One line for each kind of change, e.g. "12 of 300 images were grey: converted to RGB"."""
+    counts = Counter(change for changes in all_changes for change in changes)
+    return tuple(
+        f"{count} of {len(all_changes)} images {'was' if count == 1 else 'were'} {change}"
+        for change, count in counts.items()
+    )
+
+
+def _image_set(
+    name: str, pixels: NDArray[np.uint8], labels: Sequence[int] | None, notes: tuple[str, ...]
+) -> ImageSet:
+    numbers = None if labels is None else np.asarray(labels, dtype=np.int64)
+    return ImageSet(
+        images=torch.from_numpy(pixels),
+        labels=None if numbers is None else torch.from_numpy(numbers),
+        n_classes=0 if numbers is None else int(numbers.max()) + 1,
+        name=name,
+        fingerprint=_fingerprint(pixels, numbers),
+        notes=notes,
+    )
+
+
+def _fingerprint(pixels: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> str:
+    digest = hashlib.sha256(f"{pixels.shape} {labels is not None}".encode())
+    digest.update(pixels.data)
+    if labels is not None:
+        digest.update(labels.astype("<i8").data)
+    return digest.hexdigest()

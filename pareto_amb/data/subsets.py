@@ -1,0 +1,64 @@
+"""Which images a model trains on, and which real images it never sees."""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pareto_amb.data.image_set import ImageSet
+from pareto_amb.errors import UserError
+from pareto_amb.randomness import make_generator
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Indices into an image set, int64: `train` (train_size,) and `heldout` (at most the rest,)."""
+
+    train: Tensor
+    heldout: Tensor
+
+
+def split(image_set: ImageSet, train_size: int, seed: int) -> Split:
+    """Draw a training subset; the other images are held out.
+
+    The draw depends on `seed`, the number of images and the labels only. Subsets are nested: a
+    smaller one is the beginning of a larger one. With labels, every prefix is as class-balanced as
+    the set allows. A held-out image whose pixels equal those of a training image is dropped:
+    it would make copying look normal.
+
+    Raises UserError when `train_size` is more than the images there are.
+    """
+    n_images = len(image_set.images)
+    if train_size > n_images:
+        raise UserError(
+            f"space.train_size: {train_size} is more than the {n_images} images of "
+            f"{image_set.name}; lower it or add images"
+        )
+    order = torch.randperm(n_images, generator=make_generator(seed, "data subset"))
+    if image_set.labels is not None:
+        order = _round_robin(order, image_set.labels)
+    train, rest = order[:train_size], order[train_size:]
+    return Split(train, _without_copies(image_set.images, rest, train))
+
+
+def _round_robin(order: Tensor, labels: Tensor) -> Tensor:
+    """Reorder so that the k-th image of each class comes before the (k+1)-th of any: (N,)."""
+    classes = labels[order]
+    by_class = torch.argsort(classes, stable=True)
+    counts = torch.bincount(classes)
+    starts = counts.cumsum(0) - counts
+    rounds = torch.empty_like(order)
+    rounds[by_class] = torch.arange(len(order)) - starts[classes[by_class]]
+    return order[torch.argsort(rounds, stable=True)]
+
+
+def _without_copies(images: Tensor, candidates: Tensor, train: Tensor) -> Tensor:
+    """The candidates whose pixels differ from those of every training image."""
+    seen = {_digest(images[index]) for index in train.tolist()}
+    kept = [index for index in candidates.tolist() if _digest(images[index]) not in seen]
+    return torch.tensor(kept, dtype=torch.int64)
+
+
+def _digest(image: Tensor) -> bytes:
+    return hashlib.sha256(image.contiguous().numpy().data).digest()

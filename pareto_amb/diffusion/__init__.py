@@ -1,0 +1,1 @@
+"""Algorithm 1: noise, loss, networks, sampler, trainer."""

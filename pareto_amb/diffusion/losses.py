@@ -1,0 +1,61 @@
+"""The training loss of Algorithm 1, and the two forms of its equation 6."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def predict_nature(denoised: Tensor, noisy: Tensor, sigma: Tensor, sigma_tn: float) -> Tensor:
+    """E[x_tn | x_sigma] from D = E[x_0 | x_sigma], for sigma >= sigma_tn > 0 (Eq. 6 in EDM units).
+
+    x_tn = x_0 + sigma_tn * eps is an image at the nature noise level, x_sigma = x_tn + sqrt(sigma^2 -
+    sigma_tn^2) * eps'. All are Gaussian around x_0, so E[x_tn | x_sigma] is the mean of D and x_sigma
+    weighted by sigma^2 - sigma_tn^2 and sigma_tn^2.
+
+    Shapes: `denoised` and `noisy` (B, C, H, W); `sigma` broadcasts against them, e.g. (B, 1, 1, 1).
+    """
+    kept = (sigma_tn / sigma) ** 2
+    return torch.lerp(denoised, noisy, kept.expand_as(noisy))
+
+
+def predict_nature_vp(denoised: Tensor, noisy: Tensor, sigma: Tensor, sigma_tn: float) -> Tensor:
+    """E[x_tn | x_t] in the paper's own variance-preserving units (Eq. 6).
+
+    Here x_tn = sqrt(1 - sigma_tn^2) x_0 + sigma_tn eps, x_t likewise with `sigma`; both levels in (0, 1),
+    sigma >= sigma_tn. The prediction is a combination of D and x_t whose coefficients follow from the
+    Gaussian bridge between x_0 and x_t.
+    """
+    signal, signal_tn = (1 - sigma**2).sqrt(), math.sqrt(1 - sigma_tn**2)
+    on_denoised = (sigma**2 - sigma_tn**2) / (sigma**2 * signal_tn)
+    on_noisy = signal * sigma_tn**2 / (signal_tn * sigma**2)
+    return on_denoised * denoised + on_noisy * noisy
+
+
+def edm_weight(sigma: Tensor, sigma_data: float = 0.5) -> Tensor:
+    """Loss weight lambda(sigma) = (sigma^2 + sigma_data^2) / (sigma * sigma_data)^2 (KAAL22 Table 1)."""
+    return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+
+
+def algorithm1_loss(
+    denoised: Tensor,
+    noisy: Tensor,
+    target: Tensor,
+    sigma: Tensor,
+    nature: Tensor,
+    sigma_tn: float,
+    sigma_data: float = 0.5,
+) -> Tensor:
+    """Weighted squared error of each example, averaged over its pixels: (B,) (Algorithm 1 L7-11).
+
+    Where `nature` (B,) is False, D(x_sigma) is compared with `target` = x_0; where it is True, the
+    network's prediction of x_tn (Eq. 6) is compared with `target` = x_tn. `sigma` is (B,), the images
+    (B, C, H, W). With `nature` all False this is plain EDM training.
+    """
+    level = sigma.view(-1, 1, 1, 1)
+    prediction = denoised
+    if sigma_tn > 0:
+        on_nature = predict_nature(denoised, noisy, level, sigma_tn)
+        prediction = torch.where(nature.view(-1, 1, 1, 1), on_nature, denoised)
+    error = (prediction - target).square().flatten(1).mean(1)
+    return edm_weight(sigma, sigma_data) * error

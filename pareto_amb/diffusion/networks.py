@@ -1,0 +1,319 @@
+"""The U-Nets of the paper's experiments (KAAL22 Table 7) and a small one of the same family for CPUs.
+
+One `UNet` covers all of them: DDPM++ (`ddpmpp`), NCSN++ (`ncsnpp`), ADM (`adm`) and `tiny` differ in the
+numbers of `Architecture`, not in code.
+"""
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pareto_amb.diffusion.precondition import EDMDenoiser
+from pareto_amb.errors import UserError
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What tells one network of the family from another."""
+
+    model_channels: int
+    channel_mult: tuple[int, ...]
+    num_blocks: int
+    attn_resolutions: tuple[int, ...] = ()
+    dropout: float = 0.0
+    embedding: Literal["positional", "fourier"] = "positional"
+    embedding_channels_mult: int = 1
+    filter_taps: tuple[int, ...] = (1, 1)
+    residual_encoder: bool = False
+    adaptive_scale: bool = False
+    channels_per_head: int = 0
+    skip_scale: float = math.sqrt(0.5)
+    attention_everywhere: bool = False
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "tiny": Architecture(model_channels=24, channel_mult=(1, 2), num_blocks=1),
+    "ddpmpp": Architecture(
+        model_channels=128,
+        channel_mult=(2, 2, 2),
+        num_blocks=4,
+        attn_resolutions=(16,),
+        dropout=0.10,
+    ),
+    "ncsnpp": Architecture(
+        model_channels=128,
+        channel_mult=(1, 2, 2, 2),
+        num_blocks=4,
+        attn_resolutions=(16,),
+        dropout=0.10,
+        embedding="fourier",
+        embedding_channels_mult=2,
+        filter_taps=(1, 3, 3, 1),
+        residual_encoder=True,
+    ),
+    "adm": Architecture(
+        model_channels=192,
+        channel_mult=(1, 2, 3, 4),
+        num_blocks=3,
+        attn_resolutions=(32, 16, 8),
+        dropout=0.10,
+        adaptive_scale=True,
+        channels_per_head=64,
+        skip_scale=1.0,
+        attention_everywhere=True,
+    ),
+}
+
+
+def create_network(
+    name: str,
+    resolution: int,
+    channels: int,
+    label_dim: int = 0,
+    augment_dim: int = 0,
+    **overrides: Any,
+) -> EDMDenoiser:
+    """Return the EDM-preconditioned denoiser D(x, sigma, labels=None, augment_labels=None).
+
+    `name` is one of ARCHITECTURES; `overrides` replace fields of its `Architecture`, e.g. `dropout=0.05`.
+    Weights are drawn from torch's global generator: seed it, or fork it, around the call.
+
+    Raises UserError for an unknown name or field, or a resolution that cannot be halved often enough.
+    """
+    if name not in ARCHITECTURES:
+        raise UserError(f"unknown network '{name}': choose one of {', '.join(ARCHITECTURES)}")
+    unknown = sorted(set(overrides) - set(asdict(ARCHITECTURES[name])))
+    if unknown:
+        raise UserError(f"network '{name}' has no option '{unknown[0]}'")
+    overrides = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
+    architecture = replace(ARCHITECTURES[name], **overrides)
+    halvings = len(architecture.channel_mult) - 1
+    if resolution % 2**halvings:
+        raise UserError(
+            f"network '{name}' halves the image {halvings} times: resolution {resolution} must be "
+            f"divisible by {2**halvings}"
+        )
+    described = {
+        "name": name,
+        "resolution": resolution,
+        "channels": channels,
+        "label_dim": label_dim,
+        "augment_dim": augment_dim,
+        **overrides,
+    }
+    network = UNet(architecture, resolution, channels, label_dim, augment_dim)
+    return EDMDenoiser(network, described)
+
+
+def _zero(module: nn.Module) -> nn.Module:
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+def _norm(channels: int, eps: float) -> nn.GroupNorm:
+    return nn.GroupNorm(min(32, max(channels // 4, 1)), channels, eps=eps)
+
+
+class Resample(nn.Module):
+    """Halve or double the resolution with a separable low-pass filter, `taps` normalised to sum 1."""
+
+    kernel: Tensor
+
+    def __init__(self, taps: tuple[int, ...], up: bool) -> None:
+        super().__init__()
+        kernel = torch.tensor(taps, dtype=torch.float32)
+        kernel = torch.outer(kernel, kernel) / kernel.sum() ** 2
+        self.register_buffer("kernel", kernel * (4 if up else 1), persistent=False)
+        self.box = tuple(taps) == (1, 1)
+        self.pad = (len(taps) - 2) // 2
+        self.up = up
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.box:
+            return F.interpolate(x, scale_factor=2) if self.up else F.avg_pool2d(x, 2)
+        channels = x.shape[1]
+        kernel = self.kernel.to(x.dtype).expand(channels, 1, -1, -1)
+        resample = F.conv_transpose2d if self.up else F.conv2d
+        return resample(x, kernel, stride=2, padding=self.pad, groups=channels)
+
+
+class Attention(nn.Module):
+    """Self-attention over the pixels, with a residual connection."""
+
+    def __init__(self, channels: int, heads: int, eps: float, skip_scale: float) -> None:
+        super().__init__()
+        self.heads, self.skip_scale = heads, skip_scale
+        self.norm = _norm(channels, eps)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = _zero(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        qkv = self.qkv(self.norm(x)).view(b, 3, self.heads, c // self.heads, h * w)
+        q, k, v = qkv.transpose(-1, -2).unbind(1)
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(b, c, h, w)
+        return torch.add(x, self.out(mixed)) * self.skip_scale
+
+
+class Block(nn.Module):
+    """Residual block: norm, convolution, noise embedding, norm, dropout, convolution; then attention."""
+
+    def __init__(
+        self,
+        a: Architecture,
+        c_in: int,
+        c_out: int,
+        emb_channels: int,
+        *,
+        resample: Literal["up", "down"] | None = None,
+        attention: bool = False,
+    ) -> None:
+        super().__init__()
+        eps = 1e-5 if a.adaptive_scale else 1e-6
+        self.adaptive_scale, self.skip_scale = a.adaptive_scale, a.skip_scale
+        self.norm0 = _norm(c_in, eps)
+        self.resample = Resample(a.filter_taps, resample == "up") if resample else nn.Identity()
+        self.conv0 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.affine = nn.Linear(emb_channels, c_out * (2 if a.adaptive_scale else 1))
+        self.norm1 = _norm(c_out, eps)
+        self.dropout = nn.Dropout(a.dropout)
+        self.conv1 = _zero(nn.Conv2d(c_out, c_out, 3, padding=1))
+        project = c_in != c_out or (resample is not None and not a.adaptive_scale)
+        self.skip = nn.Conv2d(c_in, c_out, 1) if project else nn.Identity()
+        heads = c_out // a.channels_per_head if a.channels_per_head else 1
+        self.attention = Attention(c_out, heads, eps, a.skip_scale) if attention else nn.Identity()
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        y = self.conv0(self.resample(F.silu(self.norm0(x))))
+        shift = self.affine(emb)[:, :, None, None]
+        if self.adaptive_scale:
+            scale, shift = shift.chunk(2, dim=1)
+            y = F.silu(torch.addcmul(shift, self.norm1(y), scale + 1))
+        else:
+            y = F.silu(self.norm1(y + shift))
+        y = self.conv1(self.dropout(y))
+        y = (y + self.skip(self.resample(x))) * self.skip_scale
+        return self.attention(y)  # type: ignore[no-any-return]
+
+
+class NoiseEmbedding(nn.Module):
+    """Sinusoidal features of c_noise: fixed geometric frequencies, or random ones (`fourier`)."""
+
+    frequencies: Tensor
+
+    def __init__(self, kind: str, channels: int) -> None:
+        super().__init__()
+        half = channels // 2
+        if kind == "fourier":
+            frequencies = torch.randn(half) * 16 * 2 * math.pi
+        else:
+            frequencies = 10000 ** (-torch.arange(half) / half)
+        self.register_buffer("frequencies", frequencies)
+
+    def forward(self, c_noise: Tensor) -> Tensor:
+        angles = torch.outer(c_noise, self.frequencies)
+        return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+class UNet(nn.Module):
+    """The raw network F(c_in x, c_noise, labels, augment_labels) -> (B, C, H, W)."""
+
+    def __init__(
+        self,
+        a: Architecture,
+        resolution: int,
+        channels: int,
+        label_dim: int,
+        augment_dim: int,
+    ) -> None:
+        super().__init__()
+        noise_channels = a.model_channels * a.embedding_channels_mult
+        emb_channels = a.model_channels * 4
+        self.noise_embedding = NoiseEmbedding(a.embedding, noise_channels)
+        # ADM adds the class to the finished embedding, the others to the noise features.
+        self.late_labels = a.adaptive_scale
+        label_channels = emb_channels if self.late_labels else noise_channels
+        self.label_scale = 1.0 if self.late_labels else math.sqrt(label_dim)
+        self.labels = nn.Linear(label_dim, label_channels, bias=not self.late_labels) if label_dim else None
+        self.augment = nn.Linear(augment_dim, noise_channels, bias=False) if augment_dim else None
+        self.emb0 = nn.Linear(noise_channels, emb_channels)
+        self.emb1 = nn.Linear(emb_channels, emb_channels)
+        self.skip_scale = a.skip_scale
+
+        widths = [a.model_channels * mult for mult in a.channel_mult]
+        attends = [resolution >> level in a.attn_resolutions for level in range(len(widths))]
+        self.stem = nn.Conv2d(channels, widths[0] if a.adaptive_scale else a.model_channels, 3, padding=1)
+        c, skips = self.stem.out_channels, [self.stem.out_channels]
+
+        self.encoder = nn.ModuleList()
+        self.residuals = nn.ModuleDict()
+        c_image = channels
+        for level, width in enumerate(widths):
+            if level > 0:
+                self.encoder.append(Block(a, c, c, emb_channels, resample="down"))
+                skips.append(c)
+                if a.residual_encoder:
+                    self.residuals[str(len(self.encoder) - 1)] = nn.Sequential(
+                        Resample(a.filter_taps, up=False), nn.Conv2d(c_image, c, 3, padding=1)
+                    )
+                    c_image = c
+            for _ in range(a.num_blocks):
+                self.encoder.append(Block(a, c, width, emb_channels, attention=attends[level]))
+                c = width
+                skips.append(c)
+
+        self.middle = nn.ModuleList(
+            [Block(a, c, c, emb_channels, attention=True), Block(a, c, c, emb_channels)]
+        )
+        self.decoder = nn.ModuleList()
+        for level, width in reversed(list(enumerate(widths))):
+            if level < len(widths) - 1:
+                self.decoder.append(Block(a, c, c, emb_channels, resample="up"))
+            for index in range(a.num_blocks + 1):
+                attention = attends[level] and (a.attention_everywhere or index == a.num_blocks)
+                self.decoder.append(Block(a, c + skips.pop(), width, emb_channels, attention=attention))
+                c = width
+        self.out_norm = _norm(c, 1e-5 if a.adaptive_scale else 1e-6)
+        self.out = _zero(nn.Conv2d(c, channels, 3, padding=1))
+
+    def embed(self, c_noise: Tensor, labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
+        """The embedding of noise level, class and augmentation that every block sees: (B, emb)."""
+        emb = self.noise_embedding(c_noise)
+        if self.labels is not None and labels is not None and not self.late_labels:
+            emb = emb + self.labels(labels * self.label_scale)
+        if self.augment is not None and augment_labels is not None:
+            emb = emb + self.augment(augment_labels)
+        emb = self.emb1(F.silu(self.emb0(emb)))
+        if self.labels is not None and labels is not None and self.late_labels:
+            emb = emb + self.labels(labels)
+        return F.silu(emb)
+
+    def forward(
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        labels: Tensor | None = None,
+        augment_labels: Tensor | None = None,
+    ) -> Tensor:
+        emb = self.embed(c_noise, labels, augment_labels)
+        image = x
+        x = self.stem(x)
+        skips = [x]
+        for index, block in enumerate(self.encoder):
+            x = block(x, emb)
+            if str(index) in self.residuals:
+                image = self.residuals[str(index)](image)
+                image = x = (x + image) * self.skip_scale
+            skips.append(x)
+        for block in self.middle:
+            x = block(x, emb)
+        for block in self.decoder:
+            if isinstance(block.resample, nn.Identity):
+                x = torch.cat([x, skips.pop()], dim=1)
+            x = block(x, emb)
+        return self.out(F.silu(self.out_norm(x)))  # type: ignore[no-any-return]

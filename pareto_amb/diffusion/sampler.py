@@ -1,0 +1,83 @@
+"""Deterministic samplers of KAAL22: Heun's second-order method on the probability-flow ODE."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pareto_amb.randomness import normal_per_item
+
+
+def karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float) -> Tensor:
+    """Noise levels from `sigma_max` down to `sigma_min`, then 0: (steps + 1,), float64 (KAAL22 Eq. 5)."""
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    return torch.cat([(high + ramp * (low - high)) ** rho, torch.zeros(1, dtype=torch.float64)])
+
+
+def sample_heun(denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigmas: Tensor) -> Tensor:
+    """Integrate dx/dsigma = (x - D(x, sigma)) / sigma from sigmas[0] to sigmas[-1] (KAAL22 Algorithm 1).
+
+    `x` (B, C, H, W) starts at noise level sigmas[0]. Costs 2 * (len(sigmas) - 1) - 1 evaluations of D.
+    """
+    for sigma, sigma_next in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):
+        slope = (x - denoise(x, x.new_full((len(x),), sigma))) / sigma
+        x_next = x + (sigma_next - sigma) * slope
+        if sigma_next > 0:
+            slope_next = (x_next - denoise(x_next, x.new_full((len(x),), sigma_next))) / sigma_next
+            x_next = x + (sigma_next - sigma) * (slope + slope_next) / 2
+        x = x_next
+    return x
+
+
+@torch.inference_mode()
+def generate(
+    denoiser: nn.Module,
+    shape: tuple[int, int, int],
+    seeds: Sequence[int],
+    *,
+    base_seed: int = 0,
+    steps: int = 18,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 7.0,
+    label_dim: int = 0,
+    batch_size: int = 256,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Generate one image per seed, uint8 (len(seeds), C, H, W) on the CPU.
+
+    Image i depends on `base_seed` and seeds[i] alone: not on the batch size, the other seeds or the
+    number of devices (up to the rounding of the network's arithmetic). With `label_dim` > 0 image i is
+    drawn from class seeds[i] mod label_dim, so the classes are balanced. `progress` is called after
+    each batch with the number of images it made.
+    """
+    sigmas = karras_sigmas(steps, sigma_min, sigma_max, rho)
+    images = []
+    for start in range(0, len(seeds), batch_size):
+        chunk = seeds[start : start + batch_size]
+        latents = normal_per_item(base_seed, "sampling", chunk, shape).to(device)
+        labels = None
+        if label_dim:
+            classes = torch.tensor(chunk, device=device) % label_dim
+            labels = torch.nn.functional.one_hot(classes, label_dim).float()
+
+        def denoise(x: Tensor, sigma: Tensor, labels: Tensor | None = labels) -> Tensor:
+            return denoiser(x, sigma, labels)  # type: ignore[no-any-return]
+
+        x = sample_heun(denoise, latents * float(sigmas[0]), sigmas)
+        images.append(to_uint8(x).cpu())
+        if progress is not None:
+            progress(len(chunk))
+    return torch.cat(images) if images else torch.empty((0, *shape), dtype=torch.uint8)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Map images in [-1, 1] to uint8, rounding to the nearest level and clipping the rest."""
+    return (images.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def from_uint8(images: Tensor) -> Tensor:
+    """Map uint8 images to float32 in [-1, 1], the inverse of `to_uint8`."""
+    return images.float() / 127.5 - 1

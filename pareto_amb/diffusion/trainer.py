@@ -1,0 +1,265 @@
+"""Algorithm 1 of the paper: clean images below sigma_tn, one fixed noisy copy of each above it."""
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pareto_amb.config import LogNormalConfig, TrainingConfig
+from pareto_amb.diffusion.checkpoint import pack, under_prefix, unpack, with_prefix
+from pareto_amb.diffusion.losses import algorithm1_loss
+from pareto_amb.diffusion.networks import create_network
+from pareto_amb.diffusion.noise import LogNormal, NoiseDistribution, UniformTime, draw_sigma
+from pareto_amb.diffusion.precondition import EDMDenoiser
+from pareto_amb.diffusion.sampler import from_uint8
+from pareto_amb.errors import UserError
+from pareto_amb.randomness import derive_seed, make_generator, normal_per_item
+
+_MAY_CHANGE = {"images", "checkpoint_seconds"}
+
+
+class TrainingDivergedError(Exception):
+    """The loss is no longer a finite number."""
+
+
+def noise_distribution(config: TrainingConfig) -> NoiseDistribution:
+    """The distribution of training noise levels that the configuration names."""
+    if isinstance(config.noise, LogNormalConfig):
+        return LogNormal(config.noise.p_mean, config.noise.p_std)
+    return UniformTime()
+
+
+class Trainer:
+    """One training of Algorithm 1, from its first image or from a checkpoint.
+
+    `sigma_tn` = 0, and any `sigma_tn` at or above `sigma_max`, is plain EDM training (DDPM).
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        config: TrainingConfig,
+        *,
+        sigma_tn: float,
+        mix_ratio: float,
+        seed: int,
+        image_ids: list[int] | None = None,
+        labels: Tensor | None = None,
+        label_dim: int = 0,
+        sigma_max: float = 80.0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Set up a training that has seen no image yet.
+
+        `images` uint8 (N, C, H, W) is the training set; `image_ids` its numbers in the set it was
+        drawn from (default 0..N-1), which with `seed` fix S_tn; `labels` int64 (N,) in [0, label_dim).
+        `mix_ratio` is the probability that an example is a noisy one.
+        """
+        self.config, self.seed = config, seed
+        self.device = torch.device(device)
+        plain = sigma_tn <= 0 or sigma_tn >= sigma_max
+        self.sigma_tn, self.mix_ratio = (0.0, 0.0) if plain else (sigma_tn, mix_ratio)
+        self.images_seen, self.train_seconds = 0, 0.0
+        self._noise = noise_distribution(config)
+
+        # The whole set, S and S_tn, lives on the device.
+        ids = range(len(images)) if image_ids is None else image_ids
+        self._clean = from_uint8(images).to(self.device)
+        copies = normal_per_item(seed, "S_tn", ids, tuple(images.shape[1:])).to(self.device)
+        self._nature = torch.add(self._clean, copies, alpha=self.sigma_tn)
+        self._labels = None
+        if labels is not None and label_dim:
+            self._labels = nn.functional.one_hot(labels, label_dim).float().to(self.device)
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(seed, "initial weights"))
+            self.denoiser = create_network(
+                config.network.name,
+                images.shape[-1],
+                images.shape[1],
+                label_dim if self._labels is not None else 0,
+                **config.network.options,
+            )
+        self.denoiser.to(self.device).to(memory_format=torch.channels_last).train()
+        self.ema = [p.detach().clone() for p in self.denoiser.parameters()]
+        self._optimizer = torch.optim.AdamW(
+            self.denoiser.parameters(),
+            lr=config.learning_rate,
+            betas=config.betas,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self._generator = make_generator(seed, "batches", self.device)
+        self._dropout_state = make_generator(seed, "dropout", self.device).get_state()
+        self._loss_sum = torch.zeros((), device=self.device)
+        self._loss_count = 0
+
+    def train(self, until_images: int, checkpoint: Callable[[], None] | None = None) -> float:
+        """Train until `until_images` images were seen in total; return the mean loss since the last call.
+
+        `checkpoint` is called about every `checkpoint_seconds`, and at the end. Raises
+        TrainingDivergedError when the loss is not finite, before that state could be saved.
+        """
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            _set_global_state(self.device, self._dropout_state)
+            started = time.monotonic()
+            while self.images_seen < until_images:
+                self._step()
+                if checkpoint and time.monotonic() - started >= self.config.checkpoint_seconds:
+                    self._pause_clock(started)
+                    checkpoint()
+                    started = time.monotonic()
+            loss = self._pause_clock(started)
+        if checkpoint:
+            checkpoint()
+        self._loss_sum.zero_()
+        self._loss_count = 0
+        return loss
+
+    def _pause_clock(self, started: float) -> float:
+        """Bring the state up to date for a checkpoint; return the mean loss, which waits for the device."""
+        loss = self._mean_loss()
+        self.train_seconds += time.monotonic() - started
+        self._dropout_state = _global_state(self.device)
+        return loss
+
+    def _mean_loss(self) -> float:
+        loss = float(self._loss_sum) / max(self._loss_count, 1)
+        if not math.isfinite(loss):
+            raise TrainingDivergedError(f"loss became {loss} before {self.images_seen:,} images")
+        return loss
+
+    def _step(self) -> None:
+        batch, generator, device = self.config.batch_size, self._generator, self.device
+
+        # Draw images, their side of sigma_tn, and noise levels (Algorithm 1 L3-6).
+        index = torch.randint(len(self._clean), (batch,), generator=generator, device=device)
+        nature = torch.rand(batch, generator=generator, device=device) < self.mix_ratio
+        sigma = draw_sigma(self._noise, nature, self.sigma_tn, generator)
+        side = nature.view(-1, 1, 1, 1)
+        target = torch.where(side, self._nature[index], self._clean[index])
+        if self.config.horizontal_flip:
+            flip = torch.rand(batch, generator=generator, device=device) < 0.5
+            target = torch.where(flip.view(-1, 1, 1, 1), target.flip(-1), target)
+        labels = None if self._labels is None else self._labels[index]
+
+        # Bring the target up to its noise level: from 0, or from sigma_tn.
+        start = nature * self.sigma_tn
+        added = (sigma**2 - start**2).sqrt().view(-1, 1, 1, 1)
+        noise = torch.randn(target.shape, generator=generator, device=device)
+        noisy = torch.addcmul(target, added, noise)
+
+        # Compare the denoised image with x_0, or its prediction of x_tn with x_tn (L7-11).
+        self._optimizer.zero_grad(set_to_none=True)
+        denoised = self.denoiser(noisy, sigma, labels)
+        loss = algorithm1_loss(denoised, noisy, target, sigma, nature, self.sigma_tn).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        self._optimizer.step()
+
+        self.images_seen += batch
+        self._loss_sum += loss.detach()
+        self._loss_count += 1
+        weights = [p.detach() for p in self.denoiser.parameters()]
+        torch._foreach_lerp_(self.ema, weights, 1 - self._ema_beta())
+
+    def _learning_rate(self) -> float:
+        warmup = self.config.lr_warmup_images
+        share = min((self.images_seen + self.config.batch_size) / warmup, 1.0) if warmup else 1.0
+        return self.config.learning_rate * share
+
+    def _ema_beta(self) -> float:
+        halflife: float = self.config.ema_halflife_images
+        if self.config.ema_rampup_ratio is not None:
+            halflife = min(halflife, self.images_seen * self.config.ema_rampup_ratio)
+        return float(0.5 ** (self.config.batch_size / max(halflife, 1e-8)))
+
+    def ema_denoiser(self) -> EDMDenoiser:
+        """A copy of the denoiser with the averaged weights, ready to sample from."""
+        denoiser = copy.deepcopy(self.denoiser)
+        denoiser.load_state_dict(self._named_ema(), strict=False)
+        return denoiser.eval().requires_grad_(False)
+
+    def _named_ema(self) -> dict[str, Tensor]:
+        names = [name for name, _ in self.denoiser.named_parameters()]
+        return dict(zip(names, self.ema, strict=True))
+
+    def checkpoint(self) -> bytes:
+        """The whole state as one safetensors file: weights, EMA, optimizer, counters, random states.
+
+        A training that is restored from it continues bit for bit on a CPU.
+        """
+        tensors = {
+            **with_prefix("model.", self.denoiser.state_dict()),
+            **with_prefix("ema.", self._named_ema()),
+            "random.batches": self._generator.get_state(),
+            "random.dropout": self._dropout_state,
+            "loss_sum": self._loss_sum,
+        }
+        for index, state in self._optimizer.state_dict()["state"].items():
+            tensors |= with_prefix(f"optimizer.{index}.", state)
+        header = {
+            "architecture": self.denoiser.architecture,
+            "identity": self._identity(),
+            "images_seen": self.images_seen,
+            "train_seconds": self.train_seconds,
+            "loss_count": self._loss_count,
+        }
+        return pack(header, tensors)
+
+    def restore(self, content: bytes, origin: str = "checkpoint") -> None:
+        """Continue from a checkpoint of the same training.
+
+        Raises UserError when `content` is not a checkpoint, or is one of another training.
+        """
+        header, tensors = unpack(content, origin)
+        mine = self._identity()
+        if header["identity"] != mine:
+            changed = [key for key in mine if header["identity"].get(key) != mine[key]]
+            raise UserError(f"{origin}: is of another training, {', '.join(changed)} differ")
+        self.denoiser.load_state_dict(under_prefix("model.", tensors))
+        averaged = under_prefix("ema.", tensors)
+        for name, mean in self._named_ema().items():
+            mean.copy_(averaged[name])
+        state: dict[int, dict[str, Tensor]] = {}
+        parameters = list(self.denoiser.parameters())
+        for name, tensor in under_prefix("optimizer.", tensors).items():
+            index, key = name.split(".")
+            # The fused optimizer walks memory: its averages must lie in it as the weights do.
+            like = parameters[int(index)]
+            laid_out = tensor if tensor.ndim == 0 else torch.empty_like(like).copy_(tensor)
+            state.setdefault(int(index), {})[key] = laid_out.detach()
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self._generator.set_state(tensors["random.batches"])
+        self._dropout_state = tensors["random.dropout"]
+        self._loss_sum.copy_(tensors["loss_sum"])
+        self._loss_count = header["loss_count"]
+        self.images_seen, self.train_seconds = header["images_seen"], header["train_seconds"]
+
+    def _identity(self) -> dict[str, Any]:
+        """What must agree for a checkpoint to belong to this training; the budget may grow."""
+        return {
+            "training": self.config.model_dump(mode="json", exclude=_MAY_CHANGE),
+            "sigma_tn": self.sigma_tn,
+            "mix_ratio": self.mix_ratio,
+            "seed": self.seed,
+            "train_size": len(self._clean),
+        }
+
+
+def _global_state(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_global_state(device: torch.device, state: Tensor) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)

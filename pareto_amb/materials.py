@@ -1,0 +1,79 @@
+"""What a sweep is made of, loaded and checked on the driver before Ray starts."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from pareto_amb.config import SweepConfig
+from pareto_amb.data import ImageSet, Split, load_images, split
+from pareto_amb.diffusion.networks import create_network
+from pareto_amb.evaluation.encoders import Encoder, load_encoder
+from trainables.algorithm1 import TrainingSet
+
+
+@dataclass(frozen=True)
+class Materials:
+    """The images, how they are split for each train size, and the encoders."""
+
+    image_set: ImageSet
+    splits: dict[int, Split]
+    fid_encoder: Encoder
+    similarity_encoder: Encoder
+
+    def training_sets(self, conditional: bool) -> dict[int, TrainingSet]:
+        """The training images of each train size."""
+        return {
+            size: take_training_set(self.image_set, part.train, conditional)
+            for size, part in self.splits.items()
+        }
+
+    def fingerprints(self) -> dict[str, Any]:
+        """What identifies the data and the encoders: a resumed sweep must find the same."""
+        encoders = {"fid": self.fid_encoder, "similarity": self.similarity_encoder}
+        return {
+            "data": {
+                "name": self.image_set.name,
+                "images": len(self.image_set.images),
+                "fingerprint": self.image_set.fingerprint,
+                "notes": list(self.image_set.notes),
+            },
+            "encoders": {
+                role: {
+                    "name": e.name,
+                    "preprocessing": e.preprocessing,
+                    "fingerprint": e.fingerprint,
+                }
+                for role, e in encoders.items()
+            },
+        }
+
+
+def take_training_set(image_set: ImageSet, index: torch.Tensor, conditional: bool) -> TrainingSet:
+    """The images of `image_set` at `index`, with their labels when training is conditional."""
+    labels = None
+    if conditional and image_set.labels is not None:
+        labels = image_set.labels[index]
+    return TrainingSet(
+        image_set.images[index], index.tolist(), labels, image_set.n_classes if conditional else 0
+    )
+
+
+def load_materials(config: SweepConfig, console: Console) -> Materials:
+    """Load images and encoders, and check that the network fits. UserError names what cannot be used."""
+    with console.status("loading images"):
+        image_set = load_images(config.data)
+    for note in image_set.notes:
+        console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
+    splits = {size: split(image_set, size, config.seed) for size in config.space.train_size}
+    network = config.training.network
+    with torch.device("meta"):
+        create_network(network.name, config.data.resolution, config.data.channels, **network.options)
+    evaluation = config.evaluation
+    with console.status("loading encoders"):
+        fid = load_encoder(evaluation.fid_encoder, evaluation.preprocessing)
+        similarity = fid
+        if evaluation.similarity_encoder != evaluation.fid_encoder:
+            similarity = load_encoder(evaluation.similarity_encoder, evaluation.preprocessing)
+    return Materials(image_set, splits, fid, similarity)

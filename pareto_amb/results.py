@@ -1,0 +1,105 @@
+"""The results table: one row per (trial, rung), the only thing the analysis and the report read.
+
+Columns that every row has are in SCHEMA. Further metrics may follow as extra float columns, among them
+`memorization_at_T` and `heldout_memorization_at_T`, the shares above each similarity threshold T.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from pareto_amb.errors import UserError
+from pareto_amb.storage import replace_file
+
+Status = Literal["running", "complete", "pruned", "failed"]
+
+SCHEMA: dict[str, str] = {
+    "trial_id": "str",  # unique in the run, e.g. n100-algorithm1-0007 or n100-ddpm-s2
+    "method": "str",  # algorithm1, ddpm, ...
+    "train_size": "int64",  # images in the training set
+    "sigma_tn": "float64",  # EDM units; 0 for ddpm
+    "mix_ratio": "float64",  # share of noisy examples in a batch, `natural` resolved; 0 for ddpm
+    "seed": "int64",
+    "rung": "int64",  # 1 .. number of rungs; 0 for a trial that failed before its first
+    "images_seen": "int64",
+    "budget": "float64",  # images_seen / images of a full training, in (0, 1]
+    "n_samples": "int64",  # generated images that fid and memorization rest on
+    "fid": "float64",  # Frechet distance in the features of fid_encoder
+    "memorization": "float64",  # share of samples with similarity above `threshold`
+    "threshold": "float64",
+    "similarity_mean": "float64",  # of each sample to its nearest training image
+    "similarity_p95": "float64",
+    "heldout_memorization": "float64",  # the same figures for real images never trained on
+    "heldout_similarity_mean": "float64",
+    "heldout_similarity_p95": "float64",
+    "train_loss": "float64",  # mean since the previous rung
+    "train_seconds": "float64",  # whole training up to this rung
+    "eval_seconds": "float64",  # this rung's evaluation
+    "status": "str",  # of the trial: running, complete, pruned, failed
+    "error": "str",  # why it failed, one line
+}
+
+
+class ResultsTable:
+    """The rows of a run, written whole to a parquet file after every change."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the table at `path`, empty when the file does not exist; UserError when unreadable."""
+        self.path = path
+        self._rows: dict[tuple[str, int], dict[str, Any]] = {}
+        if path.exists():
+            for row in load_results(path).to_dict("records"):
+                self._rows[row["trial_id"], row["rung"]] = {str(k): v for k, v in row.items()}
+
+    def record(self, row: dict[str, Any]) -> None:
+        """Add a row, or replace the one of the same trial and rung; its status holds for the trial."""
+        key = (row["trial_id"], row["rung"])
+        self._rows[key] = {**self._rows.get(key, {}), **row}
+        self.set_status(row["trial_id"], row["status"], row.get("error", ""))
+
+    def set_status(self, trial_id: str, status: Status, error: str = "") -> None:
+        """Set the status of a trial on all of its rows."""
+        for (row_trial, _), row in self._rows.items():
+            if row_trial == trial_id:
+                row["status"], row["error"] = status, error
+        self._write()
+
+    def trial_ids(self) -> list[str]:
+        """The trials that have a row, in the order of their first."""
+        return list(dict.fromkeys(trial_id for trial_id, _ in self._rows))
+
+    def last_row(self, trial_id: str) -> dict[str, Any] | None:
+        """The row of a trial's highest rung so far, None when it has no row."""
+        rungs = [rung for row_trial, rung in self._rows if row_trial == trial_id]
+        return self._rows[trial_id, max(rungs)] if rungs else None
+
+    def status(self, trial_id: str) -> Status | None:
+        """The status of a trial, None when it has no row."""
+        row = self.last_row(trial_id)
+        return row["status"] if row else None
+
+    def frame(self) -> pd.DataFrame:
+        """The rows, SCHEMA's columns first, ordered by train size, trial and rung."""
+        frame = pd.DataFrame(list(self._rows.values()))
+        frame = frame.reindex(columns=[*SCHEMA, *(c for c in frame.columns if c not in SCHEMA)])
+        frame = frame.astype(SCHEMA)
+        return frame.sort_values(["train_size", "trial_id", "rung"], ignore_index=True)
+
+    def _write(self) -> None:
+        with replace_file(self.path) as temporary:
+            self.frame().to_parquet(temporary, index=False)
+
+
+def load_results(path: Path) -> pd.DataFrame:
+    """Read a results table. Raises UserError when it is missing, unreadable or lacks a column."""
+    try:
+        frame = pd.read_parquet(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no results table there; is this a run directory?") from error
+    except Exception as error:  # pyarrow raises a dozen types for a corrupt file
+        raise UserError(f"{path}: not a results table ({' '.join(str(error).split())[:120]})") from error
+    missing = [column for column in SCHEMA if column not in frame.columns]
+    if missing:
+        raise UserError(f"{path}: not a results table, column '{missing[0]}' is missing")
+    return frame

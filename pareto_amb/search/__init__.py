@@ -1,0 +1,1 @@
+"""The multi-objective search: samplers, frontiers, recommendations."""

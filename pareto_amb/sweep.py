@@ -1,0 +1,270 @@
+"""Puts a sweep together and runs it on Ray."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from filelock import FileLock, Timeout
+from ray import tune
+from ray.exceptions import RayTaskError
+from ray.tune.experiment import Trial
+from rich.console import Console
+
+from dashboards.report import write_report
+from pareto_amb.cluster import gpus_per_trial, ray_cluster
+from pareto_amb.config import SweepConfig, to_yaml
+from pareto_amb.environment import describe_environment
+from pareto_amb.errors import UserError
+from pareto_amb.evaluation.evaluate import Reference, build_references
+from pareto_amb.export import RecommendationFile, build_recommendation, write_recommendation
+from pareto_amb.materials import Materials
+from pareto_amb.progress import SweepProgress
+from pareto_amb.results import ResultsTable
+from pareto_amb.run_directory import RunDirectory
+from pareto_amb.search.samplers import METHOD, ParetoSearcher
+from pareto_amb.storage import Storage, write_text
+from pareto_amb.tracking import Tracker
+from trainables import TRAINABLES, SweepAssets
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """What a sweep leaves behind."""
+
+    run: RunDirectory
+    recommendation: RecommendationFile | None
+    why_none: str
+    unfinished: int
+    failed: int
+    seconds: float
+
+
+def start_run(config: SweepConfig, path: Path) -> RunDirectory:
+    """Make a run directory and write sweep.yaml into it.
+
+    Raises UserError when the directory exists and holds something, or cannot be written.
+    """
+    run = RunDirectory(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if any(path.iterdir()):
+            raise UserError(f"{path}: is not empty; name another --output, or use --resume {path}")
+        write_text(run.sweep, to_yaml(config))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+    return run
+
+
+@contextmanager
+def locked(run: RunDirectory) -> Iterator[None]:
+    """Hold the run directory; UserError when another process does. The lock dies with its process."""
+    lock = FileLock(run.lock)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(f"{run.path}: another sweep is running in it") from error
+    except OSError as error:
+        raise UserError(f"{run.path}: cannot be written ({error.strerror or error})") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def run_sweep(
+    run: RunDirectory,
+    config: SweepConfig,
+    materials: Materials,
+    tracker: Tracker,
+    console: Console,
+    *,
+    address: str | None = None,
+    time_budget: float | None = None,
+) -> SweepOutcome:
+    """Run the trials of a sweep that have not finished, then write recommendation and report.
+
+    `address` names an existing Ray cluster; without one Ray runs on this machine. After `time_budget`
+    seconds running trials stop, to be continued from their last checkpoint by a later call.
+    """
+    started = time.monotonic()
+    _write_environment(run, materials, tracker)
+    results = ResultsTable(run.results)
+    searcher = ParetoSearcher(config, run.study, results)
+    if searcher.n_remaining:
+        with ray_cluster(address):
+            gpus = gpus_per_trial(config)
+            with console.status("measuring the real images"):
+                assets = _measure_assets(run, config, materials, gpus)
+            progress = SweepProgress(
+                console,
+                results,
+                total=searcher.n_total,
+                finished=searcher.n_total - searcher.n_remaining,
+                n_rungs=len(config.evaluation.rungs),
+            )
+            with progress:
+                follower = _Follower(results, tracker, progress, Storage(assets.storage_uri))
+                _tuner(run, assets, searcher, follower, gpus, time_budget).fit()
+    return _finish(run, config, results, searcher, tracker, time.monotonic() - started)
+
+
+def _write_environment(run: RunDirectory, materials: Materials, tracker: Tracker) -> None:
+    """Write environment.json; UserError when a resumed run would mix data or encoders."""
+    found = materials.fingerprints()
+    before = run.read_environment()
+    for part in ("data", "encoders"):
+        if before and before.get(part) != found[part]:
+            raise UserError(f"{run.path}: the {part} changed since this run began; start a new run instead")
+    environment = {**describe_environment(), **found, "tracking_uri": tracker.uri}
+    write_text(run.environment, json.dumps(environment, indent=2))
+
+
+def _measure_assets(run: RunDirectory, config: SweepConfig, materials: Materials, gpus: float) -> SweepAssets:
+    """Encode the real images, once a sweep, where a trial would run."""
+    measure = ray.remote(num_cpus=config.resources.cpus_per_trial, num_gpus=gpus)(_references)
+    try:
+        references = ray.get(measure.remote(config, materials))
+    except RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from error
+        raise
+    return SweepAssets(
+        config=config,
+        training_sets=materials.training_sets(config.data.conditional),
+        references=references,
+        fid_encoder=materials.fid_encoder,
+        similarity_encoder=materials.similarity_encoder,
+        storage_uri=run.storage_uri(config),
+    )
+
+
+def _references(config: SweepConfig, materials: Materials) -> dict[int, Reference]:
+    torch.set_num_threads(config.resources.cpus_per_trial)
+    return build_references(
+        materials.image_set.images,
+        {size: (part.train, part.heldout) for size, part in materials.splits.items()},
+        materials.fid_encoder,
+        materials.similarity_encoder,
+        config.evaluation,
+        "cuda" if torch.cuda.is_available() else "cpu",
+    )
+
+
+def _tuner(
+    run: RunDirectory,
+    assets: SweepAssets,
+    searcher: ParetoSearcher,
+    follower: "_Follower",
+    gpus: float,
+    time_budget: float | None,
+) -> tune.Tuner:
+    search, resources = assets.config.search, assets.config.resources
+    trainable = tune.with_parameters(TRAINABLES[METHOD], assets=assets)
+    return tune.Tuner(
+        tune.with_resources(trainable, {"cpu": resources.cpus_per_trial, "gpu": gpus}),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            num_samples=searcher.n_remaining,
+            time_budget_s=time_budget,
+            reuse_actors=True,
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=_trial_name,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=assets.storage_uri,
+            failure_config=tune.FailureConfig(max_failures=search.max_retries),
+            callbacks=[follower],
+            verbose=0,
+        ),
+    )
+
+
+def _trial_name(trial: Trial) -> str:
+    return str(trial.config["trial_id"])
+
+
+class _Follower(tune.Callback):
+    """Carries each result from Ray to the results table, then to MLflow and the screen."""
+
+    def __init__(
+        self, results: ResultsTable, tracker: Tracker, progress: SweepProgress, storage: Storage
+    ) -> None:
+        self._results, self._tracker = results, tracker
+        self._progress, self._storage = progress, storage
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray pickles callbacks for a restore of its own, which is never used: leave everything out."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        self._progress.started(trial.config)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: Any
+    ) -> None:
+        row = result["row"]
+        self._results.record(row)
+        self._progress.row(row)
+        name = f"rung-{row['rung']}.png"
+        picture = self._storage.read(f"samples/{row['trial_id']}/{name}")
+        self._tracker.log_row(row, {name: picture} if picture else {})
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        self._progress.retried(trial.config)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        reason = _failure_reason(trial)
+        row = self._results.last_row(trial.config["trial_id"]) or _empty_row(trial.config)
+        failed = {**row, "status": "failed", "error": reason}
+        self._results.record(failed)
+        self._progress.failed(trial.config, reason)
+        self._tracker.log_row(failed, {})
+
+
+def _failure_reason(trial: Trial) -> str:
+    """The last line of the traceback that Ray keeps of a trial's latest failure."""
+    if trial.error_file is None:
+        return "the worker died"
+    text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace").strip()
+    return text.rpartition("\n")[2].strip() or "the worker died"
+
+
+def _empty_row(trial: dict[str, Any]) -> dict[str, Any]:
+    """The row of a trial that failed before its first rung."""
+    return {**trial, "rung": 0, "images_seen": 0, "budget": 0.0, "n_samples": 0}
+
+
+def _finish(
+    run: RunDirectory,
+    config: SweepConfig,
+    results: ResultsTable,
+    searcher: ParetoSearcher,
+    tracker: Tracker,
+    seconds: float,
+) -> SweepOutcome:
+    recommendation, why_none = None, ""
+    try:
+        recommendation = build_recommendation(run)
+        write_recommendation(recommendation, run.recommendation)
+    except UserError as error:
+        why_none = str(error)
+    write_report(run.path)
+    files = [run.sweep, run.results, run.environment, run.report, run.recommendation]
+    tracker.finish([path for path in files if path.exists()])
+    statuses = [results.status(trial_id) for trial_id in results.trial_ids()]
+    done = sum(status in {"complete", "failed"} for status in statuses)
+    return SweepOutcome(
+        run=run,
+        recommendation=recommendation,
+        why_none=why_none,
+        unfinished=searcher.n_total - done,
+        failed=statuses.count("failed"),
+        seconds=seconds,
+    )

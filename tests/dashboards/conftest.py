@@ -1,0 +1,185 @@
+"""Run directories with a plausible sweep in them, made without training anything."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from pareto_amb.config import SweepConfig, to_yaml
+from pareto_amb.results import SCHEMA
+from pareto_amb.search.recommend import recommend
+
+N_TRIALS = 16
+RUNGS = (0.25, 0.5, 1.0)
+BUDGET = 512_000
+
+
+def sweep_config(**changes: Any) -> SweepConfig:
+    values: dict[str, Any] = {
+        "name": "faces-300",
+        "description": "Portraits of a clinic's staff, a rehearsal on public faces.",
+        "data": {"source": "images", "path": "faces.zip", "resolution": 16, "channels": 3},
+        "space": {
+            "train_size": [300],
+            "sigma_tn": {"low": 0.1, "high": 10.0},
+            "mix_ratio": {"low": 0.1, "high": 0.9},
+        },
+        "training": {"images": BUDGET},
+        "evaluation": {"n_samples": 5000, "rungs": list(RUNGS)},
+        "search": {"trials": N_TRIALS, "baseline_seeds": 3},
+    }
+    return SweepConfig.model_validate(values | changes)
+
+
+def sweep_rows(train_size: int, seed: int = 0) -> pd.DataFrame:
+    """A U over sigma_tn in fid, a fall in memorization, three DDPM seeds, one failed trial."""
+    rng = np.random.default_rng([seed, train_size])
+    rows: list[dict[str, Any]] = []
+    sigmas = np.exp(np.linspace(np.log(0.12), np.log(9.0), N_TRIALS))
+    for number, sigma in enumerate(sigmas):
+        mix = float(rng.uniform(0.15, 0.85))
+        name = f"n{train_size}-algorithm1-{number:04d}"
+        if number == N_TRIALS - 1:
+            rows.append(_row(name, "algorithm1", train_size, sigma, mix, 0, 0, rng))
+            rows[-1] |= {"status": "failed", "error": "loss became nan at image 12,800"}
+            continue
+        pruned = number in (3, 13)
+        for rung in range(1, 3 if pruned else 4):
+            row = _row(name, "algorithm1", train_size, float(sigma), mix, 0, rung, rng)
+            rows.append(row | {"status": "pruned" if pruned else "complete"})
+    for number in range(3):
+        for rung in range(1, 4):
+            name = f"n{train_size}-ddpm-s{number}"
+            rows.append(_row(name, "ddpm", train_size, 0.0, 0.0, number, rung, rng))
+    return pd.DataFrame(rows).reindex(columns=list(SCHEMA)).astype(SCHEMA)
+
+
+def _row(
+    trial_id: str,
+    method: str,
+    train_size: int,
+    sigma: float,
+    mix: float,
+    seed: int,
+    rung: int,
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    share = RUNGS[rung - 1] if rung else 0.0
+    worse = (300 / train_size) ** 0.4
+    bend = np.log(sigma / 1.1) if sigma else -1.9
+    fid = 14 * worse + 1.1 * bend**2 * (1.6 if bend > 0 else 1) + 3 * abs(mix - 0.5)
+    fid = fid + 9 * (1 - share) ** 2 + rng.normal(0, 0.15)
+    copies = 0.45 * worse * share**1.5 * (1 / (1 + (sigma / 0.55) ** 1.8) if sigma else 1.0)
+    copies = float(np.clip(copies + 0.012 + rng.normal(0, 0.003), 0, 1))
+    measured: dict[str, Any] = dict.fromkeys(SCHEMA, np.nan) if rung == 0 else {}
+    return {
+        "fid": float(fid), "memorization": copies, "threshold": 0.9137,
+        "similarity_mean": 0.62 + 0.3 * copies, "similarity_p95": 0.8 + 0.2 * copies,
+        "heldout_memorization": 0.01, "heldout_similarity_mean": 0.61, "heldout_similarity_p95": 0.81,
+        "train_loss": 0.2, "train_seconds": 900 * share, "eval_seconds": 60.0,
+    } | measured | {
+        "trial_id": trial_id, "method": method, "train_size": train_size, "sigma_tn": sigma,
+        "mix_ratio": mix, "seed": seed, "rung": rung, "images_seen": int(share * BUDGET),
+        "budget": share, "n_samples": 5000 if rung else 0, "status": "complete", "error": "",
+    }  # fmt: skip
+
+
+def packed_samples(seed: int, copies: float, channels: int = 3, count: int = 40, side: int = 16) -> bytes:
+    """Smooth random pictures, some of them close to their neighbour."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (count, channels, 4, 4))
+    neighbours = np.kron(coarse, np.ones((1, 1, side // 4, side // 4))).astype(np.uint8)
+    copied = rng.random(count) < copies
+    noise = rng.normal(0, np.where(copied, 6, 70)[:, None, None, None], neighbours.shape)
+    samples = np.clip(neighbours + noise, 0, 255).astype(np.uint8)
+    similarity = np.where(copied, rng.uniform(0.92, 0.99, count), rng.uniform(0.5, 0.9, count))
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        samples=samples,
+        neighbours=neighbours,
+        similarity=similarity.astype(np.float32),
+        copied=copied,
+    )
+    return buffer.getvalue()
+
+
+def write_run(
+    run_dir: Path,
+    results: pd.DataFrame,
+    config: SweepConfig,
+    recommend_for: tuple[int, ...] = (),
+    samples: bool = True,
+) -> Path:
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "sweep.yaml").write_text(to_yaml(config), encoding="utf-8")
+    results.to_parquet(run_dir / "results.parquet", index=False)
+    environment = {
+        "versions": {"pareto-amb": "0.1.0", "torch": "2.7.0", "ray": "2.50.0"},
+        "hardware": {"gpu": ["NVIDIA A100 80GB"], "cpus": 32},
+        "fingerprints": {"data": "sha256:3f1c" + "9a" * 30},
+        "notes": ["rehearsal"],
+    }
+    (run_dir / "environment.json").write_text(json.dumps(environment), encoding="utf-8")
+    if recommend_for:
+        found = [recommend(results, size).model_dump(mode="json") for size in recommend_for]
+        for entry in found:
+            entry["training"] = {"data": {"source": "images"}, "sigma_tn": entry["sigma_tn"]}
+        document = {"policy": "match-ddpm", "run": run_dir.name, "recommendations": found}
+        (run_dir / "recommendation.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+        if samples:
+            for entry in found:
+                _store(run_dir, f"n{entry['train_size']}-ddpm-s0", packed_samples(1, 0.5))
+                _store(run_dir, entry["trial_id"], packed_samples(2, 0.05))
+    return run_dir
+
+
+def _store(run_dir: Path, trial_id: str, content: bytes) -> None:
+    path = run_dir / "samples" / trial_id / "rung-3.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def make_config() -> Callable[..., SweepConfig]:
+    """A sweep file's content, with some keys replaced."""
+    return sweep_config
+
+
+@pytest.fixture
+def make_rows() -> Callable[[int], pd.DataFrame]:
+    """A results table for one train size."""
+    return sweep_rows
+
+
+@pytest.fixture
+def make_samples() -> Callable[..., bytes]:
+    """The content of a file of samples."""
+    return packed_samples
+
+
+@pytest.fixture
+def results() -> pd.DataFrame:
+    return sweep_rows(300)
+
+
+@pytest.fixture
+def new_run(tmp_path: Path) -> Callable[..., Path]:
+    """Write a run directory: new_run(results, config=..., recommend_for=(...), samples=...)."""
+
+    def build(results: pd.DataFrame, config: SweepConfig | None = None, **options: Any) -> Path:
+        return write_run(tmp_path / "run", results, config or sweep_config(), **options)
+
+    return build
+
+
+@pytest.fixture
+def run_dir(new_run: Callable[..., Path], results: pd.DataFrame) -> Path:
+    """One train size, recommended, with pictures."""
+    return new_run(results, recommend_for=(300,))

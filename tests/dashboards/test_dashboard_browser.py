@@ -1,0 +1,106 @@
+"""The report in a real browser, opened from disk."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from dashboards.report import write_report
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+DRIVER = shutil.which("chromedriver")
+FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-background-networking "
+    "--no-first-run --disable-component-update --disable-sync --window-size=1200,1000"
+)
+
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver (Debian: chromium chromium-driver)"
+)
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in FLAGS.split():
+        options.add_argument(flag)
+    options.add_argument(f"--user-data-dir={tmp_path / 'browser'}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(executable_path=DRIVER)
+    driver = webdriver.Chrome(options=options, service=service)
+    driver.set_script_timeout(30)
+    yield driver
+    driver.quit()
+
+
+def severe(browser: Any) -> list[Any]:
+    return [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def column(browser: Any, position: int) -> list[str]:
+    code = (
+        "return [...document.querySelectorAll('.trials tbody tr')].map(r => r.cells[arguments[0]].innerText)"
+    )
+    return [str(text) for text in browser.execute_script(code, position)]
+
+
+def test_report_works_from_disk(browser: Any, run_dir: Path) -> None:
+    browser.get(write_report(run_dir).as_uri())
+    drawn = browser.execute_script(
+        "return [...document.querySelectorAll('.plot')].map(p => "
+        "[p.id, p.querySelectorAll('svg.main-svg').length, (p.data || []).length, "
+        " p.querySelectorAll('.scatterlayer .trace').length])"
+    )
+    assert [name for name, *_ in drawn] == ["frontier-300", "sigma-300", "any-300", "mix-300"]
+    assert all(svg > 0 and data > 0 and traces > 0 for _, svg, data, traces in drawn)
+    width = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+    assert width[0] <= width[1]
+    loaded = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+    assert all(name.startswith(("data:", "blob:")) for name in loaded)
+    picture = browser.execute_async_script(
+        "const done = arguments[0]; Plotly.toImage('frontier-300', {format: 'png'}).then(done, done)"
+    )
+    assert str(picture).startswith("data:image/png")
+    assert severe(browser) == []
+
+
+def test_table_sorts_by_click(browser: Any, run_dir: Path) -> None:
+    browser.get(write_report(run_dir).as_uri())
+    headings = [h.text for h in browser.find_elements("css selector", ".trials th")]
+    position = headings.index("FID")
+    button = browser.find_elements("css selector", ".trials th button")[position]
+    browser.execute_script("arguments[0].click()", button)
+    rising = column(browser, position)
+    values = [float(text) for text in rising[:-1]]
+    assert values == sorted(values)
+    assert rising[-1] == "–"  # the failed trial, last whichever way
+    browser.execute_script("arguments[0].click()", button)
+    falling = column(browser, position)
+    assert [float(text) for text in falling[:-1]] == values[::-1]
+    assert falling[-1] == "–"
+    assert severe(browser) == []
+
+
+def test_narrow_screen_and_hostile_names(
+    browser: Any, new_run: Callable[..., Path], results: pd.DataFrame
+) -> None:
+    attack = "</script><script>window.hit = 1</script><img src=x onerror='window.hit = 1'>"
+    nasty = results.assign(
+        trial_id=results.trial_id + attack, method=results.method.replace("algorithm1", attack)
+    )
+    nasty["error"] = nasty.error.where(nasty.error == "", attack)
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": 420, "height": 900, "deviceScaleFactor": 1, "mobile": True},
+    )
+    browser.get(write_report(new_run(nasty, recommend_for=(300,), samples=False)).as_uri())
+    assert browser.execute_script("return window.hit || 0") == 0
+    assert browser.execute_script("return document.querySelectorAll('.plot svg.main-svg').length") > 0
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 420
+    assert severe(browser) == []

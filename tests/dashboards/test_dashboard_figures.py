@@ -1,0 +1,151 @@
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+
+from dashboards import theme, wording
+from dashboards.figures import any_budget_figure, frontier_figure, mix_figure, sigma_figure
+from pareto_amb.search.frontier import comparable, frontier
+from pareto_amb.search.recommend import Recommendation, recommend
+
+MAKERS = [frontier_figure, sigma_figure, any_budget_figure, mix_figure]
+
+
+@pytest.fixture
+def recommended(results: pd.DataFrame) -> Recommendation:
+    return recommend(results, 300)
+
+
+def traces(figure: go.Figure, name: str) -> list[Any]:
+    return [trace for trace in figure.data if trace.name and trace.name.startswith(name)]
+
+
+def drawn(figure: go.Figure) -> int:
+    """Points that can be pointed at."""
+    return sum(len(t.x) for t in figure.data if t.mode == "markers" and t.hovertext is not None and t.x[0])
+
+
+def test_frontier_draws_every_completed_trial_once(
+    results: pd.DataFrame, recommended: Recommendation
+) -> None:
+    figure = frontier_figure(results, 300, "inception_v3", recommended)
+    ids = [text for t in figure.data if t.hovertext for text in t.hovertext if "<b>" in text]
+    assert len(ids) == len(set(ids)) == len(comparable(results, 300))
+    (step,) = traces(figure, "front")
+    front = frontier(results, 300)
+    assert step.line.shape == "hv"
+    assert list(step.x) == front.fid.tolist()
+    assert list(step.y) == front.memorization.tolist()
+    assert figure.layout.xaxis.title.text == "FID (inception_v3)"
+    label = figure.layout.yaxis.title.text.replace("<br>", " ")
+    assert label == "memorization: share of samples with similarity > τ = 0.914"
+
+
+def test_frontier_marks_baseline_heldout_and_recommended(
+    results: pd.DataFrame, recommended: Recommendation
+) -> None:
+    figure = frontier_figure(results, 300, "inception_v3", recommended)
+    (box,) = traces(figure, "DDPM mean ±")
+    assert min(box.x) == pytest.approx(recommended.baseline.fid.low)
+    assert max(box.y) == pytest.approx(recommended.baseline.memorization.high)
+    (line,) = traces(figure, "held-out")
+    assert set(line.y) == {0.01}
+    assert line.line.color == theme.HELDOUT
+    (ring,) = traces(figure, "recommended")
+    assert (ring.x[0], ring.y[0]) == (recommended.fid.value, recommended.memorization.value)
+    assert ring.marker.line.color == theme.RECOMMENDED
+
+
+def test_hover_gives_both_units_mix_ratio_and_seed(results: pd.DataFrame) -> None:
+    figure = frontier_figure(results, 300, "inception_v3")
+    texts = [text for t in traces(figure, "Algorithm 1") for text in t.hovertext or ()]
+    row = results[(results.trial_id == "n300-algorithm1-0008") & (results.rung == 3)].iloc[0]
+    (text,) = (text for text in texts if "n300-algorithm1-0008" in text)
+    sigma = f"σ_tn {row.sigma_tn:.2f} EDM = {row.sigma_tn / math.hypot(1, row.sigma_tn):.3f} VP"
+    assert sigma in text
+    assert f"mix ratio {row.mix_ratio:.2f}" in text
+    assert "seed 0" in text
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_one_train_size_at_a_time(make: Any, make_rows: Callable[[int], pd.DataFrame]) -> None:
+    both = pd.concat([make_rows(300), make_rows(1000)], ignore_index=True)
+    alone = make(both[both.train_size == 1000], 1000, "pixels", recommend(both, 1000))
+    among = make(both, 1000, "pixels", recommend(both, 1000))
+    assert among.to_json() == alone.to_json()
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize(
+    "case", ["empty", "no ddpm", "one trial", "nan", "one seed", "no copies", "wild fid"]
+)
+def test_figures_survive_thin_results(make: Any, case: str, results: pd.DataFrame) -> None:
+    ddpm = results.method == "ddpm"
+    tables = {
+        "empty": results.iloc[:0],
+        "no ddpm": results[~ddpm],
+        "one trial": results[results.trial_id == "n300-algorithm1-0004"],
+        "nan": results.assign(fid=np.nan, similarity_mean=np.nan, heldout_memorization=np.nan),
+        "one seed": results[~ddpm | (results.seed == 0)],
+        "no copies": results.assign(memorization=0.0, heldout_memorization=np.nan),
+        "wild fid": results.assign(fid=results.fid.where(results.sigma_tn < 5, 4000.0)),
+    }
+    figure = make(tables[case], 300, "pixels")
+    assert isinstance(figure.to_json(), str)
+
+
+def test_any_budget_shows_every_rung_and_the_joint_front(results: pd.DataFrame) -> None:
+    figure = any_budget_figure(results, 300, "pixels")
+    rows = comparable(results, 300, "any")
+    assert drawn(figure) == len(rows)
+    names = {trace.name for trace in figure.data if trace.name}
+    assert {"DDPM, 25% of budget", "Algorithm 1, 100% of budget", "front over all budgets"} <= names
+
+
+def test_sigma_figure_marks_window_and_noise_level_in_both_units(
+    results: pd.DataFrame, recommended: Recommendation
+) -> None:
+    figure = sigma_figure(results, 300, "pixels", recommended)
+    assert recommended.window is not None
+    rectangles = [shape for shape in figure.layout.shapes if shape.type == "rect"]
+    assert len(rectangles) == 3
+    assert rectangles[0].x0 == pytest.approx(recommended.window[0], rel=0.02)
+    assert rectangles[0].x1 == pytest.approx(recommended.window[1], rel=0.02)
+    tick = dict(zip(figure.layout.xaxis3.tickvals, figure.layout.xaxis3.ticktext, strict=True))[1.0]
+    assert tick.startswith("1<br>")
+    assert "0.71" in tick
+
+
+def test_names_from_the_table_are_not_read_as_tags(results: pd.DataFrame) -> None:
+    nasty = results.assign(trial_id=results.trial_id + "<a href='http://evil.test'>x</a>")
+    nasty["method"] = nasty.method.replace("algorithm1", "<i>mine</i>")
+    for make in MAKERS:
+        figure = make(nasty, 300, "pixels")
+        for trace in figure.data:
+            assert "<i>" not in (trace.name or "")
+            assert not any("<a" in text for text in trace.hovertext or ())
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [(0.0, 3, "0"), (12.345, 4, "12.35"), (0.01234, 3, "0.0123"), (12345.6, 3, "12,346"), (math.nan, 3, "–")],
+)
+def test_number(value: float, digits: int, text: str) -> None:
+    assert wording.number(value, digits) == text
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.0, "0.0%"), (0.0012, "0.12%"), (0.123, "12.3%"), (1.0, "100.0%"), (math.nan, "–")],
+)
+def test_percent(share: float, text: str) -> None:
+    assert wording.percent(share) == text
+
+
+def test_vp_levels_close_to_one_keep_their_digits() -> None:
+    assert wording.level_vp(1.0) == "0.707"
+    assert wording.level_vp(80.0) == "0.99992"

@@ -1,0 +1,71 @@
+import base64
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dashboards.gallery import CLOSEST, PLAIN, build_gallery, data_uri, read_samples
+from pareto_amb.errors import UserError
+from pareto_amb.storage import Storage
+
+
+def store(run_dir: Path, content: bytes) -> Storage:
+    path = run_dir / "samples" / "t" / "rung-1.npz"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    return Storage(str(run_dir))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_closest_pairs_come_first(tmp_path: Path, make_samples: Callable[..., bytes], channels: int) -> None:
+    stored = read_samples(store(tmp_path, make_samples(0, 0.3, channels)), "t", 1)
+    assert stored is not None
+    gallery = build_gallery(stored)
+    similarities = [pair.similarity for pair in gallery.closest]
+    assert similarities == sorted(stored.similarity.tolist(), reverse=True)[:CLOSEST]
+    assert gallery.copies == stored.copied.sum()
+    assert gallery.plain == [data_uri(image) for image in stored.samples[:PLAIN]]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_data_uri_round_trip(channels: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (channels, 5, 7)).astype(np.uint8)
+    head, _, body = data_uri(image).partition(",")
+    assert head == "data:image/png;base64"
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(body))))
+    assert np.array_equal(pixels if channels == 1 else np.moveaxis(pixels, -1, 0), image.squeeze())
+
+
+def test_missing_file_is_not_an_error(tmp_path: Path) -> None:
+    assert read_samples(Storage(str(tmp_path)), "t", 1) is None
+
+
+def damage(good: bytes) -> dict[str, bytes]:
+    flipped = bytearray(good)
+    flipped[200:260] = b"\xff" * 60
+    npy, pickled, lacking, wrong = (io.BytesIO() for _ in range(4))
+    np.save(npy, np.zeros(3))
+    np.savez(pickled, samples=np.array([object()]))
+    images = np.zeros((2, 3, 4, 4), np.uint8)
+    np.savez(lacking, samples=images)
+    np.savez(wrong, samples=images, neighbours=images[:1], similarity=np.zeros(2), copied=np.zeros(2))
+    return {
+        "empty": b"",
+        "text": b"hello",
+        "cut off": good[: len(good) // 2],
+        "flipped": bytes(flipped),
+        "one array": npy.getvalue(),
+        "pickled": pickled.getvalue(),
+        "array missing": lacking.getvalue(),
+        "lengths differ": wrong.getvalue(),
+    }
+
+
+@pytest.mark.parametrize("case", list(damage(b"")))
+def test_damaged_file_is_named(tmp_path: Path, make_samples: Callable[..., bytes], case: str) -> None:
+    content = damage(make_samples(0, 0.3))[case]
+    with pytest.raises(UserError, match=r"samples/t/rung-1\.npz: not a file of samples"):
+        read_samples(store(tmp_path, content), "t", 1)

@@ -1,0 +1,257 @@
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from plotly.offline import get_plotlyjs
+
+from dashboards.report import write_report
+from pareto_amb.config import SweepConfig
+from pareto_amb.errors import UserError
+from pareto_amb.search.recommend import recommend
+
+ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}"
+
+
+class Page(HTMLParser):
+    """The tags of a page with their attributes, its text, and what stands in each script."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.text = ""
+        self._open = ""
+        self.feed(source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._open = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._open = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._open == "script":
+            self.scripts[-1] += data
+        elif self._open != "style":
+            self.text += data
+
+    @property
+    def words(self) -> str:
+        return " ".join(self.text.split())
+
+
+def page_of(run_dir: Path) -> Page:
+    return Page(write_report(run_dir).read_text(encoding="utf-8"))
+
+
+def figures(page: Page) -> list[str]:
+    return [str(attrs["id"]) for tag, attrs in page.tags if attrs.get("class") == "plot"]
+
+
+def test_report_answers_first(run_dir: Path, results: pd.DataFrame) -> None:
+    page = page_of(run_dir)
+    found = recommend(results, 300)
+    words = page.words
+    assert "faces-300" in words
+    assert (
+        words.index("The answer")
+        < words.index("Quality against copying")
+        < words.index("The last measurement")
+    )
+    assert f"{found.sigma_tn:.2f} EDM units" in words
+    assert f"{found.sigma_tn_vp:.3f} VP units" in words
+    assert "Yardstick: 1.0% of real images" in words
+    assert "beats DDPM: FID no worse" in words
+    assert "NVIDIA A100 80GB" in words
+    assert "Every point rests on 5,000 generated samples." in words
+    assert figures(page) == ["frontier-300", "sigma-300", "any-300", "mix-300"]
+
+
+def test_gallery_and_failed_trial_are_shown(run_dir: Path) -> None:
+    page = page_of(run_dir)
+    images = [str(attrs["src"]) for tag, attrs in page.tags if tag == "img"]
+    assert len(images) == 2 * (2 * 12 + 30)
+    assert all(image.startswith("data:image/png;base64,") for image in images)
+    assert "failed: loss became nan at image 12,800" in page.words
+    assert "· copy" in page.words
+
+
+def test_early_stopping_is_said_either_way(new_run: Callable[..., Path], results: pd.DataFrame) -> None:
+    early = (results.method == "ddpm") & (results.budget < 1)
+    better = results.assign(
+        fid=results.fid.where(~early, 5.0), memorization=results.memorization.where(~early, 0.001)
+    )
+    words = page_of(new_run(better, recommend_for=(300,))).words
+    assert "Training less does better here: plain DDPM, stopped after 128,000 images" in words
+    assert "DDPM stopped early competes here and holds part of the joint front" in words
+    worse = results.assign(fid=results.fid.where(results.budget == 1, 90.0))
+    words = page_of(new_run(worse, recommend_for=(300,))).words
+    assert "Early stopping does not beat it" in words
+    assert "competes here and does not win" in words
+    final = results[(results.budget == 1) | (results.rung == 0)]
+    assert "Early stopping was not tested" in page_of(new_run(final, recommend_for=(300,))).words
+
+
+def test_two_train_sizes_have_their_own_sections(
+    new_run: Callable[..., Path],
+    make_config: Callable[..., SweepConfig],
+    make_rows: Callable[[int], pd.DataFrame],
+) -> None:
+    both = pd.concat([make_rows(300), make_rows(1000)], ignore_index=True)
+    space = make_config().space.model_copy(update={"train_size": (300, 1000)}).model_dump()
+    page = page_of(new_run(both, make_config(space=space), recommend_for=(300, 1000)))
+    assert len(figures(page)) == len(set(figures(page))) == 8
+    assert "With 1,000 training images, train with" in page.words
+    assert sum(script.startswith("/**\n* plotly.js") for script in page.scripts) == 1
+
+
+def test_page_loads_nothing(run_dir: Path) -> None:
+    source = write_report(run_dir).read_text(encoding="utf-8")
+    assert source.count(get_plotlyjs()) == 1
+    own = source.replace(get_plotlyjs(), "")
+    assert not re.search(r"https?:|@import|url\(|src=\"(?!data:)", own)
+    assert not [attrs for tag, attrs in Page(own).tags if tag in {"link", "iframe", "base", "object"}]
+    links = [str(attrs["href"]) for tag, attrs in Page(own).tags if "href" in attrs]
+    assert all(link.startswith("#") for link in links)
+
+
+def test_everything_from_the_run_is_escaped(
+    new_run: Callable[..., Path], results: pd.DataFrame, make_config: Callable[..., SweepConfig]
+) -> None:
+    nasty = results.assign(
+        trial_id=results.trial_id + ATTACK,
+        error=results.error.where(results.error == "", ATTACK),
+        method=results.method.replace("algorithm1", ATTACK),
+    )
+    config = make_config(description=ATTACK, data={"source": "images", "path": ATTACK})
+    run_dir = new_run(nasty, config, recommend_for=(300,), samples=False)
+    (run_dir / "environment.json").write_text(json.dumps({ATTACK: [ATTACK]}))
+    page, plain = page_of(run_dir), page_of(new_run(results, recommend_for=(300,), samples=False))
+    assert len(page.scripts) == len(plain.scripts)
+    assert not [tag for tag, _ in page.tags if tag == "img"]
+    assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on")]
+    assert ATTACK in page.text
+    for script in page.scripts:
+        if script.startswith('{"'):
+            json.loads(script)
+            assert "<" not in script
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        ("no rows", "No trial has reported yet."),
+        ("failed only", "No training of this size has been measured yet."),
+        ("no ddpm", "no DDPM baseline has finished"),
+        ("ddpm only", "no trial besides DDPM has finished"),
+        ("running", "No training of this size has reached its full budget yet"),
+        ("one trial", "no DDPM baseline has finished"),
+        ("nan", "no DDPM baseline has finished"),
+        ("one seed", "Its trials suffice for one: run pareto-amb recommend"),
+        ("unreachable", "no trial reaches DDPM's fid"),
+    ],
+)
+def test_thin_runs_say_what_is_missing(
+    new_run: Callable[..., Path], results: pd.DataFrame, case: str, expected: str
+) -> None:
+    ddpm = results.method == "ddpm"
+    tables = {
+        "no rows": results.iloc[:0],
+        "failed only": results[results.status == "failed"],
+        "no ddpm": results[~ddpm],
+        "ddpm only": results[ddpm],
+        "running": results[results.rung < 3].assign(status="running"),
+        "one trial": results[results.trial_id == "n300-algorithm1-0004"],
+        "nan": results.assign(fid=np.nan, memorization=np.nan, heldout_memorization=np.nan),
+        "one seed": results[~ddpm | (results.seed == 0)],
+        "unreachable": results.assign(fid=results.fid.where(ddpm, 500.0)),
+    }
+    page = page_of(new_run(tables[case]))
+    assert expected in page.words
+    assert "No recommendation yet" in page.words
+
+
+def test_one_seed_recommendation_owns_up_to_unknown_noise(
+    new_run: Callable[..., Path], results: pd.DataFrame
+) -> None:
+    thin = results[(results.method != "ddpm") | (results.seed == 0)]
+    words = page_of(new_run(thin, recommend_for=(300,))).words
+    assert "trained with one seed only: its noise is unknown" in words
+
+
+def test_missing_pictures_and_environment_are_said(
+    new_run: Callable[..., Path], results: pd.DataFrame
+) -> None:
+    run_dir = new_run(results, recommend_for=(300,), samples=False)
+    (run_dir / "environment.json").unlink()
+    words = page_of(run_dir).words
+    assert words.count("No pictures were kept of this training.") == 2
+    assert "The run has no environment.json" in words
+
+
+def test_pictures_come_from_the_storage_of_the_sweep(
+    new_run: Callable[..., Path],
+    results: pd.DataFrame,
+    tmp_path: Path,
+    make_config: Callable[..., SweepConfig],
+) -> None:
+    run_dir = new_run(results, make_config(storage=str(tmp_path / "bucket")), recommend_for=(300,))
+    (run_dir / "samples").rename(tmp_path / "samples")
+    (tmp_path / "bucket").mkdir()
+    (tmp_path / "samples").rename(tmp_path / "bucket" / "samples")
+    assert [tag for tag, _ in page_of(run_dir).tags if tag == "img"]
+
+
+def test_stale_recommendation_is_said(run_dir: Path, results: pd.DataFrame) -> None:
+    path = run_dir / "recommendation.yaml"
+    document = yaml.safe_load(path.read_text())
+    document["recommendations"][0]["trial_id"] = "gone"
+    path.write_text(yaml.safe_dump(document))
+    assert "The recommended trial gone is not in the results table." in page_of(run_dir).words
+
+
+def test_natural_mix_ratio_has_no_map_of_its_own(
+    new_run: Callable[..., Path], results: pd.DataFrame, make_config: Callable[..., SweepConfig]
+) -> None:
+    space = make_config().space.model_dump() | {"mix_ratio": ["natural"]}
+    page = page_of(new_run(results, make_config(space=space)))
+    assert "mix-300" not in figures(page)
+    assert "natural: P(σ ≥ σ_tn)" in page.words
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("recommendation.yaml", "recommendations: 3"),
+        ("recommendation.yaml", "recommendations: [{policy: knee}]"),
+        ("recommendation.yaml", "recommendations: [1]"),
+        ("environment.json", "{"),
+        ("results.parquet", "x"),
+        ("sweep.yaml", "name: a"),
+    ],
+)
+def test_unusable_files_are_named(run_dir: Path, name: str, content: str) -> None:
+    (run_dir / name).write_text(content)
+    with pytest.raises(UserError, match=re.escape(str(run_dir / name))):
+        write_report(run_dir)
+    assert not (run_dir / "report.html").exists()
+
+
+def test_report_needs_no_training_library() -> None:
+    code = (
+        "import sys, dashboards.report; "
+        "print([m for m in ('ray', 'optuna', 'mlflow', 'torch') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

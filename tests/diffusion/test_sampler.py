@@ -1,0 +1,81 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pareto_amb.diffusion.networks import create_network
+from pareto_amb.diffusion.sampler import (
+    from_uint8,
+    generate,
+    karras_sigmas,
+    sample_heun,
+    to_uint8,
+)
+
+
+def test_noise_levels_run_from_max_to_min_then_zero() -> None:
+    sigmas = karras_sigmas(18, 0.002, 80.0, 7.0)
+    assert len(sigmas) == 19
+    assert float(sigmas[0]) == pytest.approx(80.0)
+    assert float(sigmas[-2]) == pytest.approx(0.002)
+    assert float(sigmas[-1]) == 0
+    assert (sigmas.diff() < 0).all()
+
+
+def test_on_gaussian_data_heun_converges_to_the_exact_flow_at_second_order() -> None:
+    # For x_0 ~ N(0, s^2) the flow scales x by s / sqrt(s^2 + sigma_max^2).
+    s, sigma_max = 0.5, 80.0
+    x = torch.randn(64, 1, 1, 1, dtype=torch.float64) * sigma_max
+    exact = x * s / math.sqrt(s**2 + sigma_max**2)
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        return s**2 / (s**2 + sigma.view(-1, 1, 1, 1) ** 2) * x
+
+    errors = []
+    for steps in (20, 40, 80):
+        sigmas = karras_sigmas(steps, 0.002, sigma_max, 7.0)
+        errors.append(float((sample_heun(denoise, x, sigmas) - exact).abs().max()))
+    assert errors[0] / errors[1] > 3.3
+    assert errors[1] / errors[2] > 3.3
+    assert errors[2] < 0.01 * float(exact.abs().max())
+
+
+class _Counting(nn.Module):
+    calls = 0
+
+    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        self.calls += 1
+        return x * 0.5
+
+
+def test_heun_costs_two_evaluations_a_step_and_one_for_the_last() -> None:
+    denoiser = _Counting()
+    generate(denoiser, (1, 4, 4), range(3), steps=5)
+    assert denoiser.calls == 9
+
+
+def test_an_image_depends_on_its_seed_alone() -> None:
+    torch.manual_seed(0)
+    denoiser = create_network("tiny", 8, 1, label_dim=3, model_channels=8)
+    nn.init.normal_(denoiser.network.out.weight, std=0.1)
+    denoiser.eval()
+    together = generate(denoiser, (1, 8, 8), range(7), steps=4, label_dim=3)
+    in_parts = generate(denoiser, (1, 8, 8), range(7), steps=4, label_dim=3, batch_size=2)
+    alone = generate(denoiser, (1, 8, 8), [5], steps=4, label_dim=3)
+    assert (together.int() - in_parts.int()).abs().max() <= 1  # rounding of batched arithmetic
+    assert (together[5].int() - alone[0].int()).abs().max() <= 1
+    other = generate(denoiser, (1, 8, 8), [5], steps=4, label_dim=3, base_seed=1)
+    assert (other[0].int() - alone[0].int()).abs().max() > 1
+
+
+def test_progress_counts_every_image() -> None:
+    seen: list[int] = []
+    generate(_Counting(), (1, 4, 4), range(5), steps=2, batch_size=2, progress=seen.append)
+    assert seen == [2, 2, 1]
+
+
+def test_pixel_values_round_trip() -> None:
+    levels = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(to_uint8(from_uint8(levels)), levels)
+    assert to_uint8(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]

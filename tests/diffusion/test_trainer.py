@@ -1,0 +1,197 @@
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+from pareto_amb.config import NetworkConfig, TrainingConfig
+from pareto_amb.diffusion import trainer as trainer_module
+from pareto_amb.diffusion.checkpoint import load_denoiser, pack, unpack
+from pareto_amb.diffusion.noise import LogNormal, natural_mix_ratio
+from pareto_amb.diffusion.trainer import Trainer, TrainingDivergedError
+from pareto_amb.errors import UserError
+
+CONFIG = TrainingConfig(
+    network=NetworkConfig(options={"model_channels": 8, "dropout": 0.1}),
+    images=320,
+    batch_size=16,
+    learning_rate=2e-3,
+    lr_warmup_images=64,
+    ema_halflife_images=100,
+    horizontal_flip=True,
+    checkpoint_seconds=1e-9,
+)
+IMAGES = torch.tensor(load_digits().images[:12, None] * 15.9).to(torch.uint8)
+
+
+def make_trainer(sigma_tn: float = 0.3, mix_ratio: float = 0.5, seed: int = 0, **changes: object) -> Trainer:
+    config = CONFIG.model_copy(update=changes)
+    return Trainer(IMAGES, config, sigma_tn=sigma_tn, mix_ratio=mix_ratio, seed=seed)
+
+
+def state(trainer: Trainer) -> dict[str, Tensor]:
+    header, tensors = unpack(trainer.checkpoint(), "test")
+    assert header["images_seen"] == trainer.images_seen
+    return tensors
+
+
+def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+def test_a_resumed_training_continues_bit_for_bit() -> None:
+    straight = make_trainer()
+    straight_loss = straight.train(320)
+
+    saved: list[bytes] = []
+    first = make_trainer()
+    first.train(160, lambda: saved.append(first.checkpoint()))
+    assert len(saved) > 5
+    resumed = make_trainer()
+    resumed.restore(saved[4])
+    assert 0 < resumed.images_seen < 160
+    assert resumed.train(320) == straight_loss
+    assert_same(state(straight), state(resumed))
+
+
+def test_training_is_a_function_of_its_seed() -> None:
+    runs = [make_trainer(seed=seed) for seed in (1, 1, 2)]
+    for run in runs:
+        run.train(64)
+    assert_same(state(runs[0]), state(runs[1]))
+    assert not torch.equal(runs[0].ema[0], runs[2].ema[0])
+
+
+def test_training_leaves_the_global_random_state_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    make_trainer().train(32)
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("sigma_tn", [0.0, 80.0, 1000.0])
+def test_sigma_tn_at_either_end_is_plain_training(sigma_tn: float) -> None:
+    plain, end = make_trainer(0.0, 0.0), make_trainer(sigma_tn, 0.5)
+    assert plain.train(64) == end.train(64)
+    assert_same(state(plain), state(end))
+
+
+def test_the_fixed_noisy_copies_depend_on_seed_and_image_number_only() -> None:
+    whole = make_trainer()
+    part = Trainer(IMAGES[[7, 3]], CONFIG, sigma_tn=0.3, mix_ratio=0.5, seed=0, image_ids=[7, 3])
+    assert torch.equal(part._nature, whole._nature[[7, 3]])
+    assert not torch.equal(make_trainer(seed=1)._nature, whole._nature)
+    before = whole._nature.clone()
+    whole.train(64)
+    assert torch.equal(whole._nature, before)
+    noise = (whole._nature - whole._clean) / 0.3
+    assert abs(float(noise.std()) - 1) < 0.1
+
+
+def test_batches_mix_clean_and_noisy_examples_as_algorithm_1_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    real = trainer_module.algorithm1_loss
+
+    def spy(
+        denoised: Tensor, noisy: Tensor, target: Tensor, sigma: Tensor, nature: Tensor, tn: float
+    ) -> Tensor:
+        seen.append((noisy, target, sigma, nature))
+        return real(denoised, noisy, target, sigma, nature, tn)
+
+    monkeypatch.setattr(trainer_module, "algorithm1_loss", spy)
+    trainer = make_trainer(mix_ratio=0.25, horizontal_flip=False, batch_size=500)
+    trainer.train(8000)
+    noisy, target, sigma, nature = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    assert abs(float(nature.float().mean()) - 0.25) < 0.02
+    assert (sigma[nature] >= 0.3).all()
+    assert (sigma[~nature] < 0.3).all()
+    distance = (target.unsqueeze(1) - trainer._nature.unsqueeze(0)).abs().flatten(2).amax(2)
+    assert (distance[nature].amin(1) == 0).all()  # a noisy example is one of S_tn
+    distance = (target.unsqueeze(1) - trainer._clean.unsqueeze(0)).abs().flatten(2).amax(2)
+    assert (distance[~nature].amin(1) == 0).all()  # a clean one is one of S
+    start = torch.where(nature, 0.3, 0.0)
+    added = (noisy - target) / (sigma**2 - start**2).sqrt().view(-1, 1, 1, 1)
+    assert abs(float(added.mean())) < 0.01
+    assert abs(float(added.std()) - 1) < 0.01
+
+
+def test_the_natural_mix_ratio_of_the_default_noise() -> None:
+    assert natural_mix_ratio(LogNormal(), 0.2) == pytest.approx(0.633, abs=1e-3)
+
+
+def test_the_loss_falls_and_the_average_follows_the_weights() -> None:
+    trainer = make_trainer(batch_size=64, horizontal_flip=False)
+    first = trainer.train(640)
+    later = [trainer.train(640 * k) for k in range(2, 6)]
+    assert later[-1] < 0.8 * first
+    for mean, weight in zip(trainer.ema, trainer.denoiser.parameters(), strict=True):
+        assert (mean - weight).abs().mean() < 0.1
+
+
+def test_ema_is_the_exponential_average_with_the_configured_half_life() -> None:
+    trainer = make_trainer(ema_rampup_ratio=None, ema_halflife_images=48)
+    expected = trainer.ema[0].clone()
+    parameter = next(trainer.denoiser.parameters())
+    for step in range(1, 6):
+        trainer.train(16 * step)
+        expected = expected.lerp(parameter.detach(), 1 - 0.5 ** (16 / 48))
+    assert torch.allclose(trainer.ema[0], expected, atol=1e-7)
+
+
+def test_the_learning_rate_warms_up_linearly() -> None:
+    trainer = make_trainer()
+    rates = []
+    for step in range(1, 7):
+        trainer.train(16 * step)
+        rates.append(trainer._optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([5e-4, 1e-3, 1.5e-3, 2e-3, 2e-3, 2e-3])
+
+
+def test_a_diverging_training_is_reported_before_it_is_saved() -> None:
+    trainer = make_trainer(learning_rate=1e30, lr_warmup_images=0)
+    saved: list[int] = []
+    with pytest.raises(TrainingDivergedError, match="loss became"):
+        trainer.train(320, lambda: saved.append(trainer.images_seen))
+    assert 320 not in saved
+
+
+def test_a_checkpoint_of_another_training_is_refused() -> None:
+    saved = make_trainer(sigma_tn=0.2)
+    saved.train(16)
+    with pytest.raises(UserError, match="another training, sigma_tn differ"):
+        make_trainer().restore(saved.checkpoint())
+
+
+def test_the_checkpoint_alone_rebuilds_the_averaged_denoiser() -> None:
+    trainer = make_trainer()
+    trainer.train(64)
+    x, sigma = torch.randn(2, 1, 8, 8), torch.tensor([0.1, 3.0])
+    rebuilt = load_denoiser(trainer.checkpoint(), "file")
+    assert torch.equal(rebuilt(x, sigma), trainer.ema_denoiser()(x, sigma))
+    raw = trainer.denoiser.eval()
+    assert not torch.equal(rebuilt(x, sigma), raw(x, sigma))
+
+
+def test_a_damaged_or_foreign_checkpoint_is_refused() -> None:
+    trainer = make_trainer()
+    content = trainer.checkpoint()
+    for bad in (b"", content[: len(content) // 2], b"\x80\x04K\x01." * 20, pack({}, {})[:-1]):
+        with pytest.raises(UserError, match="file: not a pareto-amb checkpoint"):
+            load_denoiser(bad, "file")
+    with pytest.raises(UserError, match="file: does not hold the network"):
+        load_denoiser(pack({"architecture": {"name": "tiny"}}, {}), "file")
+    with pytest.raises(UserError, match="checkpoint format 'other'"):
+        unpack(pack({"format": "other"}, {}), "file")
+
+
+def test_class_labels_reach_the_network() -> None:
+    labels = torch.arange(12) % 3
+    trainer = Trainer(IMAGES, CONFIG, sigma_tn=0.3, mix_ratio=0.5, seed=0, labels=labels, label_dim=3)
+    trainer.train(64)
+    assert trainer.denoiser.architecture["label_dim"] == 3
+    weight = dict(trainer.denoiser.named_parameters())["network.labels.weight"]
+    assert weight.grad is not None
+    assert weight.grad.abs().sum() > 0

@@ -1,0 +1,100 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from pareto_amb.errors import UserError
+from pareto_amb.search.recommend import recommend, summarize_baseline
+
+DDPM = [(100.0, 0.60), (104.0, 0.62), (96.0, 0.58)]
+# sigma_tn: (fid, memorization) at full budget
+TRIALS = {
+    0.05: (99.0, 0.59),
+    0.1: (98.0, 0.40),
+    0.2: (101.0, 0.30),
+    0.4: (103.0, 0.20),
+    0.8: (150.0, 0.05),
+    1.6: (95.0, 0.61),
+}
+
+
+def results(trials: dict[float, tuple[float, float]] = TRIALS) -> pd.DataFrame:
+    rows = [
+        {"trial_id": f"ddpm-{k}", "method": "ddpm", "sigma_tn": 0.0, "fid": f, "memorization": m}
+        for k, (f, m) in enumerate(DDPM)
+    ]
+    rows += [
+        {"trial_id": f"t{s}", "method": "algorithm1", "sigma_tn": s, "fid": f, "memorization": m}
+        for s, (f, m) in trials.items()
+    ]
+    shared = {
+        "train_size": 100,
+        "mix_ratio": 0.5,
+        "budget": 1.0,
+        "images_seen": 1000,
+        "n_samples": 500,
+        "heldout_memorization": 0.01,
+        "status": "complete",
+    }
+    return pd.DataFrame(rows).assign(**shared)
+
+
+def test_match_ddpm_takes_the_least_memorization_within_ddpms_fid_noise() -> None:
+    found = recommend(results(), 100)
+    assert found.sigma_tn == 0.4
+    assert found.baseline.fid.value == pytest.approx(100.0)
+    assert found.baseline.fid.high == pytest.approx(100.0 + 2 * 4.0)
+    assert found.window == (0.1, 0.4)
+    assert found.fid.low == pytest.approx(95.0)
+    assert found.fid.high == pytest.approx(111.0)
+    assert "67% fewer copies" in found.summary
+
+
+def test_knee_and_limit_policies() -> None:
+    assert recommend(results(), 100, "knee").sigma_tn == 0.4
+    assert recommend(results(), 100, "max-memorization", 0.35).sigma_tn == 0.2
+    with pytest.raises(UserError, match="the lowest is 0.05 at sigma_tn 0.8"):
+        recommend(results(), 100, "max-memorization", 0.01)
+    with pytest.raises(UserError, match="needs --max-memorization"):
+        recommend(results(), 100, "max-memorization")
+
+
+def test_the_window_ends_at_the_first_trial_that_does_not_beat_ddpm() -> None:
+    found = recommend(results({**TRIALS, 0.3: (130.0, 0.3)}), 100)
+    assert found.sigma_tn == 0.4
+    assert found.window == (0.4, 0.4)
+
+
+def test_no_window_where_nothing_beats_ddpm() -> None:
+    found = recommend(results({0.2: (100.0, 0.60)}), 100)
+    assert found.window is None
+    assert "0% fewer" in found.summary
+
+
+def test_a_better_early_stop_is_reported() -> None:
+    rows = results()
+    early = rows.iloc[[0]].assign(budget=0.5, images_seen=500, fid=90.0, memorization=0.1)
+    found = recommend(pd.concat([rows, early]), 100)
+    assert found.early_stop is not None
+    assert (found.early_stop.method, found.early_stop.images_seen) == ("ddpm", 500)
+    assert "500 images" in found.early_stop.describe()
+    worse = early.assign(fid=104.0)
+    assert recommend(pd.concat([rows, worse]), 100).early_stop is None
+
+
+def test_what_is_missing_is_named() -> None:
+    rows = results()
+    with pytest.raises(UserError, match="no DDPM baseline has finished"):
+        recommend(rows[rows.method != "ddpm"], 100)
+    with pytest.raises(UserError, match="no trial besides DDPM"):
+        recommend(rows[rows.method == "ddpm"], 100)
+    with pytest.raises(UserError, match="no trial reaches DDPM's fid"):
+        recommend(results({0.2: (200.0, 0.0)}), 100)
+
+
+def test_one_baseline_seed_has_no_spread() -> None:
+    rows = results()
+    one = rows[~rows.trial_id.isin(["ddpm-1", "ddpm-2"])]
+    baseline = summarize_baseline(one, 100)
+    assert baseline.fid.deviation is None
+    assert baseline.fid.low == baseline.fid.high == 100.0
+    assert np.isfinite(recommend(one, 100).fid.low)

@@ -1,0 +1,119 @@
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from ray.tune.search import Searcher
+
+import search_spaces
+from pareto_amb.config import SweepConfig, apply_overrides, parse
+from pareto_amb.diffusion.noise import LogNormal, natural_mix_ratio
+from pareto_amb.results import ResultsTable
+from pareto_amb.search.samplers import ParetoSearcher, startup_points
+
+
+def make_config(*changes: str) -> SweepConfig:
+    return parse(SweepConfig, apply_overrides(search_spaces.load("smoke"), changes), "smoke")
+
+
+def open_searcher(folder: Path, config: SweepConfig) -> tuple[ParetoSearcher, ResultsTable]:
+    results = ResultsTable(folder / "results.parquet")
+    return ParetoSearcher(config, folder / "study.db", results), results
+
+
+def row(trial: dict, status: str = "complete") -> dict:
+    numbers = {"rung": 2, "images_seen": 10, "budget": 1.0, "n_samples": 5}
+    return {**trial, **numbers, "fid": 3.0 + trial["sigma_tn"], "memorization": 0.1, "status": status}
+
+
+def finish(searcher: ParetoSearcher, results: ResultsTable, ray_id: str, trial: dict) -> None:
+    results.record(row(trial))
+    searcher.on_trial_complete(ray_id, row(trial))
+
+
+def test_baselines_come_first_then_sizes_take_turns(tmp_path: Path) -> None:
+    config = make_config("space.train_size=[50, 80]")
+    searcher, results = open_searcher(tmp_path, config)
+    trials = []
+    for k in range(searcher.n_total):
+        trial = searcher.suggest(f"ray{k}")
+        assert isinstance(trial, dict)
+        finish(searcher, results, f"ray{k}", trial)
+        trials.append(trial)
+    assert searcher.suggest("more") == Searcher.FINISHED
+    assert [t["trial_id"] for t in trials[:4]] == ["n50-ddpm-s0", "n50-ddpm-s1", "n80-ddpm-s0", "n80-ddpm-s1"]
+    assert [t["train_size"] for t in trials[4:]] == [50, 80] * 4
+    assert len({t["trial_id"] for t in trials}) == len(trials)
+    assert all(0.1 <= t["sigma_tn"] <= 2 for t in trials[4:])
+    for t in trials[4:]:
+        assert t["mix_ratio"] in (0.5, natural_mix_ratio(LogNormal(), t["sigma_tn"]))
+
+
+def test_each_size_has_its_own_two_objective_study(tmp_path: Path) -> None:
+    config = make_config("space.train_size=[50, 80]")
+    searcher, results = open_searcher(tmp_path, config)
+    for k in range(searcher.n_total):
+        trial = searcher.suggest(f"ray{k}")
+        assert isinstance(trial, dict)
+        finish(searcher, results, f"ray{k}", trial)
+    for size in (50, 80):
+        study = optuna.load_study(study_name=f"train_size={size}", storage=f"sqlite:///{tmp_path}/study.db")
+        assert len(study.directions) == 2
+        assert [t.state.name for t in study.trials] == ["COMPLETE"] * 4
+        assert [t.values[0] for t in study.trials] == pytest.approx(
+            [3 + t.params["sigma_tn"] for t in study.trials]
+        )
+
+
+def test_a_rebuilt_searcher_hands_out_exactly_what_has_not_finished(tmp_path: Path) -> None:
+    config = make_config()
+    searcher, results = open_searcher(tmp_path, config)
+    trials = {f"ray{k}": searcher.suggest(f"ray{k}") for k in range(5)}  # 2 baselines, 3 trials
+    finish(searcher, results, "ray0", trials["ray0"])
+    finish(searcher, results, "ray2", trials["ray2"])
+    results.record(row(trials["ray3"]))  # killed after the row, before Optuna was told
+    results.record({**row(trials["ray1"], "running"), "rung": 1, "budget": 0.5})
+
+    again, results = open_searcher(tmp_path, config)
+    assert again.n_total == 6
+    assert again.n_remaining == 3
+    handed_out = [again.suggest(f"again{k}") for k in range(3)]
+    assert handed_out[:2] == [trials["ray1"], trials["ray4"]]
+    known = {t["trial_id"] for t in trials.values()}
+    assert handed_out[2]["trial_id"] not in known
+    assert again.suggest("more") == Searcher.FINISHED
+    study = optuna.load_study(study_name="train_size=50", storage=f"sqlite:///{tmp_path}/study.db")
+    assert [t.state.name for t in study.trials] == ["COMPLETE", "COMPLETE", "RUNNING", "RUNNING"]
+
+
+def test_a_trial_stopped_early_is_not_told_as_complete(tmp_path: Path) -> None:
+    searcher, _ = open_searcher(tmp_path, make_config("search.baseline_seeds=1"))
+    searcher.suggest("baseline")
+    trials = [searcher.suggest(f"ray{k}") for k in range(2)]
+    searcher.on_trial_complete("ray0", {**row(trials[0], "running"), "fid": 0.0})
+    searcher.on_trial_complete("ray1", error=True)
+    study = optuna.load_study(study_name="train_size=50", storage=f"sqlite:///{tmp_path}/study.db")
+    assert [t.state.name for t in study.trials[:2]] == ["RUNNING", "FAIL"]
+
+
+def test_startup_points_cover_the_space_evenly() -> None:
+    space = make_config().space
+    points = startup_points(space, 16, seed=3)
+    low, high = np.log(space.sigma_tn.low), np.log(space.sigma_tn.high)
+    bins = [int((np.log(p["sigma_tn"]) - low) / (high - low) * 16) for p in points]
+    assert sorted(bins) == list(range(16))
+    assert [p["mix_ratio"] for p in points].count("natural") == 8
+    ranged = make_config("space.mix_ratio={low: 0.2, high: 0.6}").space
+    assert all(0.2 <= p["mix_ratio"] <= 0.6 for p in startup_points(ranged, 9, seed=0))
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+def test_every_sampler_proposes_beyond_its_startup(sampler: str, tmp_path: Path) -> None:
+    config = make_config(f"search.sampler={sampler}", "search.trials=12", "search.startup_trials=3")
+    searcher, results = open_searcher(tmp_path, config)
+    sigmas = []
+    for k in range(searcher.n_total):
+        trial = searcher.suggest(f"ray{k}")
+        finish(searcher, results, f"ray{k}", trial)
+        sigmas.append(trial["sigma_tn"])
+    assert len(set(sigmas[2:])) > 6

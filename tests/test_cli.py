@@ -1,0 +1,126 @@
+"""What a user gets wrong, and what they read: one line on stderr, exit code 2, nothing written."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+COMMAND = [sys.executable, "-m", "pareto_amb"]
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *arguments], cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert done.returncode == 2, done.stdout + done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("pareto-amb: error: ")
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sweep", "digit"], ["unknown search space 'digit'", "did you mean 'digits'"]),
+        (["sweep", "mine.yaml"], ["mine.yaml: cannot be read"]),
+        (["sweep"], ["name a search space"]),
+        (["sweep", "smoke", "--set", "space.sigma=1"], ["space.sigma", "did you mean 'sigma_tn'"]),
+        (["sweep", "smoke", "--set", "space.sigma_tn.low=9"], ["space.sigma_tn", "the range is empty"]),
+        (["sweep", "smoke", "--set", "space.sigma_tn.low=-1"], ["space.sigma_tn.low", "greater than 0"]),
+        (["sweep", "smoke", "--set", "space.mix_ratio=1"], ["space.mix_ratio", "between 0 and 1"]),
+        (["sweep", "smoke", "--set", "space.train_size=[5000]"], ["space.train_size", "5000", "1797"]),
+        (["sweep", "smoke", "--trials", "0"], ["search.trials", "greater than 0"]),
+        (["sweep", "smoke", "--time-budget", "-1"], ["--time-budget"]),
+        (["sweep", "smoke", "--set", "training.network.options.chanels=8"], ["no option 'chanels'"]),
+        (["sweep", "--resume", "nowhere"], ["nowhere: not a run directory"]),
+        (["sweep", "smoke", "--resume", "nowhere"], ["--resume RUN_DIR takes"]),
+        (["report", "nowhere"], ["nowhere"]),
+        (["recommend", "nowhere"], ["nowhere: not a run directory"]),
+        (["train", "nowhere.yaml"], ["nowhere.yaml: cannot be read"]),
+        (["sample", "nowhere.safetensors"], ["nowhere.safetensors: cannot be read"]),
+    ],
+)
+def test_bad_input_is_one_clear_line(tmp_path: Path, arguments: list[str], words: list[str]) -> None:
+    assert_refused(run(*arguments, cwd=tmp_path), *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def sweep_of(path: str, *more: str) -> list[str]:
+    changes = ["data.source=images", f"data.path={path}", "space.train_size=[4]", *more]
+    return ["sweep", "smoke", *(word for change in changes for word in ("--set", change))]
+
+
+def test_missing_empty_and_corrupt_data_are_named(tmp_path: Path) -> None:
+    assert_refused(run(*sweep_of("nowhere"), cwd=tmp_path), "nowhere")
+    (tmp_path / "empty").mkdir()
+    assert_refused(run(*sweep_of("empty"), cwd=tmp_path), "no images in")
+    folder = tmp_path / "some"
+    folder.mkdir()
+    for k in range(12):
+        noise = np.random.default_rng(k).integers(0, 256, (8, 8), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{k}.png")
+    (folder / "bad.png").write_bytes((folder / "0.png").read_bytes()[:40])
+    assert_refused(run(*sweep_of("some"), cwd=tmp_path), "bad.png")
+
+
+def test_ffhq_without_its_data_says_where_it_comes_from(tmp_path: Path) -> None:
+    assert_refused(run("sweep", "ffhq300", cwd=tmp_path), "data.path", "NVlabs/ffhq-dataset")
+
+
+def test_a_run_directory_that_is_in_use_or_not_empty_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    assert_refused(run("sweep", "smoke", "--output", "full", cwd=tmp_path), "full: is not empty")
+    (tmp_path / "file").write_text("")
+    assert_refused(run("sweep", "smoke", "--output", "file/run", cwd=tmp_path), "file", "written")
+
+
+@pytest.mark.parametrize("content", ["a: 1", "recommendations: 3", "recommendations: [{train_size: 5}]"])
+def test_what_is_not_a_recommendation_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "r.yaml").write_text(content)
+    assert_refused(run("train", "r.yaml", cwd=tmp_path), "r.yaml")
+
+
+def test_what_is_not_a_checkpoint_is_refused_and_never_unpickled(tmp_path: Path) -> None:
+    (tmp_path / "c.safetensors").write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
+    assert_refused(run("sample", "c.safetensors", cwd=tmp_path), "c.safetensors: not a pareto-amb checkpoint")
+    assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
+
+
+def test_a_dry_run_prints_the_whole_plan_and_its_cost_and_starts_nothing(tmp_path: Path) -> None:
+    done = run("sweep", "digits", "--dry-run", "--trials", "5", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "rho: 7.0" in done.stdout
+    assert "# 8 trainings" in done.stdout
+    assert "images seen by each" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_spaces_and_version(tmp_path: Path) -> None:
+    listed = run("spaces", cwd=tmp_path).stdout
+    assert [line.split()[0] for line in listed.splitlines()] == ["digits", "ffhq300", "smoke"]
+    assert run("--version", cwd=tmp_path).stdout.startswith("pareto-amb ")
+
+
+@pytest.mark.parametrize("statement", ["import pareto_amb", "import pareto_amb.cli"])
+def test_help_needs_neither_torch_nor_ray(statement: str) -> None:
+    code = f"{statement}; import sys; print(sorted({{'torch', 'ray', 'optuna', 'mlflow', 'pandas'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["pareto_amb.diffusion.losses", "pareto_amb.diffusion.trainer", "pareto_amb.evaluation.evaluate",
+     "pareto_amb.search.frontier", "pareto_amb.search.recommend"],
+)  # fmt: skip
+def test_the_core_imports_neither_ray_nor_mlflow(module: str) -> None:
+    code = f"import {module}, sys; print(sorted({{'ray', 'optuna', 'mlflow'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,108 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import search_spaces
+from pareto_amb.config import SweepConfig, apply_overrides, parse, read_yaml, to_yaml
+from pareto_amb.errors import UserError
+
+
+def resolve(*changes: str) -> SweepConfig:
+    return parse(SweepConfig, apply_overrides(search_spaces.load("smoke"), changes), "smoke")
+
+
+@pytest.mark.parametrize("name", search_spaces.names())
+def test_every_shipped_space_is_valid_and_survives_being_written_out(name: str) -> None:
+    config = parse(SweepConfig, search_spaces.load(name), name)
+    assert config.name == name
+    assert config.description
+    written = yaml.safe_load(to_yaml(config))
+    assert parse(SweepConfig, written, "written") == config
+    assert written["sampling"]["rho"] == 7.0  # defaults are written out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("trainign.images=3", "unknown key 'trainign': did you mean 'training'?"),
+        ("data.pth=x", "unknown key 'data.pth': did you mean 'path'?"),
+        ("training.noise.p_men=1", "unknown key 'training.noise.p_men': did you mean 'p_mean'?"),
+        ("space.sigma_tn={low: 2, high: 1}", "space.sigma_tn: the range is empty"),
+        ("space.sigma_tn={low: -1, high: 1}", "space.sigma_tn.low: Input should be greater than 0"),
+        ("space.sigma_tn={low: 1}", "key 'space.sigma_tn.high' is missing"),
+        ("space.sigma_tn.high=100", "space.sigma_tn.high 100.0 is above sampling.sigma_max 80.0"),
+        ("space.mix_ratio=1.5", "space.mix_ratio.0: a mix ratio lies strictly between 0 and 1"),
+        ("space.mix_ratio=[natural, 0]", "space.mix_ratio.1: a mix ratio lies strictly"),
+        ("space.mix_ratio={low: 0.5, high: 0.2}", "space.mix_ratio: the range is empty"),
+        ("space.mix_ratio=[]", "mix_ratio needs at least one choice"),
+        ("space.train_size=[]", "space.train_size"),
+        ("space.train_size=[50, 50]", "names a size twice"),
+        ("evaluation.rungs=[0.5]", "rungs must rise strictly and end with 1"),
+        ("evaluation.thresholds=[0.9]\u0000", "not YAML"),
+        ("seed=-1", "seed: Input should be greater than or equal to 0"),
+        ("name=../x", "name: String should match pattern"),
+        ("training.learning_rate=.inf", "training.learning_rate: Input should be a finite number"),
+        ("training.batch_size", "expected key=value"),
+        ("=3", "expected key=value"),
+    ],
+)
+def test_a_bad_value_is_refused_in_one_line_that_names_it(change: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        resolve(change)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_overrides_set_nested_keys_and_leave_the_rest() -> None:
+    config = resolve("training.network.options.model_channels=16", "space.mix_ratio=natural")
+    assert config.training.network.options == {"model_channels": 16}
+    assert config.training.network.name == "tiny"
+    assert config.space.mix_ratio == ("natural",)
+
+
+def test_rungs_are_whole_batches_and_end_at_the_budget() -> None:
+    config = resolve("training.images=1000", "training.batch_size=32", "evaluation.rungs=[0.1, 0.5, 1]")
+    assert config.rung_images() == (96, 512, 992)
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "holds no keys"),
+        ("- 1\n- 2\n", "holds no keys"),
+        ("a: [1", "not a YAML file"),
+        (b"\xff\xfe\x00", "not a YAML file"),
+        ("!!python/object/apply:os.system ['echo hi']", "not a YAML file"),
+        ("x" * 1_100_000, "larger than"),
+        ("[" * 5000, "not a YAML file"),
+    ],
+)
+def test_an_unusable_file_is_refused_by_name(tmp_path: Path, content: str | bytes, message: str) -> None:
+    path = write(tmp_path / "sweep.yaml", content)
+    with pytest.raises(UserError, match=message) as caught:
+        read_yaml(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_alias_bomb_is_refused_before_it_unfolds(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]" for k in range(1, 10)]
+    values: dict[str, Any] = read_yaml(write(tmp_path / "bomb.yaml", "\n".join(lines)))
+    with pytest.raises(UserError) as caught:
+        parse(SweepConfig, values, "bomb")
+    assert len(str(caught.value)) < 500
+
+
+def test_a_missing_file_and_an_unknown_space_are_named() -> None:
+    with pytest.raises(UserError, match=r"nowhere\.yaml: cannot be read"):
+        search_spaces.load("nowhere.yaml")
+    with pytest.raises(UserError, match="did you mean 'digits'"):
+        search_spaces.load("digit")

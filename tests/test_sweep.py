@@ -1,0 +1,221 @@
+"""Whole sweeps on real digits, run as a user runs them: the command line in a process of its own."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+import yaml
+from mlflow import MlflowClient
+from safetensors import safe_open
+
+COMMAND = [sys.executable, "-m", "pareto_amb"]
+TINY = [
+    "--set",
+    "training.images=1600",
+    "--set",
+    "evaluation.n_samples=40",
+    "--set",
+    "evaluation.fid_encoder=pixels",
+    "--set",
+    "evaluation.similarity_encoder=pixels",
+]
+
+
+def environment() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+
+
+def run(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [*COMMAND, *arguments], cwd=cwd, env=environment(), capture_output=True, text=True, timeout=280
+    )
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """A finished smoke sweep, as shipped, and what it printed."""
+    folder = tmp_path_factory.mktemp("smoke")
+    done = run("sweep", "smoke", "--output", "run", cwd=folder)
+    assert done.stderr == ""
+    yield folder, done.stdout
+
+
+def test_the_sweep_leaves_every_file_of_a_run(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    names = {path.name for path in (folder / "run").iterdir()}
+    assert {
+        "sweep.yaml",
+        "results.parquet",
+        "study.db",
+        "report.html",
+        "recommendation.yaml",
+        "environment.json",
+        "samples",
+        "checkpoints",
+    } <= names
+
+
+def test_the_table_has_a_row_for_every_trial_and_rung(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    table = pd.read_parquet(folder / "run" / "results.parquet")
+    assert len(table) == 12
+    assert set(table.status) == {"complete"}
+    assert table.groupby("trial_id").rung.apply(list).map(lambda r: r == [1, 2]).all()
+    assert (table[table.method == "ddpm"].sigma_tn == 0).all()
+    assert table[table.method == "algorithm1"].sigma_tn.between(0.1, 2).all()
+    assert table[["fid", "similarity_mean", "heldout_memorization"]].notna().all(axis=None)
+    assert (
+        table[table.rung == 2].groupby("method").fid.mean()
+        < table[table.rung == 1].groupby("method").fid.mean()
+    ).all()
+    assert table.heldout_memorization.between(0, 0.05).all()
+
+
+def test_the_summary_names_the_recommendation_and_what_to_do_next(finished: tuple[Path, str]) -> None:
+    folder, printed = finished
+    entry = yaml.safe_load((folder / "run" / "recommendation.yaml").read_text())["recommendations"][0]
+    assert f"sigma_tn {entry['sigma_tn']:.4g}" in printed
+    for text in ("open run/report.html", "mlflow ui --backend-store-uri sqlite:///", "pareto-amb train run/"):
+        assert text in printed
+    assert "[6/6]" in printed
+    assert "WARNING" not in printed
+
+
+def test_mlflow_has_a_parent_run_and_a_nested_run_a_trial(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    client = MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("pareto-amb")
+    runs = client.search_runs([experiment.experiment_id])
+    parent = next(r for r in runs if r.data.tags.get("kind") == "sweep")
+    trials = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(trials) == 6
+    assert {r.info.status for r in runs} == {"FINISHED"}
+    for trial in trials:
+        assert set(trial.data.params) == {"method", "train_size", "sigma_tn", "mix_ratio", "seed"}
+        steps = [m.step for m in client.get_metric_history(trial.info.run_id, "fid")]
+        assert steps == [1600, 3200]
+        assert trial.data.tags["status"] == "complete"
+        pictures = client.list_artifacts(trial.info.run_id, "samples")
+        assert [p.path for p in pictures] == ["samples/rung-1.png", "samples/rung-2.png"]
+    attached = {a.path for a in client.list_artifacts(parent.info.run_id)}
+    assert {"report.html", "recommendation.yaml", "results.parquet"} <= attached
+    assert mlflow.active_run() is None
+
+
+def test_the_recommended_training_starts_resumes_and_samples(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    first = run("train", "run/recommendation.yaml", "--set", "training.images=640", cwd=folder)
+    assert "640 of 640 images" in first.stdout
+    again = run("train", "run/recommendation.yaml", "--set", "training.images=960", cwd=folder)
+    assert "continuing at 640 images" in again.stdout
+    assert "960 of 960 images" in again.stdout
+    checkpoint = folder / "run" / "training" / "checkpoint.safetensors"
+    with safe_open(checkpoint, "pt") as file:
+        assert any(name.startswith("ema.") for name in file.keys())  # noqa: SIM118
+    run("sample", str(checkpoint), "--count", "3", "--steps", "3", "--output", "pictures", cwd=folder)
+    assert sorted(p.name for p in (folder / "pictures").iterdir()) == [f"00000{k}.png" for k in range(3)]
+
+
+def test_another_training_is_not_overwritten(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    arguments = ("train", "run/recommendation.yaml", "--output", "mine", "--set", "training.images=32")
+    run(*arguments, cwd=folder)
+    before = (folder / "mine" / "checkpoint.safetensors").read_bytes()
+    other = run(*arguments, "--set", "sigma_tn=1.5", cwd=folder, check=False)
+    assert other.returncode == 2
+    assert "another training, sigma_tn differ" in other.stderr
+    assert (folder / "mine" / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_recommend_and_report_work_again_on_the_run_alone(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    done = run("recommend", "run", "--policy", "knee", "--export", "knee.yaml", cwd=folder)
+    assert "sigma_tn" in done.stdout
+    assert yaml.safe_load((folder / "knee.yaml").read_text())["policy"] == "knee"
+    before = (folder / "run" / "report.html").stat().st_mtime_ns
+    run("report", "run", cwd=folder)
+    assert (folder / "run" / "report.html").stat().st_mtime_ns > before
+
+
+def test_resuming_a_finished_run_changes_no_result(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    before = pd.read_parquet(folder / "run" / "results.parquet")
+    run("sweep", "--resume", "run", cwd=folder)
+    pd.testing.assert_frame_equal(before, pd.read_parquet(folder / "run" / "results.parquet"))
+
+
+def wait_for_rows(path: Path, count: int, process: subprocess.Popen[str]) -> pd.DataFrame:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        if path.exists() and len(table := pd.read_parquet(path)) >= count:
+            return table
+        time.sleep(0.05)
+    raise AssertionError(f"no {count} rows in {path}")
+
+
+@pytest.mark.parametrize("rows_before_kill", [1, 5])
+def test_a_sweep_killed_at_any_moment_loses_and_repeats_no_finished_trial(
+    tmp_path: Path, rows_before_kill: int
+) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "sweep", "smoke", "--output", "run", *TINY],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for_rows(tmp_path / "run" / "results.parquet", rows_before_kill, process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    killed = pd.read_parquet(tmp_path / "run" / "results.parquet")
+
+    run("sweep", "--resume", "run", cwd=tmp_path)
+    resumed = pd.read_parquet(tmp_path / "run" / "results.parquet")
+    assert set(resumed.status) == {"complete"}
+    assert resumed.trial_id.nunique() == 6
+    assert len(resumed) == 12
+    kept = resumed.merge(killed, on=["trial_id", "rung"], suffixes=("", "_before"))
+    assert len(kept) == len(killed)
+    finished_before = kept[kept.status_before == "complete"]
+    assert (finished_before.train_seconds == finished_before.train_seconds_before).all()
+    assert (kept.fid == kept.fid_before).all()
+    with sqlite3.connect(tmp_path / "run" / "study.db") as database:
+        states = [state for (state,) in database.execute("select state from trials")]
+    assert states == ["COMPLETE"] * 4
+
+
+def test_a_trial_that_fails_is_retried_recorded_and_does_not_stop_the_sweep(tmp_path: Path) -> None:
+    diverges = ["--set", "training.learning_rate=1e30", "--set", "training.lr_warmup_images=0"]
+    done = run(
+        "sweep", "smoke", "--output", "run", "--trials", "1", *TINY, *diverges, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 1
+    assert done.stdout.count("trying again") == 3
+    assert "no recommendation: train size 50: no DDPM baseline has finished" in done.stdout
+    table = pd.read_parquet(tmp_path / "run" / "results.parquet")
+    assert table.status.tolist() == ["failed"] * 3
+    assert table.error.str.contains("TrainingDivergedError").all()
+    assert "TrainingDivergedError" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_time_budget_stops_in_order_and_resumes(tmp_path: Path) -> None:
+    done = run(
+        "sweep", "smoke", "--output", "run", "--time-budget", "0.02", "--set", "training.images=320000",
+        "--set", "training.network.options.model_channels=4", *TINY[2:], cwd=tmp_path
+    )  # fmt: skip
+    assert "6 trials are not finished: pareto-amb sweep --resume run" in done.stdout
+    assert (tmp_path / "run" / "report.html").exists()
+    assert not (tmp_path / "run" / "recommendation.yaml").exists()
