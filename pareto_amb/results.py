@@ -45,12 +45,14 @@ class ResultsTable:
     """The rows of a run, written whole to a parquet file after every change."""
 
     def __init__(self, path: Path) -> None:
-        """Open the table at `path`, empty when the file does not exist; UserError when unreadable."""
+        """Open the table at `path`, an empty one if there is none yet; UserError when unreadable."""
         self.path = path
         self._rows: dict[tuple[str, int], dict[str, Any]] = {}
         if path.exists():
             for row in load_results(path).to_dict("records"):
                 self._rows[row["trial_id"], row["rung"]] = {str(k): v for k, v in row.items()}
+        else:
+            self._write()
 
     def record(self, row: dict[str, Any]) -> None:
         """Add a row, or replace the one of the same trial and rung; its status holds for the trial."""

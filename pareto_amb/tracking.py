@@ -1,5 +1,6 @@
 """MLflow: one parent run a sweep, one nested run a trial. Everything is logged by the driver."""
 
+import logging
 import os
 import tempfile
 import time
@@ -31,6 +32,7 @@ class Tracker:
 
     def __init__(self, uri: str, run_name: str, config: SweepConfig) -> None:
         """Open the parent run. UserError when the tracking server cannot be reached or written."""
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
         self.uri = uri
         self.problem = ""
         self._trials: dict[str, str] = {}

@@ -110,7 +110,8 @@ def test_spaces_and_version(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("statement", ["import pareto_amb", "import pareto_amb.cli"])
 def test_help_needs_neither_torch_nor_ray(statement: str) -> None:
-    code = f"{statement}; import sys; print(sorted({{'torch', 'ray', 'optuna', 'mlflow', 'pandas'}} & set(sys.modules)))"
+    heavy = "{'torch', 'ray', 'optuna', 'mlflow', 'pandas'}"
+    code = f"{statement}; import sys; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 
 import pytest
@@ -10,11 +9,16 @@ from pareto_amb.storage import Storage, replace_file, write_text
 def test_a_failed_write_leaves_the_old_file_and_no_leftovers(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     write_text(path, "old")
-    with pytest.raises(RuntimeError), replace_file(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def fail_half_way() -> None:
+        with replace_file(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
     assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["file.txt"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_written_files_have_the_usual_permissions(tmp_path: Path) -> None:

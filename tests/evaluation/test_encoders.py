@@ -289,7 +289,7 @@ def test_efficientnet_equals_a_plain_timm_model(lite):
     values = F.interpolate(images.float() / 127.5 - 1, (64, 64), mode="bilinear")
     with torch.inference_mode():
         expected = model.eval().forward_head(model.forward_features(values), pre_logits=True)
-    torch.testing.assert_close(lite.encode(images), expected)
+    torch.testing.assert_close(lite.encode(images), expected, rtol=1e-4, atol=1e-4)
     assert lite.dim == 1280
 
 

@@ -52,7 +52,7 @@ def test_match_ddpm_takes_the_least_memorization_within_ddpms_fid_noise() -> Non
 def test_knee_and_limit_policies() -> None:
     assert recommend(results(), 100, "knee").sigma_tn == 0.4
     assert recommend(results(), 100, "max-memorization", 0.35).sigma_tn == 0.2
-    with pytest.raises(UserError, match="the lowest is 0.05 at sigma_tn 0.8"):
+    with pytest.raises(UserError, match=r"the lowest is 0\.05 at sigma_tn 0\.8"):
         recommend(results(), 100, "max-memorization", 0.01)
     with pytest.raises(UserError, match="needs --max-memorization"):
         recommend(results(), 100, "max-memorization")
