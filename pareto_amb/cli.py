@@ -110,7 +110,12 @@ def sweep(
     if dry_run:
         _print_plan(config)
         return
-    outcome = _run(config, path, resume is not None, address, time_budget)
+    try:
+        outcome = _run(config, path, resume is not None, address, time_budget)
+    except KeyboardInterrupt:
+        hint = f"; continue with: pareto-amb sweep --resume {path}" if path.exists() else ""
+        print(f"stopped{hint}", file=sys.stderr)
+        sys.exit(130)
     _print_summary(outcome)
     if outcome.recommendation is None and not outcome.unfinished:
         sys.exit(1)
@@ -215,7 +220,8 @@ def _print_summary(outcome: "SweepOutcome") -> None:
     print("\nnext:")
     print(f"  open {run.report}")
     print(f"  mlflow ui --backend-store-uri {run.read_environment()['tracking_uri']}")
-    print(f"  pareto-amb train {run.recommendation}")
+    if outcome.recommendation is not None:
+        print(f"  pareto-amb train {run.recommendation}")
 
 
 @app.command()
