@@ -138,7 +138,7 @@ def test_every_method_has_its_own_study_parameters_and_trials(tmp_path: Path) ->
     assert [t["method"] for t in trials[4:10]] == ["algorithm1", "masking", "noise_only"] * 2
     assert trials[5]["trial_id"] == "n50-masking-0000"
     for t in trials[4:]:
-        searched = {name for name in ("sigma_tn", "mix_ratio", "corruption") if 0 < t[name]}
+        searched = {name for name in ("sigma_tn", "mix_ratio", "corruption") if t[name] > 0}
         assert searched == ({"corruption"} if t["method"] == "masking" else {"sigma_tn", "mix_ratio"})
         assert t["method"] != "noise_only" or t["mix_ratio"] == 1
         assert t["method"] != "masking" or 0.1 <= t["corruption"] <= 0.9
