@@ -11,8 +11,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dashboards import theme
-from dashboards.wording import count, level, level_vp, method_name, number, percent
+from dashboards.wording import chosen, count, level, level_vp, method_name, number, percent
 from pareto_amb.diffusion.units import sigma_to_vp
+from pareto_amb.results import parameters_of
 from pareto_amb.search.frontier import BASELINE, comparable, frontier
 from pareto_amb.search.recommend import Recommendation, summarize_baseline
 
@@ -30,15 +31,20 @@ def frontier_figure(
     """FID against memorization at full budget: every completed trial, DDPM's spread, the front."""
     rows = comparable(results, train_size)
     trials = rows[rows.method != BASELINE]
+    shaded = trials[~trials.method.isin(theme.OTHER_METHODS)]
     figure = go.Figure()
     _add_baseline_box(figure, results, train_size)
     _add_front(figure, frontier(results, train_size), "front at full budget")
     for symbol, (method, group) in zip(SYMBOLS * len(trials), _by_method(trials), strict=False):
-        figure.add_traces(_noise_coloured(group, method_name(method), symbol))
+        if method in theme.OTHER_METHODS:
+            look = _plain_marker(method, symbol)
+            figure.add_trace(_points(group, method_name(method), look))
+        else:
+            figure.add_traces(_noise_coloured(group, method_name(method), symbol))
     _add_baseline_seeds(figure, rows)
     _add_heldout_line(figure, rows)
     _add_ring(figure, recommendation)
-    figure.update_layout(template=theme.TEMPLATE, height=520, coloraxis=_noise_axis(trials))
+    figure.update_layout(template=theme.TEMPLATE, height=520, coloraxis=_noise_axis(shaded))
     _set_fid_axis(figure, rows, fid_encoder)
     figure.update_yaxes(**_memorization_axis(rows))
     return figure
@@ -50,9 +56,12 @@ def sigma_figure(
     fid_encoder: str,
     recommendation: Recommendation | None = None,
 ) -> go.Figure:
-    """sigma_tn against memorization, FID and mean similarity, with DDPM's band behind each."""
+    """sigma_tn against memorization, FID and mean similarity, with DDPM's band behind each.
+
+    Methods without a sigma_tn have no place on this axis.
+    """
     rows = comparable(results, train_size)
-    trials = rows[rows.method != BASELINE]
+    trials = with_parameter(rows, "sigma_tn")
     figure = make_subplots(rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.045)
     low, high = _noise_range(trials)
     panels = ("memorization", "fid", "similarity_mean")
@@ -87,12 +96,11 @@ def any_budget_figure(
     _add_front(figure, frontier(results, train_size, "any"), "front over all budgets")
     budgets = sorted(set(rows.budget))
     for method, group in _by_method(rows):
-        colour = theme.DDPM if method == BASELINE else theme.ALGORITHM1
         for position, budget in enumerate(budgets):
             at_budget = group[group.budget == budget]
             if len(at_budget):
                 name = f"{method_name(method)}, {budget:.0%} of budget"
-                look = _budget_marker(colour, position, len(budgets))
+                look = _budget_marker(method, position, len(budgets))
                 figure.add_trace(_points(at_budget, name, look))
     _add_ring(figure, recommendation)
     figure.update_layout(template=theme.TEMPLATE, height=540)
@@ -108,8 +116,8 @@ def mix_figure(
     recommendation: Recommendation | None = None,
 ) -> go.Figure:
     """mix ratio against sigma_tn, coloured by memorization, sized by closeness to the best FID."""
-    trials = comparable(results, train_size)
-    trials = trials[trials.method != BASELINE].sort_values("memorization", ascending=False)
+    trials = with_parameter(comparable(results, train_size), "mix_ratio")
+    trials = trials.sort_values("memorization", ascending=False)
     figure = go.Figure()
     marker = {
         "size": _quality_sizes(trials.fid),
@@ -142,6 +150,12 @@ def mix_figure(
 NOISE_TITLE = f"σ_tn (EDM units; <span style='color:{theme.MUTED}'>VP units below each</span>)"
 
 
+def with_parameter(rows: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The rows of methods whose trials differ in the column `name`."""
+    methods = [method for method in rows.method.unique() if name in parameters_of(str(method))]
+    return rows[rows.method.isin(methods)]
+
+
 def _by_method(rows: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
     return ((str(method), group) for method, group in rows.groupby("method", sort=True))
 
@@ -169,9 +183,13 @@ def _hover(row: dict[Any, Any]) -> str:
         f"{count(row['n_samples'])} samples",
     ]
     if row["method"] != BASELINE:
-        sigma = f"σ_tn {level(row['sigma_tn'])} EDM = {level_vp(row['sigma_tn'])} VP"
-        lines.insert(1, f"{sigma} · mix ratio {number(row['mix_ratio'], 2)}")
+        lines.insert(1, chosen(row))
     return "<br>".join(lines)
+
+
+def _plain_marker(method: str, symbol: str) -> dict[str, Any]:
+    outline = {"width": 1, "color": theme.INK}
+    return {"size": 11, "symbol": symbol, "color": theme.method_colour(method), "line": outline}
 
 
 def _noise_coloured(rows: pd.DataFrame, name: str, symbol: str) -> list[go.Scatter]:
@@ -312,24 +330,25 @@ def _add_ring(
 
 def _add_paths(figure: go.Figure, rows: pd.DataFrame) -> None:
     """Each trial's way from rung to rung, a thin line in its method's colour."""
-    for is_baseline, group in rows.groupby(rows.method == BASELINE):
+    for method, group in _by_method(rows):
         x: list[float | None] = []
         y: list[float | None] = []
         for _, trial in group.sort_values("images_seen").groupby("trial_id"):
             x += [*trial.fid.tolist(), None]
             y += [*trial.memorization.tolist(), None]
-        colour = theme.DDPM if is_baseline else theme.ALGORITHM1
-        line = {"width": 1, "color": theme.translucent(colour, 0.4)}
+        line = {"width": 1, "color": theme.translucent(theme.method_colour(method), 0.4)}
         figure.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, showlegend=False, hoverinfo="skip"))
 
 
-def _budget_marker(colour: str, position: int, budgets: int) -> dict[str, Any]:
+def _budget_marker(method: str, position: int, budgets: int) -> dict[str, Any]:
     """Small and hollow for the first rung, large and filled for the last."""
+    colour = theme.method_colour(method)
+    symbols = {BASELINE: "diamond"} | dict(zip(theme.OTHER_METHODS, SYMBOLS[1:], strict=False))
     filled = position / max(budgets - 1, 1)
     hollow = filled == 0 and budgets > 1
     return {
         "size": 7 + 4 * filled,
-        "symbol": "diamond" if colour == theme.DDPM else "circle",
+        "symbol": symbols.get(method, SYMBOLS[0]),
         "color": theme.PAPER if hollow else theme.translucent(colour, 0.25 + 0.75 * filled),
         "line": {"width": 1.5, "color": colour},
     }
@@ -365,7 +384,7 @@ def _add_panel_points(figure: go.Figure, trials: pd.DataFrame, metric: str, row:
         look = {
             "size": 9,
             "symbol": symbol,
-            "color": theme.ALGORITHM1,
+            "color": theme.method_colour(method),
             "line": {"width": 1, "color": "#FFFFFF"},
         }
         points = _points(group, method_name(method), look, "sigma_tn", metric)

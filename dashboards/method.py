@@ -2,7 +2,7 @@
 
 from dashboards.run_files import Run
 from dashboards.wording import count, level, level_vp, number, percent
-from pareto_amb.config import DataConfig, EvaluationConfig, MixRange, SweepConfig
+from pareto_amb.config import DataConfig, EvaluationConfig, ShareRange, SweepConfig
 
 SOURCES = {
     "digits": "scikit-learn digits",
@@ -97,7 +97,7 @@ def _sigma(config: SweepConfig) -> str:
 
 def _mix(config: SweepConfig) -> str:
     mix = config.space.mix_ratio
-    if isinstance(mix, MixRange):
+    if isinstance(mix, ShareRange):
         return f"{mix.low:g} to {mix.high:g}"
     names = ("natural: P(σ ≥ σ_tn)" if choice == "natural" else f"{choice:g}" for choice in mix)
     return ", ".join(names)

@@ -168,7 +168,7 @@ def _plots(run: Run, train_size: int, recommendation: Recommendation | None) -> 
 
     unfinished = "No training of this size has reached its full budget yet: nothing to compare."
     unmeasured = "No training of this size has been measured yet."
-    trials = full[full.method != BASELINE]
+    trials = figures.with_parameter(full, "mix_ratio")
     plots = [
         draw("frontier", figures.frontier_figure, full, "Quality against copying, at full budget",
              _frontier_caption(full), unfinished),

@@ -6,8 +6,11 @@ colour blindness, and held-out data is grey. Each stands for one idea, in figure
 
 import plotly.graph_objects as go
 
+from pareto_amb.search.frontier import BASELINE
+
 DDPM = "#D55E00"
 ALGORITHM1 = "#0072B2"
+OTHER_METHODS = {"masking": "#CC79A7", "noise_only": "#E69F00"}
 HELDOUT = "#5F6B7A"
 RECOMMENDED = "#009E73"
 
@@ -22,7 +25,12 @@ NOISE_SCALE = [[0.0, "#B5D8F0"], [0.5, "#3B8BC4"], [1.0, "#0B2C55"]]
 """sigma_tn, low to high: shades of Algorithm 1's blue."""
 
 COPYING_SCALE = [[0.0, "#F1E8F6"], [0.5, "#A974C4"], [1.0, "#3F0F5C"]]
-"""memorization, low to high: a hue that no method uses."""
+"""memorization, low to high: a hue that no method beside it uses."""
+
+
+def method_colour(method: str) -> str:
+    """The colour of a method; one without a colour of its own shares Algorithm 1's."""
+    return DDPM if method == BASELINE else OTHER_METHODS.get(method, ALGORITHM1)
 
 
 def colour_bar(title: str) -> dict[str, object]:

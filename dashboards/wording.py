@@ -1,14 +1,22 @@
 """Numbers and sentences for people: digits that mean something, claims that the table carries."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
 from pareto_amb.diffusion.units import sigma_to_vp
+from pareto_amb.results import parameters_of
 from pareto_amb.search.frontier import BASELINE, comparable, frontier
 from pareto_amb.search.recommend import EarlyStop, Recommendation, Spread
 
-METHODS = {BASELINE: "DDPM", "algorithm1": "Algorithm 1"}
+METHODS = {
+    BASELINE: "DDPM",
+    "algorithm1": "Algorithm 1",
+    "masking": "Masking",
+    "noise_only": "Noise only",
+}
 ABSENT = "–"
 
 
@@ -52,6 +60,16 @@ def level_vp(sigma: float | None) -> str:
         return ABSENT
     converted = sigma_to_vp(sigma)
     return f"{converted:.3f}" if converted < 0.9985 else f"{converted:.5f}"
+
+
+def chosen(trial: Mapping[str, Any]) -> str:
+    """What was chosen for a trial, noise levels in both units; empty for DDPM."""
+    texts = {
+        "sigma_tn": f"σ_tn {level(trial['sigma_tn'])} EDM = {level_vp(trial['sigma_tn'])} VP",
+        "mix_ratio": f"mix ratio {number(trial['mix_ratio'], 2)}",
+        "corruption": f"{percent(trial['corruption'])} of pixels missing",
+    }
+    return " · ".join(texts[name] for name in parameters_of(trial["method"]))
 
 
 def interval(spread: Spread, share: bool = False) -> str:
@@ -139,7 +157,7 @@ def noise_of_baseline(recommendation: Recommendation) -> str:
 def _stop_words(stop: EarlyStop) -> str:
     what = "plain DDPM"
     if stop.method != BASELINE:
-        what = f"{method_name(stop.method)} at σ_tn {level(stop.sigma_tn)}"
+        what = f"{method_name(stop.method)} at {chosen(stop.model_dump())}"
     return (
         f"{what}, stopped after {count(stop.images_seen)} images, gives FID "
         f"{number(stop.fid, 4)} and memorization {percent(stop.memorization)}"

@@ -176,8 +176,8 @@ class SigmaRange(_Model):
         return self
 
 
-class MixRange(_Model):
-    """A range of the mix ratio, searched uniformly."""
+class ShareRange(_Model):
+    """A range of a share, searched uniformly."""
 
     low: Share
     high: Share
@@ -197,16 +197,16 @@ def _check_mix_choice(value: object) -> object:
 
 
 def _as_choices(value: object) -> object:
-    return value if isinstance(value, (dict, list, tuple, MixRange)) else (value,)
+    return value if isinstance(value, (dict, list, tuple, ShareRange)) else (value,)
 
 
 def _mix_kind(value: object) -> str:
-    return "range" if isinstance(value, (dict, MixRange)) else "choices"
+    return "range" if isinstance(value, (dict, ShareRange)) else "choices"
 
 
 MixChoice = Annotated[float | Literal["natural"], BeforeValidator(_check_mix_choice)]
 MixRatio = Annotated[
-    Annotated[MixRange, Tag("range")] | Annotated[tuple[MixChoice, ...], Tag("choices")],
+    Annotated[ShareRange, Tag("range")] | Annotated[tuple[MixChoice, ...], Tag("choices")],
     Discriminator(_mix_kind),
     BeforeValidator(_as_choices),
 ]
@@ -222,23 +222,39 @@ class SpaceConfig(_Model):
         ("natural",), description="a range, or a list of choices; natural: P(sigma >= sigma_tn)"
     )
 
+    corruption: ShareRange = Field(
+        ShareRange(low=0.1, high=0.9), description="masking: share of the pixels missing from each image"
+    )
+
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         if len(set(self.train_size)) != len(self.train_size):
             raise ValueError("train_size names a size twice")
-        if not isinstance(self.mix_ratio, MixRange) and not self.mix_ratio:
+        if not isinstance(self.mix_ratio, ShareRange) and not self.mix_ratio:
             raise ValueError("mix_ratio needs at least one choice")
         return self
 
 
+MethodName = Literal["algorithm1", "masking", "noise_only"]
+
+
 class SearchConfig(_Model):
-    """How the space is searched. Trials are counted for each train size."""
+    """How the space is searched. Each train size and method has a search, and its trials, of its own."""
 
     sampler: Literal["tpe", "nsga2", "random"] = "tpe"
-    trials: PositiveInt = Field(24, description="Algorithm 1 trials a train size, baselines apart")
+    methods: tuple[MethodName, ...] = Field(
+        ("algorithm1",), min_length=1, description="what competes; the DDPM baselines always do"
+    )
+    trials: PositiveInt = Field(24, description="for each train size and method, baselines apart")
     startup_trials: PositiveInt = Field(8, description="drawn at random before the sampler steers")
     baseline_seeds: PositiveInt = Field(3, description="DDPM trainings a train size; spread = noise")
     max_retries: int = Field(1, ge=0, description="how often a failed trial is tried again")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len(set(self.methods)) != len(self.methods):
+            raise ValueError("methods names a method twice")
+        return self
 
 
 class ResourcesConfig(_Model):

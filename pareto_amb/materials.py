@@ -10,7 +10,7 @@ from pareto_amb.config import SweepConfig
 from pareto_amb.data import ImageSet, Split, load_images, split
 from pareto_amb.diffusion.networks import create_network
 from pareto_amb.evaluation.encoders import Encoder, load_encoder
-from trainables.algorithm1 import TrainingSet
+from trainables import TrainingSet
 
 
 @dataclass(frozen=True)

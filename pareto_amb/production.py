@@ -9,7 +9,8 @@ from rich.progress import Progress
 
 from pareto_amb.config import TrainingRun, to_yaml
 from pareto_amb.data import load_images, split
-from pareto_amb.diffusion.checkpoint import load_denoiser
+from pareto_amb.diffusion.checkpoint import load_denoiser, sampling_options
+from pareto_amb.diffusion.methods import Algorithm1
 from pareto_amb.diffusion.sampler import generate
 from pareto_amb.diffusion.trainer import Trainer
 from pareto_amb.errors import UserError
@@ -40,13 +41,11 @@ def train_model(run: TrainingRun, output: Path, console: Console) -> Path:
     trainer = Trainer(
         training_set.images,
         run.training,
-        sigma_tn=run.sigma_tn,
-        mix_ratio=run.mix_ratio,
+        Algorithm1.within(run.sampling.sigma_max, run.sigma_tn, run.mix_ratio),
         seed=run.seed,
         image_ids=training_set.ids,
         labels=training_set.labels,
         label_dim=training_set.n_classes,
-        sigma_max=run.sampling.sigma_max,
         device=best_device(),
     )
     try:
@@ -101,6 +100,7 @@ def sample_images(
             range(count),
             base_seed=seed,
             steps=steps,
+            **sampling_options(content, str(checkpoint)),
             label_dim=a["label_dim"],
             device=device,
             progress=lambda n: progress.advance(task, n),

@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from pareto_amb.results import ResultsTable
+from pareto_amb.results import ResultsTable, describe_trial
 from pareto_amb.search.frontier import frontier
 
 REFRESH_SECONDS = 0.5
@@ -95,13 +95,12 @@ class SweepProgress:
 
     def _render(self) -> Group:
         running = Table(title=f"trials done: {self._finished} of {self._total}  ({self._clock()})")
-        for heading in ("running trial", "σ_tn", "mix ratio", "rung", "FID", "memorization"):
-            running.add_column(heading, justify="left" if heading == "running trial" else "right")
+        for heading in ("running trial", "chosen", "rung", "FID", "memorization"):
+            running.add_column(heading, justify="left" if heading in {"running trial", "chosen"} else "right")
         for trial in list(self._running.values()):
             running.add_row(
                 trial["trial_id"],
-                f"{trial['sigma_tn']:.3g}",
-                f"{trial['mix_ratio']:.2f}",
+                describe_trial(trial),
                 f"{trial.get('rung', 0)}/{self._n_rungs}",
                 _number(trial.get("fid"), ".4g"),
                 _number(trial.get("memorization"), ".3f"),
@@ -113,12 +112,12 @@ class SweepProgress:
         results = self._results.frame()
         for size in sorted(set(results.train_size)):
             table = Table(title=f"frontier so far, {size:,} training images")
-            for heading in ("trial", "σ_tn", "FID", "memorization"):
-                table.add_column(heading, justify="left" if heading == "trial" else "right")
-            for point in frontier(results, int(size)).itertuples():
+            for heading in ("trial", "chosen", "FID", "memorization"):
+                table.add_column(heading, justify="left" if heading in {"trial", "chosen"} else "right")
+            for _, point in frontier(results, int(size)).iterrows():
                 table.add_row(
                     str(point.trial_id),
-                    f"{point.sigma_tn:.3g}",
+                    describe_trial(point),
                     f"{point.fid:.4g}",
                     f"{point.memorization:.3f}",
                 )
@@ -128,7 +127,8 @@ class SweepProgress:
 
 
 def _describe(trial: dict[str, Any]) -> str:
-    return f"{trial['trial_id']} (σ_tn {trial['sigma_tn']:.3g}, mix ratio {trial['mix_ratio']:.2f})"
+    chosen = describe_trial(trial)
+    return f"{trial['trial_id']} ({chosen})" if chosen else str(trial["trial_id"])
 
 
 def _figures(row: dict[str, Any]) -> str:

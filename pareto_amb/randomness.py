@@ -4,7 +4,7 @@ Deriving by name keeps the draws apart: changing how one thing is drawn never sh
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,9 +32,23 @@ def normal_per_item(seed: int, name: str, items: Iterable[int], shape: tuple[int
     """
     import torch
 
+    return _per_item(torch.randn, seed, name, items, shape)
+
+
+def uniform_per_item(seed: int, name: str, items: Iterable[int], shape: tuple[int, ...]) -> "torch.Tensor":
+    """Return draws from [0, 1), one independent block per item number as in `normal_per_item`."""
+    import torch
+
+    return _per_item(torch.rand, seed, name, items, shape)
+
+
+def _per_item(
+    draw: "Callable[..., torch.Tensor]", seed: int, name: str, items: Iterable[int], shape: tuple[int, ...]
+) -> "torch.Tensor":
+    import torch
+
     generator = torch.Generator()
     rows = [
-        torch.randn(shape, generator=generator.manual_seed(derive_seed(seed, f"{name}/{item}")))
-        for item in items
+        draw(shape, generator=generator.manual_seed(derive_seed(seed, f"{name}/{item}"))) for item in items
     ]
     return torch.stack(rows) if rows else torch.empty((0, *shape))

@@ -4,6 +4,7 @@ Columns that every row has are in SCHEMA. Further metrics may follow as extra fl
 `memorization_at_T` and `heldout_memorization_at_T`, the shares above each similarity threshold T.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,10 +17,11 @@ Status = Literal["running", "complete", "pruned", "failed"]
 
 SCHEMA: dict[str, str] = {
     "trial_id": "str",  # unique in the run, e.g. n100-algorithm1-0007 or n100-ddpm-s2
-    "method": "str",  # algorithm1, ddpm, ...
+    "method": "str",  # one of PARAMETERS
     "train_size": "int64",  # images in the training set
     "sigma_tn": "float64",  # EDM units; 0 for ddpm
     "mix_ratio": "float64",  # share of noisy examples in a batch, `natural` resolved; 0 for ddpm
+    "corruption": "float64",  # share of the pixels missing from each training image; 0 but for masking
     "seed": "int64",
     "rung": "int64",  # 1 .. number of rungs; 0 for a trial that failed before its first
     "images_seen": "int64",
@@ -39,6 +41,26 @@ SCHEMA: dict[str, str] = {
     "status": "str",  # of the trial: running, complete, pruned, failed
     "error": "str",  # why it failed, one line
 }
+
+PARAMETERS: dict[str, tuple[str, ...]] = {
+    "ddpm": (),
+    "algorithm1": ("sigma_tn", "mix_ratio"),
+    "masking": ("corruption",),
+    "noise_only": ("sigma_tn",),
+}
+"""The columns that a method's trials differ in; they hold 0, or 1 for a mix ratio without clean examples,
+in the rows of the others."""
+
+
+def parameters_of(method: str) -> tuple[str, ...]:
+    """The columns that the trials of a method differ in; those of Algorithm 1 for a method unknown here."""
+    return PARAMETERS.get(method, PARAMETERS["algorithm1"])
+
+
+def describe_trial(trial: Mapping[str, Any]) -> str:
+    """What was chosen for a trial, e.g. `sigma_tn 0.3, mix ratio 0.50`; empty for DDPM."""
+    names = parameters_of(trial["method"])
+    return ", ".join(f"{name.replace('mix_ratio', 'mix ratio')} {trial[name]:.3g}" for name in names)
 
 
 class ResultsTable:

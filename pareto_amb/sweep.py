@@ -27,10 +27,10 @@ from pareto_amb.materials import Materials
 from pareto_amb.progress import SweepProgress
 from pareto_amb.results import ResultsTable
 from pareto_amb.run_directory import RunDirectory
-from pareto_amb.search.samplers import METHOD, ParetoSearcher
+from pareto_amb.search.samplers import ParetoSearcher
 from pareto_amb.storage import Storage, write_text
 from pareto_amb.tracking import Tracker
-from trainables import TRAINABLES, SweepAssets
+from trainables import METHODS, SweepAssets, TrialTrainable
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _tuner(
     time_budget: float | None,
 ) -> tune.Tuner:
     search, resources = assets.config.search, assets.config.resources
-    trainable = tune.with_parameters(TRAINABLES[METHOD], assets=assets)
+    trainable = tune.with_parameters(TrialTrainable, assets=assets, methods=METHODS)
     return tune.Tuner(
         tune.with_resources(trainable, {"cpu": resources.cpus_per_trial, "gpu": gpus}),
         tune_config=tune.TuneConfig(

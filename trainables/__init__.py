@@ -1,9 +1,19 @@
-"""Ray Tune Trainables, one a training method. A new method is one file and one line here."""
+"""What Ray Tune runs: one trainable, and the training methods it knows.
 
-from ray.tune import Trainable
+A new method is one file, which makes the method from a trial's configuration, and one line here.
+"""
 
-from trainables.algorithm1 import Algorithm1Trainable, SweepAssets
+from pareto_amb.search.frontier import BASELINE
+from trainables.algorithm1 import algorithm1
+from trainables.base import MethodBuilder, SweepAssets, TrainingSet, TrialTrainable
+from trainables.masking import masking
+from trainables.noise_only import noise_only
 
-TRAINABLES: dict[str, type[Trainable]] = {"algorithm1": Algorithm1Trainable}
+METHODS: dict[str, MethodBuilder] = {
+    BASELINE: algorithm1,
+    "algorithm1": algorithm1,
+    "masking": masking,
+    "noise_only": noise_only,
+}
 
-__all__ = ["TRAINABLES", "Algorithm1Trainable", "SweepAssets"]
+__all__ = ["METHODS", "SweepAssets", "TrainingSet", "TrialTrainable"]

@@ -39,6 +39,15 @@ def unpack(content: bytes, origin: str) -> tuple[dict[str, Any], dict[str, Tenso
     return header, tensors
 
 
+def sampling_options(content: bytes, origin: str) -> dict[str, Any]:
+    """What the training method asks of the sampler: arguments of `generate`.
+
+    Raises UserError, starting with `origin`, when the content is not a checkpoint.
+    """
+    header = unpack(content, origin)[0]
+    return {name: float(value) for name, value in header.get("sampling", {}).items()}
+
+
 def with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors under names that start with `prefix`."""
     return {f"{prefix}{name}": tensor for name, tensor in tensors.items()}

@@ -1,4 +1,4 @@
-"""The training loss of Algorithm 1, and the two forms of its equation 6."""
+"""The training losses: Algorithm 1's, with the two forms of its equation 6, and the masked one."""
 
 import math
 
@@ -59,3 +59,19 @@ def algorithm1_loss(
         prediction = torch.where(nature.view(-1, 1, 1, 1), on_nature, denoised)
     error = (prediction - target).square().flatten(1).mean(1)
     return edm_weight(sigma, sigma_data) * error
+
+
+def masked_loss(
+    denoised: Tensor, target: Tensor, sigma: Tensor, shown: Tensor, kept: Tensor, sigma_data: float = 0.5
+) -> Tensor:
+    """Weighted squared error on the pixels that `kept` keeps, averaged over all pixels: (B,).
+
+    The training loss of Ambient Diffusion (Daras et al. 2023, arXiv 2305.19256): the mask A is `kept`, the
+    further mask A~ that the network is given is `shown`, both (B, 1, H, W) of zeros and ones. A pixel
+    that the network does not see is at infinite noise, and is weighted so: lambda(inf) = 1 / sigma_data^2.
+    (That work weighs all pixels as those at `sigma`; any positive weight has the same minimiser.)
+    `sigma` is (B,), the images (B, C, H, W).
+    """
+    at_sigma = edm_weight(sigma, sigma_data).view(-1, 1, 1, 1)
+    weight = torch.where(shown > 0, at_sigma, sigma_data**-2)
+    return (kept * weight * (denoised - target).square()).flatten(1).mean(1)

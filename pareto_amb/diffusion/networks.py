@@ -75,9 +75,10 @@ def create_network(
     channels: int,
     label_dim: int = 0,
     augment_dim: int = 0,
+    mask_channels: int = 0,
     **overrides: Any,
 ) -> EDMDenoiser:
-    """Return the EDM-preconditioned denoiser D(x, sigma, labels=None, augment_labels=None).
+    """Return the EDM-preconditioned denoiser D(x, sigma, labels=None, augment_labels=None, mask=None).
 
     `name` is one of ARCHITECTURES; `overrides` replace fields of its `Architecture`, e.g. `dropout=0.05`.
     Weights are drawn from torch's global generator: seed it, or fork it, around the call.
@@ -103,9 +104,10 @@ def create_network(
         "channels": channels,
         "label_dim": label_dim,
         "augment_dim": augment_dim,
+        "mask_channels": mask_channels,
         **overrides,
     }
-    network = UNet(architecture, resolution, channels, label_dim, augment_dim)
+    network = UNet(architecture, resolution, channels, label_dim, augment_dim, mask_channels)
     return EDMDenoiser(network, described)
 
 
@@ -221,7 +223,10 @@ class NoiseEmbedding(nn.Module):
 
 
 class UNet(nn.Module):
-    """The raw network F(c_in x, c_noise, labels, augment_labels) -> (B, C, H, W)."""
+    """The raw network F(c_in x, c_noise, labels, augment_labels) -> (B, C, H, W).
+
+    With `mask_channels` the input holds as many channels more than the output.
+    """
 
     def __init__(
         self,
@@ -230,6 +235,7 @@ class UNet(nn.Module):
         channels: int,
         label_dim: int,
         augment_dim: int,
+        mask_channels: int = 0,
     ) -> None:
         super().__init__()
         noise_channels = a.model_channels * a.embedding_channels_mult
@@ -247,12 +253,12 @@ class UNet(nn.Module):
 
         widths = [a.model_channels * mult for mult in a.channel_mult]
         attends = [resolution >> level in a.attn_resolutions for level in range(len(widths))]
-        self.stem = nn.Conv2d(channels, widths[0] if a.adaptive_scale else a.model_channels, 3, padding=1)
+        c_image = channels + mask_channels
+        self.stem = nn.Conv2d(c_image, widths[0] if a.adaptive_scale else a.model_channels, 3, padding=1)
         c, skips = self.stem.out_channels, [self.stem.out_channels]
 
         self.encoder = nn.ModuleList()
         self.residuals = nn.ModuleDict()
-        c_image = channels
         for level, width in enumerate(widths):
             if level > 0:
                 self.encoder.append(Block(a, c, c, emb_channels, resample="down"))

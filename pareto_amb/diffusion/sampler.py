@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from pareto_amb.randomness import normal_per_item
+from pareto_amb.randomness import normal_per_item, uniform_per_item
 
 
 def karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float) -> Tensor:
@@ -41,6 +41,8 @@ def generate(
     sigma_min: float = 0.002,
     sigma_max: float = 80.0,
     rho: float = 7.0,
+    sigma_stop: float = 0.0,
+    hidden: float = 0.0,
     label_dim: int = 0,
     batch_size: int = 256,
     device: torch.device | str = "cpu",
@@ -52,8 +54,12 @@ def generate(
     number of devices (up to the rounding of the network's arithmetic). With `label_dim` > 0 image i is
     drawn from class seeds[i] mod label_dim, so the classes are balanced. `progress` is called after
     each batch with the number of images it made.
+
+    A `sigma_stop` above `sigma_min` takes its place: the last step goes from there to E[x_0 | x] (see
+    `methods.NoiseOnly`). With `hidden` > 0 a fixed mask, its own for each image, hides that share of the
+    pixels from the denoiser at every step (see `methods.Masking`).
     """
-    sigmas = karras_sigmas(steps, sigma_min, sigma_max, rho)
+    sigmas = karras_sigmas(steps, max(sigma_min, sigma_stop), sigma_max, rho)
     images = []
     for start in range(0, len(seeds), batch_size):
         chunk = seeds[start : start + batch_size]
@@ -62,9 +68,15 @@ def generate(
         if label_dim:
             classes = torch.tensor(chunk, device=device) % label_dim
             labels = torch.nn.functional.one_hot(classes, label_dim).float()
+        given = {}
+        if hidden:
+            drawn = uniform_per_item(base_seed, "sampling masks", chunk, (1, *shape[1:]))
+            given["mask"] = (drawn >= hidden).float().to(device)
 
-        def denoise(x: Tensor, sigma: Tensor, labels: Tensor | None = labels) -> Tensor:
-            return denoiser(x, sigma, labels)  # type: ignore[no-any-return]
+        def denoise(
+            x: Tensor, sigma: Tensor, labels: Tensor | None = labels, given: dict[str, Tensor] = given
+        ) -> Tensor:
+            return denoiser(x, sigma, labels, **given)  # type: ignore[no-any-return]
 
         x = sample_heun(denoise, latents * float(sigmas[0]), sigmas)
         images.append(to_uint8(x).cpu())

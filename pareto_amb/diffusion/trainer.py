@@ -1,9 +1,10 @@
-"""Algorithm 1 of the paper: clean images below sigma_tn, one fixed noisy copy of each above it."""
+"""The training loop: one for every method of `methods`."""
 
 import copy
 import math
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -11,13 +12,13 @@ from torch import Tensor, nn
 
 from pareto_amb.config import LogNormalConfig, TrainingConfig
 from pareto_amb.diffusion.checkpoint import pack, under_prefix, unpack, with_prefix
-from pareto_amb.diffusion.losses import algorithm1_loss
+from pareto_amb.diffusion.methods import Method
 from pareto_amb.diffusion.networks import create_network
-from pareto_amb.diffusion.noise import LogNormal, NoiseDistribution, UniformTime, draw_sigma
+from pareto_amb.diffusion.noise import LogNormal, NoiseDistribution, UniformTime
 from pareto_amb.diffusion.precondition import EDMDenoiser
 from pareto_amb.diffusion.sampler import from_uint8
 from pareto_amb.errors import UserError
-from pareto_amb.randomness import derive_seed, make_generator, normal_per_item
+from pareto_amb.randomness import derive_seed, make_generator
 
 _MAY_CHANGE = {"images", "checkpoint_seconds"}
 
@@ -34,43 +35,35 @@ def noise_distribution(config: TrainingConfig) -> NoiseDistribution:
 
 
 class Trainer:
-    """One training of Algorithm 1, from its first image or from a checkpoint.
-
-    `sigma_tn` = 0, and any `sigma_tn` at or above `sigma_max`, is plain EDM training (DDPM).
-    """
+    """One training by one method, from its first image or from a checkpoint."""
 
     def __init__(
         self,
         images: Tensor,
         config: TrainingConfig,
+        method: Method,
         *,
-        sigma_tn: float,
-        mix_ratio: float,
         seed: int,
         image_ids: list[int] | None = None,
         labels: Tensor | None = None,
         label_dim: int = 0,
-        sigma_max: float = 80.0,
         device: torch.device | str = "cpu",
     ) -> None:
         """Set up a training that has seen no image yet.
 
         `images` uint8 (N, C, H, W) is the training set; `image_ids` its numbers in the set it was
-        drawn from (default 0..N-1), which with `seed` fix S_tn; `labels` int64 (N,) in [0, label_dim).
-        `mix_ratio` is the probability that an example is a noisy one.
+        drawn from (default 0..N-1), which with `seed` fix what the method stores of each;
+        `labels` int64 (N,) in [0, label_dim).
         """
-        self.config, self.seed = config, seed
+        self.config, self.method, self.seed = config, method, seed
         self.device = torch.device(device)
-        plain = sigma_tn <= 0 or sigma_tn >= sigma_max
-        self.sigma_tn, self.mix_ratio = (0.0, 0.0) if plain else (sigma_tn, mix_ratio)
         self.images_seen, self.train_seconds = 0, 0.0
         self._noise = noise_distribution(config)
 
-        # The whole set, S and S_tn, lives on the device.
+        # The whole set, as the method lets the model see it, lives on the device.
         ids = range(len(images)) if image_ids is None else image_ids
-        self._clean = from_uint8(images).to(self.device)
-        copies = normal_per_item(seed, "S_tn", ids, tuple(images.shape[1:])).to(self.device)
-        self._nature = torch.add(self._clean, copies, alpha=self.sigma_tn)
+        self._train_size = len(images)
+        self._material = method.material(from_uint8(images).to(self.device), ids, seed)
         self._labels = None
         if labels is not None and label_dim:
             self._labels = nn.functional.one_hot(labels, label_dim).float().to(self.device)
@@ -82,6 +75,7 @@ class Trainer:
                 images.shape[-1],
                 images.shape[1],
                 label_dim if self._labels is not None else 0,
+                mask_channels=1 if method.hidden else 0,
                 **config.network.options,
             )
         self.denoiser.to(self.device).to(memory_format=torch.channels_last).train()
@@ -137,27 +131,15 @@ class Trainer:
     def _step(self) -> None:
         batch, generator, device = self.config.batch_size, self._generator, self.device
 
-        # Draw images, their side of sigma_tn, and noise levels (Algorithm 1 L3-6).
-        index = torch.randint(len(self._clean), (batch,), generator=generator, device=device)
-        nature = torch.rand(batch, generator=generator, device=device) < self.mix_ratio
-        sigma = draw_sigma(self._noise, nature, self.sigma_tn, generator)
-        side = nature.view(-1, 1, 1, 1)
-        target = torch.where(side, self._nature[index], self._clean[index])
-        if self.config.horizontal_flip:
-            flip = torch.rand(batch, generator=generator, device=device) < 0.5
-            target = torch.where(flip.view(-1, 1, 1, 1), target.flip(-1), target)
+        # Draw images and make training examples of them.
+        index = torch.randint(self._train_size, (batch,), generator=generator, device=device)
+        examples = self.method.draw(self._material, index, self._noise, generator, self._augment)
         labels = None if self._labels is None else self._labels[index]
 
-        # Bring the target up to its noise level: from 0, or from sigma_tn.
-        start = nature * self.sigma_tn
-        added = (sigma**2 - start**2).sqrt().view(-1, 1, 1, 1)
-        noise = torch.randn(target.shape, generator=generator, device=device)
-        noisy = torch.addcmul(target, added, noise)
-
-        # Compare the denoised image with x_0, or its prediction of x_tn with x_tn (L7-11).
+        # Denoise them, and take a step.
         self._optimizer.zero_grad(set_to_none=True)
-        denoised = self.denoiser(noisy, sigma, labels)
-        loss = algorithm1_loss(denoised, noisy, target, sigma, nature, self.sigma_tn).mean()
+        denoised = self.denoiser(examples.noisy, examples.sigma, labels, mask=examples.shown)
+        loss = self.method.loss(denoised, examples).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         for group in self._optimizer.param_groups:
             group["lr"] = self._learning_rate()
@@ -168,6 +150,13 @@ class Trainer:
         self._loss_count += 1
         weights = [p.detach() for p in self.denoiser.parameters()]
         torch._foreach_lerp_(self.ema, weights, 1 - self._ema_beta())
+
+    def _augment(self, images: Tensor) -> Tensor:
+        """Flip half of the images (B, any, H, W), where the configuration says so."""
+        if not self.config.horizontal_flip:
+            return images
+        flip = torch.rand(len(images), generator=self._generator, device=self.device) < 0.5
+        return torch.where(flip.view(-1, 1, 1, 1), images.flip(-1), images)
 
     def _learning_rate(self) -> float:
         warmup = self.config.lr_warmup_images
@@ -210,6 +199,7 @@ class Trainer:
             "images_seen": self.images_seen,
             "train_seconds": self.train_seconds,
             "loss_count": self._loss_count,
+            "sampling": {"sigma_stop": self.method.sigma_stop, "hidden": self.method.hidden},
         }
         return pack(header, tensors)
 
@@ -247,10 +237,10 @@ class Trainer:
         """What must agree for a checkpoint to belong to this training; the budget may grow."""
         return {
             "training": self.config.model_dump(mode="json", exclude=_MAY_CHANGE),
-            "sigma_tn": self.sigma_tn,
-            "mix_ratio": self.mix_ratio,
+            "method": self.method.name,
+            **asdict(self.method),
             "seed": self.seed,
-            "train_size": len(self._clean),
+            "train_size": self._train_size,
         }
 
 

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 OBJECTIVES = ["fid", "memorization"]
 BASELINE = "ddpm"
+RECOMMENDED = "algorithm1"
+"""The method that recommendations come from; the others only take part in the frontier."""
 
 Budget = Literal["full", "any"]
 

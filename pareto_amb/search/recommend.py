@@ -9,7 +9,8 @@ from pydantic import BaseModel
 
 from pareto_amb.diffusion.units import sigma_to_vp
 from pareto_amb.errors import UserError
-from pareto_amb.search.frontier import BASELINE, OBJECTIVES, comparable, frontier
+from pareto_amb.results import describe_trial
+from pareto_amb.search.frontier import BASELINE, OBJECTIVES, RECOMMENDED, comparable, frontier
 
 Policy = Literal["match-ddpm", "knee", "max-memorization"]
 
@@ -39,15 +40,19 @@ class EarlyStop(BaseModel):
 
     method: str
     sigma_tn: float
+    mix_ratio: float
+    corruption: float
     images_seen: int
     fid: float
     memorization: float
 
     def describe(self) -> str:
         """One sentence for a summary."""
+        chosen = describe_trial(self.model_dump())
+        at = f"{self.method} at {chosen}" if chosen else self.method
         return (
-            f"stopping early does better still: {self.method} at sigma_tn {self.sigma_tn:.3g} after "
-            f"{self.images_seen:,} images has FID {self.fid:.4g} and memorization {self.memorization:.3f}"
+            f"stopping early does better still: {at} after {self.images_seen:,} images has FID "
+            f"{self.fid:.4g} and memorization {self.memorization:.3f}"
         )
 
 
@@ -95,7 +100,7 @@ def recommend(
     policy: Policy = "match-ddpm",
     max_memorization: float | None = None,
 ) -> Recommendation:
-    """Pick the trial to train with, at full budget, for one train size.
+    """Pick the Algorithm 1 trial to train with, at full budget, for one train size.
 
     `match-ddpm` (the paper's Table 1 rule): least memorization with fid no worse than DDPM's within its
     seed noise. `knee`: the frontier point furthest below the line through the frontier's ends, both axes
@@ -105,10 +110,10 @@ def recommend(
     """
     baseline = summarize_baseline(results, train_size)
     candidates = comparable(results, train_size)
-    candidates = candidates[candidates.method != BASELINE]
+    candidates = candidates[candidates.method == RECOMMENDED]
     if candidates.empty:
         raise UserError(
-            f"train size {train_size}: no trial besides DDPM has finished; continue with --resume"
+            f"train size {train_size}: no {RECOMMENDED} trial has finished; continue with --resume"
         )
     if policy == "match-ddpm":
         chosen = _match_ddpm(candidates, baseline)
@@ -185,6 +190,8 @@ def _early_stop(results: pd.DataFrame, chosen: "pd.Series[Any]") -> EarlyStop | 
     return EarlyStop(
         method=str(best.method),
         sigma_tn=float(best.sigma_tn),
+        mix_ratio=float(best.mix_ratio),
+        corruption=float(best.corruption),
         images_seen=int(best.images_seen),
         fid=float(best.fid),
         memorization=float(best.memorization),
@@ -195,7 +202,7 @@ def _describe(
     results: pd.DataFrame, chosen: "pd.Series[Any]", baseline: Baseline, policy: Policy
 ) -> Recommendation:
     candidates = comparable(results, int(chosen.train_size))
-    candidates = candidates[candidates.method != BASELINE]
+    candidates = candidates[candidates.method == RECOMMENDED]
     return Recommendation(
         train_size=int(chosen.train_size),
         policy=policy,

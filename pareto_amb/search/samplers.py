@@ -1,4 +1,5 @@
-"""A Ray Tune searcher over Optuna: one multi-objective study per train size, all in one study.db.
+"""A Ray Tune searcher over Optuna: one multi-objective study per train size and method, all
+in one study.db.
 
 The results table decides what has happened; the studies follow it. A searcher that is built again on the
 files of a killed run therefore hands out exactly the trials that have not finished.
@@ -19,41 +20,50 @@ from ray.tune.search import Searcher
 from scipy.stats import qmc
 from sqlalchemy import URL
 
-from pareto_amb.config import MixRange, SearchConfig, SpaceConfig, SweepConfig
+from pareto_amb.config import SearchConfig, ShareRange, SpaceConfig, SweepConfig
 from pareto_amb.diffusion.noise import natural_mix_ratio
 from pareto_amb.diffusion.trainer import noise_distribution
 from pareto_amb.randomness import derive_seed
-from pareto_amb.results import ResultsTable
-from pareto_amb.search.frontier import BASELINE, OBJECTIVES
+from pareto_amb.results import PARAMETERS, ResultsTable
+from pareto_amb.search.frontier import BASELINE, OBJECTIVES, RECOMMENDED
 
 warnings.filterwarnings("ignore", category=ExperimentalWarning)  # multivariate TPE, constant liar
 
-METHOD = "algorithm1"
+Context = tuple[int, str]
+"""A train size and a method: each has a search of its own."""
 
 
-def distributions(space: SpaceConfig) -> dict[str, BaseDistribution]:
-    """The searched space in Optuna's terms: sigma_tn log-uniform, the mix ratio a range or a choice."""
+def distributions(space: SpaceConfig, method: str) -> dict[str, BaseDistribution]:
+    """What is searched for a method, in Optuna's terms: sigma_tn log-uniform, shares uniform or a choice."""
     mix: BaseDistribution
-    if isinstance(space.mix_ratio, MixRange):
+    if isinstance(space.mix_ratio, ShareRange):
         mix = FloatDistribution(space.mix_ratio.low, space.mix_ratio.high)
     else:
         mix = CategoricalDistribution(list(space.mix_ratio))
-    sigma = FloatDistribution(space.sigma_tn.low, space.sigma_tn.high, log=True)
-    return {"sigma_tn": sigma, "mix_ratio": mix}
+    known: dict[str, BaseDistribution] = {
+        "sigma_tn": FloatDistribution(space.sigma_tn.low, space.sigma_tn.high, log=True),
+        "mix_ratio": mix,
+        "corruption": FloatDistribution(space.corruption.low, space.corruption.high),
+    }
+    return {name: known[name] for name in PARAMETERS[method]}
 
 
-def startup_points(space: SpaceConfig, count: int, seed: int) -> list[dict[str, Any]]:
-    """`count` points that cover the space evenly (Latin hypercube), sigma_tn on its log scale."""
-    unit = qmc.LatinHypercube(d=2, rng=seed).random(count)
-    low, high = space.sigma_tn.low, space.sigma_tn.high
-    points = []
-    for u_sigma, u_mix in unit.tolist():
-        if isinstance(space.mix_ratio, MixRange):
-            mix: float | str = space.mix_ratio.low + u_mix * (space.mix_ratio.high - space.mix_ratio.low)
-        else:
-            mix = space.mix_ratio[int(u_mix * len(space.mix_ratio))]
-        points.append({"sigma_tn": low * (high / low) ** u_sigma, "mix_ratio": mix})
-    return points
+def startup_points(searched: dict[str, BaseDistribution], count: int, seed: int) -> list[dict[str, Any]]:
+    """`count` points that cover the space evenly (Latin hypercube), each range on its own scale."""
+    unit = qmc.LatinHypercube(d=len(searched), rng=seed).random(count)
+    return [
+        {name: _at(distribution, u) for (name, distribution), u in zip(searched.items(), row, strict=True)}
+        for row in unit.tolist()
+    ]
+
+
+def _at(distribution: BaseDistribution, u: float) -> Any:
+    """The value below which a share u of the distribution lies; u in [0, 1)."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[int(u * len(distribution.choices))]
+    assert isinstance(distribution, FloatDistribution)
+    low, high = distribution.low, distribution.high
+    return low * (high / low) ** u if distribution.log else low + u * (high - low)
 
 
 def make_sampler(config: SearchConfig, seed: int) -> BaseSampler:
@@ -69,10 +79,10 @@ def make_sampler(config: SearchConfig, seed: int) -> BaseSampler:
 
 
 class ParetoSearcher(Searcher):
-    """Hands out the DDPM baselines of every train size first, then Algorithm 1 trials in turn.
+    """Hands out the DDPM baselines of every train size first, then the trials of every method in turn.
 
-    A trial's configuration is {trial_id, method, train_size, sigma_tn, mix_ratio, seed}, with the mix
-    ratio `natural` resolved to its number.
+    A trial's configuration is {trial_id, method, train_size, sigma_tn, mix_ratio, corruption, seed}, with
+    the mix ratio `natural` resolved to its number.
     """
 
     def __init__(self, config: SweepConfig, study_path: Path, results: ResultsTable) -> None:
@@ -80,36 +90,41 @@ class ParetoSearcher(Searcher):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._config = config
         self._noise = noise_distribution(config.training)
-        self._distributions = distributions(config.space)
+        methods: tuple[str, ...] = config.search.methods
+        self._distributions = {method: distributions(config.space, method) for method in methods}
         url = URL.create("sqlite", database=str(study_path))
         storage = RDBStorage(url.render_as_string(hide_password=False))
-        self._studies = {size: self._open_study(storage, size) for size in config.space.train_size}
+        self._studies = {
+            (size, method): self._open_study(storage, (size, method))
+            for size in config.space.train_size
+            for method in methods
+        }
         self._running: dict[str, dict[str, Any]] = {}
         self._queue = deque(self._unfinished(results))
         self.n_total = self._count_planned()
         self.n_remaining = self.n_total - self._count_finished(results)
 
-    def _open_study(self, storage: RDBStorage, train_size: int) -> optuna.Study:
+    def _open_study(self, storage: RDBStorage, context: Context) -> optuna.Study:
+        size, method = context
+        label = f"{size}" if method == RECOMMENDED else f"{size},method={method}"
         study = optuna.create_study(
-            study_name=f"train_size={train_size}",
+            study_name=f"train_size={label}",
             storage=storage,
             directions=["minimize", "minimize"],
             load_if_exists=True,
         )
-        name = f"search/{train_size}/{len(study.trials)}"
-        study.sampler = make_sampler(self._config.search, derive_seed(self._config.seed, name))
+        search, seed = self._config.search, self._config.seed
+        study.sampler = make_sampler(search, derive_seed(seed, f"search/{label}/{len(study.trials)}"))
         if not study.trials:
-            search = self._config.search
             count = min(search.startup_trials, search.trials)
-            for point in startup_points(
-                self._config.space, count, derive_seed(self._config.seed, f"startup/{train_size}")
-            ):
+            points = startup_points(self._distributions[method], count, derive_seed(seed, f"startup/{label}"))
+            for point in points:
                 study.enqueue_trial(point)
         return study
 
     def _count_planned(self) -> int:
-        each = self._config.search.baseline_seeds + self._config.search.trials
-        return each * len(self._studies)
+        search, sizes = self._config.search, self._config.space.train_size
+        return search.baseline_seeds * len(sizes) + search.trials * len(self._studies)
 
     def _count_finished(self, results: ResultsTable) -> int:
         statuses = [results.status(trial_id) for trial_id in results.trial_ids()]
@@ -119,12 +134,12 @@ class ParetoSearcher(Searcher):
         """The trials of earlier processes that must run on, baselines of a new run included."""
         baselines = [
             self._baseline(size, k)
-            for size in self._studies
+            for size in self._config.space.train_size
             for k in range(self._config.search.baseline_seeds)
         ]
         asked = [
-            self._trial_config(size, trial)
-            for size, study in self._studies.items()
+            self._trial_config(context, trial)
+            for context, study in self._studies.items()
             for trial in study.get_trials(states=[TrialState.RUNNING])
         ]
         unfinished = []
@@ -143,19 +158,23 @@ class ParetoSearcher(Searcher):
             "train_size": train_size,
             "sigma_tn": 0.0,
             "mix_ratio": 0.0,
+            "corruption": 0.0,
             "seed": self._config.seed + k,
         }
 
-    def _trial_config(self, train_size: int, trial: FrozenTrial | optuna.Trial) -> dict[str, Any]:
-        sigma_tn, mix_ratio = trial.params["sigma_tn"], trial.params["mix_ratio"]
-        if mix_ratio == "natural":
-            mix_ratio = natural_mix_ratio(self._noise, sigma_tn)
+    def _trial_config(self, context: Context, trial: FrozenTrial | optuna.Trial) -> dict[str, Any]:
+        size, method = context
+        chosen = dict(trial.params)
+        if chosen.get("mix_ratio") == "natural":
+            chosen["mix_ratio"] = natural_mix_ratio(self._noise, chosen["sigma_tn"])
         return {
-            "trial_id": f"n{train_size}-{METHOD}-{trial.number:04d}",
-            "method": METHOD,
-            "train_size": train_size,
-            "sigma_tn": sigma_tn,
-            "mix_ratio": mix_ratio,
+            "trial_id": f"n{size}-{method}-{trial.number:04d}",
+            "method": method,
+            "train_size": size,
+            "sigma_tn": 0.0,
+            "mix_ratio": 1.0 if method == "noise_only" else 0.0,
+            "corruption": 0.0,
+            **chosen,
             "seed": self._config.seed + trial.number,
             "number": trial.number,
         }
@@ -169,15 +188,15 @@ class ParetoSearcher(Searcher):
         return {key: value for key, value in trial.items() if key != "number"}
 
     def _ask(self) -> dict[str, Any] | None:
-        """A new trial for the train size that has been given the fewest, None when all have theirs."""
+        """A new trial for the study that has been asked the least, None when all have had theirs."""
         asked = {
-            size: sum(t.state != TrialState.WAITING for t in study.get_trials(deepcopy=False))
-            for size, study in self._studies.items()
+            context: sum(t.state != TrialState.WAITING for t in study.get_trials(deepcopy=False))
+            for context, study in self._studies.items()
         }
-        size = min(asked, key=lambda s: asked[s])
-        if asked[size] >= self._config.search.trials:
+        context = min(asked, key=lambda c: asked[c])
+        if asked[context] >= self._config.search.trials:
             return None
-        return self._trial_config(size, self._studies[size].ask(self._distributions))
+        return self._trial_config(context, self._studies[context].ask(self._distributions[context[1]]))
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -192,7 +211,7 @@ class ParetoSearcher(Searcher):
     def _tell(self, trial: dict[str, Any], row: dict[str, Any]) -> None:
         if trial["method"] == BASELINE:
             return
-        study = self._studies[trial["train_size"]]
+        study = self._studies[trial["train_size"], trial["method"]]
         if row["status"] == "complete":
             study.tell(trial["number"], [float(row[name]) for name in OBJECTIVES])
         else:

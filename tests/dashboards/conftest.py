@@ -85,7 +85,7 @@ def _row(
         "train_loss": 0.2, "train_seconds": 900 * share, "eval_seconds": 60.0,
     } | measured | {
         "trial_id": trial_id, "method": method, "train_size": train_size, "sigma_tn": sigma,
-        "mix_ratio": mix, "seed": seed, "rung": rung, "images_seen": int(share * BUDGET),
+        "mix_ratio": mix, "corruption": 0.0, "seed": seed, "rung": rung, "images_seen": int(share * BUDGET),
         "budget": share, "n_samples": 5000 if rung else 0, "status": "complete", "error": "",
     }  # fmt: skip
 

@@ -154,7 +154,7 @@ def test_everything_from_the_run_is_escaped(
         ("no rows", "No trial has reported yet."),
         ("failed only", "No training of this size has been measured yet."),
         ("no ddpm", "no DDPM baseline has finished"),
-        ("ddpm only", "no trial besides DDPM has finished"),
+        ("ddpm only", "no algorithm1 trial has finished"),
         ("running", "No training of this size has reached its full budget yet"),
         ("one trial", "no DDPM baseline has finished"),
         ("nan", "no DDPM baseline has finished"),

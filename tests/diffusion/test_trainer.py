@@ -4,8 +4,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from pareto_amb.config import NetworkConfig, TrainingConfig
-from pareto_amb.diffusion import trainer as trainer_module
+from pareto_amb.diffusion import methods as methods_module
 from pareto_amb.diffusion.checkpoint import load_denoiser, pack, unpack
+from pareto_amb.diffusion.methods import Algorithm1
 from pareto_amb.diffusion.noise import LogNormal, natural_mix_ratio
 from pareto_amb.diffusion.trainer import Trainer, TrainingDivergedError
 from pareto_amb.errors import UserError
@@ -25,7 +26,7 @@ IMAGES = torch.tensor(load_digits().images[:12, None] * 15.9).to(torch.uint8)
 
 def make_trainer(sigma_tn: float = 0.3, mix_ratio: float = 0.5, seed: int = 0, **changes: object) -> Trainer:
     config = CONFIG.model_copy(update=changes)
-    return Trainer(IMAGES, config, sigma_tn=sigma_tn, mix_ratio=mix_ratio, seed=seed)
+    return Trainer(IMAGES, config, Algorithm1.within(80.0, sigma_tn, mix_ratio), seed=seed)
 
 
 def state(trainer: Trainer) -> dict[str, Tensor]:
@@ -79,13 +80,13 @@ def test_sigma_tn_at_either_end_is_plain_training(sigma_tn: float) -> None:
 
 def test_the_fixed_noisy_copies_depend_on_seed_and_image_number_only() -> None:
     whole = make_trainer()
-    part = Trainer(IMAGES[[7, 3]], CONFIG, sigma_tn=0.3, mix_ratio=0.5, seed=0, image_ids=[7, 3])
-    assert torch.equal(part._nature, whole._nature[[7, 3]])
-    assert not torch.equal(make_trainer(seed=1)._nature, whole._nature)
-    before = whole._nature.clone()
+    part = Trainer(IMAGES[[7, 3]], CONFIG, Algorithm1(0.3, 0.5), seed=0, image_ids=[7, 3])
+    assert torch.equal(part._material[1], whole._material[1][[7, 3]])
+    assert not torch.equal(make_trainer(seed=1)._material[1], whole._material[1])
+    before = whole._material[1].clone()
     whole.train(64)
-    assert torch.equal(whole._nature, before)
-    noise = (whole._nature - whole._clean) / 0.3
+    assert torch.equal(whole._material[1], before)
+    noise = (whole._material[1] - whole._material[0]) / 0.3
     assert abs(float(noise.std()) - 1) < 0.1
 
 
@@ -93,7 +94,7 @@ def test_batches_mix_clean_and_noisy_examples_as_algorithm_1_says(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-    real = trainer_module.algorithm1_loss
+    real = methods_module.algorithm1_loss
 
     def spy(
         denoised: Tensor, noisy: Tensor, target: Tensor, sigma: Tensor, nature: Tensor, tn: float
@@ -101,16 +102,16 @@ def test_batches_mix_clean_and_noisy_examples_as_algorithm_1_says(
         seen.append((noisy, target, sigma, nature))
         return real(denoised, noisy, target, sigma, nature, tn)
 
-    monkeypatch.setattr(trainer_module, "algorithm1_loss", spy)
+    monkeypatch.setattr(methods_module, "algorithm1_loss", spy)
     trainer = make_trainer(mix_ratio=0.25, horizontal_flip=False, batch_size=500)
     trainer.train(8000)
     noisy, target, sigma, nature = (torch.cat(parts) for parts in zip(*seen, strict=True))
     assert abs(float(nature.float().mean()) - 0.25) < 0.02
     assert (sigma[nature] >= 0.3).all()
     assert (sigma[~nature] < 0.3).all()
-    distance = (target.unsqueeze(1) - trainer._nature.unsqueeze(0)).abs().flatten(2).amax(2)
+    distance = (target.unsqueeze(1) - trainer._material[1].unsqueeze(0)).abs().flatten(2).amax(2)
     assert (distance[nature].amin(1) == 0).all()  # a noisy example is one of S_tn
-    distance = (target.unsqueeze(1) - trainer._clean.unsqueeze(0)).abs().flatten(2).amax(2)
+    distance = (target.unsqueeze(1) - trainer._material[0].unsqueeze(0)).abs().flatten(2).amax(2)
     assert (distance[~nature].amin(1) == 0).all()  # a clean one is one of S
     start = torch.where(nature, 0.3, 0.0)
     added = (noisy - target) / (sigma**2 - start**2).sqrt().view(-1, 1, 1, 1)
@@ -189,7 +190,7 @@ def test_a_damaged_or_foreign_checkpoint_is_refused() -> None:
 
 def test_class_labels_reach_the_network() -> None:
     labels = torch.arange(12) % 3
-    trainer = Trainer(IMAGES, CONFIG, sigma_tn=0.3, mix_ratio=0.5, seed=0, labels=labels, label_dim=3)
+    trainer = Trainer(IMAGES, CONFIG, Algorithm1(0.3, 0.5), seed=0, labels=labels, label_dim=3)
     trainer.train(64)
     assert trainer.denoiser.architecture["label_dim"] == 3
     weight = dict(trainer.denoiser.named_parameters())["network.labels.weight"]

@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 from pareto_amb.errors import UserError
+from pareto_amb.search.frontier import frontier
 from pareto_amb.search.recommend import recommend, summarize_baseline
 
 DDPM = [(100.0, 0.60), (104.0, 0.62), (96.0, 0.58)]
@@ -29,6 +30,7 @@ def results(trials: dict[float, tuple[float, float]] = TRIALS) -> pd.DataFrame:
     shared = {
         "train_size": 100,
         "mix_ratio": 0.5,
+        "corruption": 0.0,
         "budget": 1.0,
         "images_seen": 1000,
         "n_samples": 500,
@@ -85,7 +87,7 @@ def test_what_is_missing_is_named() -> None:
     rows = results()
     with pytest.raises(UserError, match="no DDPM baseline has finished"):
         recommend(rows[rows.method != "ddpm"], 100)
-    with pytest.raises(UserError, match="no trial besides DDPM"):
+    with pytest.raises(UserError, match="no algorithm1 trial has finished"):
         recommend(rows[rows.method == "ddpm"], 100)
     with pytest.raises(UserError, match="no trial reaches DDPM's fid"):
         recommend(results({0.2: (200.0, 0.0)}), 100)
@@ -98,3 +100,19 @@ def test_one_baseline_seed_has_no_spread() -> None:
     assert baseline.fid.deviation is None
     assert baseline.fid.low == baseline.fid.high == 100.0
     assert np.isfinite(recommend(one, 100).fid.low)
+
+
+def test_other_methods_take_part_in_the_frontier_but_are_not_recommended() -> None:
+    rows = results()
+    masking = rows[rows.trial_id == "t0.4"].assign(
+        trial_id="m0", method="masking", sigma_tn=0.0, corruption=0.5, fid=90.0, memorization=0.01
+    )
+    noise_only = masking.assign(trial_id="o0", method="noise_only", sigma_tn=0.3, corruption=0.0, fid=89.0)
+    everything = pd.concat([rows, masking, noise_only])
+    assert "o0" in set(frontier(everything, 100).trial_id)
+    for policy in ("match-ddpm", "knee"):
+        assert recommend(everything, 100, policy).trial_id == "t0.4"
+    assert recommend(everything, 100).window == recommend(rows, 100).window
+    early = recommend(pd.concat([everything, masking.assign(budget=0.5)]), 100).early_stop
+    assert early is not None
+    assert "masking at corruption 0.5 after" in early.describe()

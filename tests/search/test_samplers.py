@@ -9,7 +9,7 @@ import search_spaces
 from pareto_amb.config import SweepConfig, apply_overrides, parse
 from pareto_amb.diffusion.noise import LogNormal, natural_mix_ratio
 from pareto_amb.results import ResultsTable
-from pareto_amb.search.samplers import ParetoSearcher, startup_points
+from pareto_amb.search.samplers import ParetoSearcher, distributions, startup_points
 
 
 def make_config(*changes: str) -> SweepConfig:
@@ -98,13 +98,15 @@ def test_a_trial_stopped_early_is_not_told_as_complete(tmp_path: Path) -> None:
 
 def test_startup_points_cover_the_space_evenly() -> None:
     space = make_config().space
-    points = startup_points(space, 16, seed=3)
+    points = startup_points(distributions(space, "algorithm1"), 16, seed=3)
     low, high = np.log(space.sigma_tn.low), np.log(space.sigma_tn.high)
     bins = [int((np.log(p["sigma_tn"]) - low) / (high - low) * 16) for p in points]
     assert sorted(bins) == list(range(16))
     assert [p["mix_ratio"] for p in points].count("natural") == 8
     ranged = make_config("space.mix_ratio={low: 0.2, high: 0.6}").space
-    assert all(0.2 <= p["mix_ratio"] <= 0.6 for p in startup_points(ranged, 9, seed=0))
+    assert all(
+        0.2 <= p["mix_ratio"] <= 0.6 for p in startup_points(distributions(ranged, "algorithm1"), 9, seed=0)
+    )
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
@@ -117,3 +119,39 @@ def test_every_sampler_proposes_beyond_its_startup(sampler: str, tmp_path: Path)
         finish(searcher, results, f"ray{k}", trial)
         sigmas.append(trial["sigma_tn"])
     assert len(set(sigmas[2:])) > 6
+
+
+def test_every_method_has_its_own_study_parameters_and_trials(tmp_path: Path) -> None:
+    config = make_config(
+        "search.methods=[algorithm1, masking, noise_only]", "space.train_size=[50, 80]", "search.trials=3"
+    )
+    searcher, results = open_searcher(tmp_path, config)
+    assert searcher.n_total == 2 * 2 + 2 * 3 * 3
+    trials = []
+    for k in range(searcher.n_total):
+        trial = searcher.suggest(f"ray{k}")
+        assert isinstance(trial, dict)
+        if k < searcher.n_total - 1:
+            finish(searcher, results, f"ray{k}", trial)
+        trials.append(trial)
+    assert searcher.suggest("more") == Searcher.FINISHED
+    assert [t["method"] for t in trials[4:10]] == ["algorithm1", "masking", "noise_only"] * 2
+    assert trials[5]["trial_id"] == "n50-masking-0000"
+    for t in trials[4:]:
+        searched = {name for name in ("sigma_tn", "mix_ratio", "corruption") if t[name] > 0}
+        assert searched == ({"corruption"} if t["method"] == "masking" else {"sigma_tn", "mix_ratio"})
+        assert t["method"] != "noise_only" or t["mix_ratio"] == 1
+        assert t["method"] != "masking" or 0.1 <= t["corruption"] <= 0.9
+    first = {t["method"]: t["sigma_tn"] for t in trials[4:7]}
+    assert first["algorithm1"] != first["noise_only"]
+    states = {
+        summary.study_name: summary.n_trials
+        for summary in optuna.get_all_study_summaries(f"sqlite:///{tmp_path}/study.db")
+    }
+    labels = ("", ",method=masking", ",method=noise_only")
+    assert states == {f"train_size={size}{label}": 3 for size in (50, 80) for label in labels}
+
+    again, _ = open_searcher(tmp_path, config)
+    assert again.n_remaining == 1
+    assert again.suggest("again") == trials[-1]
+    assert again.suggest("more") == Searcher.FINISHED
