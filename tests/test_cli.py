@@ -44,6 +44,7 @@ def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         (["recommend", "nowhere"], ["nowhere: not a run directory"]),
         (["train", "nowhere.yaml"], ["nowhere.yaml: cannot be read"]),
         (["sample", "nowhere.safetensors"], ["nowhere.safetensors: cannot be read"]),
+        (["data", "prepare", "nowhere", "--output", "a.zip"], ["'nowhere': nothing there", "cifar10"]),
     ],
 )
 def test_bad_input_is_one_clear_line(tmp_path: Path, arguments: list[str], words: list[str]) -> None:
@@ -100,6 +101,22 @@ def test_a_dry_run_prints_the_whole_plan_and_its_cost_and_starts_nothing(tmp_pat
     assert "# 8 trainings" in done.stdout
     assert "images seen by each" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def save_images(folder: Path, *names: str) -> Path:
+    for seed, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / name)
+    return folder
+
+
+def test_prepared_data_says_what_it_is_in_one_line(tmp_path: Path) -> None:
+    save_images(tmp_path / "set", "a/0.png", "b/0.png", "b/1.png")
+    done = run("data", "prepare", "set", "--output", "set.zip", "--resolution", "8", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "set.zip: 3 images of 8 x 8, 2 classes\n"
+    assert_refused(run("data", "prepare", "set", "--output", "set.zip", cwd=tmp_path), "is already there")
 
 
 def test_spaces_and_version(tmp_path: Path) -> None:
