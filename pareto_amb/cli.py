@@ -73,7 +73,7 @@ def spaces() -> None:
     import search_spaces
 
     for name in search_spaces.names():
-        print(f"{name:10} {search_spaces.load(name)['description']}")
+        print(f"{name:14} {search_spaces.load(name)['description']}")
 
 
 @app.command()
