@@ -25,6 +25,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data", help="Bring images into the form that sweeps read fastest.")
+
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Set a configuration key; may be repeated."),
@@ -70,7 +73,7 @@ def spaces() -> None:
     import search_spaces
 
     for name in search_spaces.names():
-        print(f"{name:10} {search_spaces.load(name)['description']}")
+        print(f"{name:14} {search_spaces.load(name)['description']}")
 
 
 @app.command()
@@ -308,3 +311,38 @@ def sample(
     folder = output or checkpoint.parent / f"{checkpoint.stem}-samples"
     sample_images(checkpoint, folder, count, seed, steps, _console())
     print(f"{count} images in {folder}")
+
+
+@data_app.command()
+def prepare(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A folder or zip of images, or cifar10 (fetched).")
+    ],
+    output: Annotated[Path, typer.Option(metavar="FILE.zip", help="The zip to write; must not exist.")],
+    resolution: Annotated[int, typer.Option(help="Side in pixels; images are cropped and resized.")] = 64,
+    channels: Annotated[int, typer.Option(help="3 for colour, 1 for grey.")] = 3,
+) -> None:
+    """Pack an image set into one zip of square PNG images with their labels.
+
+    A dataset.json in the source holds the labels; without one, when every image is in one of two or
+    more folders, each folder is a class. FFHQ's numbered folders (00000, 01000, ...) are not classes.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from pareto_amb.data.prepare import prepare as write_zip
+
+    console = _console()
+    columns = ("preparing images", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("images", total=None)
+        done = write_zip(
+            source,
+            output,
+            resolution,
+            channels,
+            progress=lambda count, total: bar.update(task, completed=count, total=total),
+        )
+    for note in done.notes:
+        console.print(f"note: {note}", markup=False)
+    classes = f"{done.n_classes} classes" if done.n_classes else "no labels"
+    console.print(f"{output}: {done.images:,} images of {resolution} x {resolution}, {classes}", markup=False)

@@ -44,6 +44,7 @@ def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         (["recommend", "nowhere"], ["nowhere: not a run directory"]),
         (["train", "nowhere.yaml"], ["nowhere.yaml: cannot be read"]),
         (["sample", "nowhere.safetensors"], ["nowhere.safetensors: cannot be read"]),
+        (["data", "prepare", "nowhere", "--output", "a.zip"], ["'nowhere': nothing there", "cifar10"]),
     ],
 )
 def test_bad_input_is_one_clear_line(tmp_path: Path, arguments: list[str], words: list[str]) -> None:
@@ -102,9 +103,44 @@ def test_a_dry_run_prints_the_whole_plan_and_its_cost_and_starts_nothing(tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_recipe_of_every_cell_is_in_the_dry_run(tmp_path: Path) -> None:
+    save_images(tmp_path / "set", "0.png", "1.png")
+    run("data", "prepare", "set", "--resolution", "32", "--output", "tiny.zip", cwd=tmp_path)
+    done = run("sweep", "cifar10", "--set", "data.path=tiny.zip", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"path: {tmp_path / 'tiny.zip'}\n" in done.stdout
+    assert "# 81 trainings: for each of the train sizes 300, 1000, 3000," in done.stdout
+    assert "# 7,680,000 images seen by each" in done.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_folder_space_asks_for_the_folder(tmp_path: Path) -> None:
+    assert_refused(run("sweep", "folder", cwd=tmp_path), "data.path is missing", "--set data.path=")
+    save_images(tmp_path / "set", "0.png", "1.png")
+    refused = run("sweep", "folder", "--set", "data.path=set", cwd=tmp_path)
+    assert_refused(refused, "space.train_size: 300 is more than the 2 images of set")
+
+
+def save_images(folder: Path, *names: str) -> Path:
+    for seed, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / name)
+    return folder
+
+
+def test_prepared_data_says_what_it_is_in_one_line(tmp_path: Path) -> None:
+    save_images(tmp_path / "set", "a/0.png", "b/0.png", "b/1.png")
+    done = run("data", "prepare", "set", "--output", "set.zip", "--resolution", "8", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "set.zip: 3 images of 8 x 8, 2 classes\n"
+    assert_refused(run("data", "prepare", "set", "--output", "set.zip", cwd=tmp_path), "is already there")
+
+
 def test_spaces_and_version(tmp_path: Path) -> None:
     listed = run("spaces", cwd=tmp_path).stdout
-    assert [line.split()[0] for line in listed.splitlines()] == ["digits", "ffhq300", "smoke"]
+    named = [line.split()[0] for line in listed.splitlines()]
+    assert named == ["cifar10", "digits", "ffhq", "ffhq300", "folder", "smoke", "tiny-imagenet"]
     assert run("--version", cwd=tmp_path).stdout.startswith("pareto-amb ")
 
 

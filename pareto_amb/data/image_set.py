@@ -3,8 +3,9 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -17,13 +18,30 @@ from torch import Tensor
 
 from pareto_amb.config import DataConfig
 from pareto_amb.data.decoding import decode, fit
-from pareto_amb.data.files import ImageFiles, open_files, read_labels
+from pareto_amb.data.files import open_files, read_labels
 from pareto_amb.errors import UserError
 
 DATA_VARIABLE = "PARETO_AMB_DATA"
 
 Progress = Callable[[int, int], None]
 Changes = tuple[str, ...]
+AreClasses = Callable[[Sequence[str]], bool]
+"""Whether the first folder of each name is its class, where there is no dataset.json."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """An image set that is decoded one image at a time.
+
+    `load(index)` returns uint8 pixels (C, H, W) and what was changed on the way; it may be called from
+    several threads.
+    """
+
+    name: str
+    total: int
+    load: Callable[[int], tuple[NDArray[np.uint8], Changes]]
+    labels: Sequence[int] | None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +70,11 @@ def load_images(config: DataConfig, progress: Progress | None = None) -> ImageSe
     Raises UserError, naming the culprit, when the data is missing, unreadable, broken or hostile,
     or has no labels although `config.conditional` asks for them.
     """
-    image_set = _SOURCES[config.source](config, progress or _ignore)
+    with open_pictures(config, lambda names: config.conditional) as pictures:
+        pixels, changes = _fill(pictures, config, progress or _ignore)
+    counts = Counter(change for image_changes in changes for change in image_changes)
+    notes = (*pictures.notes, *describe_changes(counts, pictures.total))
+    image_set = _image_set(pictures.name, pixels, pictures.labels, notes)
     if config.conditional and image_set.labels is None:
         raise UserError(
             f"data.conditional is true but {image_set.name} has no labels; "
@@ -65,31 +87,51 @@ def _ignore(done: int, total: int) -> None:
     pass
 
 
-def _load_digits(config: DataConfig, progress: Progress) -> ImageSet:
+@contextmanager
+def open_pictures(config: DataConfig, are_classes: AreClasses) -> Iterator[Pictures]:
+    """Yield the images that `config` names, not yet decoded; they can be loaded inside the block only.
+
+    Raises UserError, naming the culprit, when the data is missing, unreadable or hostile.
+    """
+    with _SOURCES[config.source](config, are_classes) as pictures:
+        yield pictures
+
+
+@contextmanager
+def _open_digits(config: DataConfig, are_classes: AreClasses) -> Iterator[Pictures]:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    return _from_arrays("digits", pixels, digits.target, config, progress)
+    yield _from_arrays("digits", pixels, digits.target, config)
 
 
-def _load_files(config: DataConfig, progress: Progress) -> ImageSet:
+@contextmanager
+def _open_files(config: DataConfig, are_classes: AreClasses) -> Iterator[Pictures]:
     if config.path is None:
         raise UserError("data.path is missing; set data.path in the file, or --set data.path=FOLDER_OR_ZIP")
     path = _find(config.path, config.origin)
     with open_files(path) as files:
-        labels = read_labels(path, files, from_folders=config.conditional)
-        pixels, changes = _decode_all(path, files, config, progress)
-    return _image_set(path.name, pixels, labels, (*files.notes, *_count(changes)))
+
+        def load(index: int) -> tuple[NDArray[np.uint8], Changes]:
+            name = files.names[index]
+            shown = f"{path}: {name!r:.200}"
+            return decode(files.read(name), shown, config.resolution, config.channels)
+
+        labels = read_labels(path, files, from_folders=are_classes(files.names))
+        yield Pictures(path.name, len(files.names), load, labels, files.notes)
 
 
-def _load_cifar10(config: DataConfig, progress: Progress) -> ImageSet:
+@contextmanager
+def _open_cifar10(config: DataConfig, are_classes: AreClasses) -> Iterator[Pictures]:
     if config.path is None:
         root = Path(os.environ.get(DATA_VARIABLE) or "~/.cache/pareto-amb").expanduser()
     else:
         root = _find(config.path, config.origin)
         if not root.is_dir() or _holds_images(root):
-            return _load_files(config, progress)
+            with _open_files(config, are_classes) as pictures:
+                yield pictures
+            return
 
     from torchvision.datasets import CIFAR10
 
@@ -104,13 +146,13 @@ def _load_cifar10(config: DataConfig, progress: Progress) -> ImageSet:
             f"{CIFAR10.filename} there by hand, or set data.path to a folder or zip of its images"
             + _ending(config.origin)
         ) from error
-    return _from_arrays("cifar10", cifar10.data, cifar10.targets, config, progress)
+    yield _from_arrays("cifar10", cifar10.data, cifar10.targets, config)
 
 
-_SOURCES: dict[str, Callable[[DataConfig, Progress], ImageSet]] = {
-    "digits": _load_digits,
-    "images": _load_files,
-    "cifar10": _load_cifar10,
+_SOURCES: dict[str, Callable[[DataConfig, AreClasses], AbstractContextManager[Pictures]]] = {
+    "digits": _open_digits,
+    "images": _open_files,
+    "cifar10": _open_cifar10,
 }
 
 
@@ -145,40 +187,25 @@ def _holds_images(root: Path) -> bool:
     return bool(names) and not any(name.startswith("cifar-10-") for name in names)
 
 
-def _decode_all(
-    path: Path, files: ImageFiles, config: DataConfig, progress: Progress
-) -> tuple[NDArray[np.uint8], list[Changes]]:
-    def load(index: int) -> tuple[NDArray[np.uint8], Changes]:
-        name = files.names[index]
-        shown = f"{path}: {name!r:.200}"
-        return decode(files.read(name), shown, config.resolution, config.channels)
-
-    return _fill(load, len(files.names), config, progress)
-
-
 def _from_arrays(
     name: str,
     arrays: NDArray[np.uint8],
     labels: Sequence[int],
     config: DataConfig,
-    progress: Progress,
-) -> ImageSet:
-    """An image set from uint8 arrays (N, H, W) or (N, H, W, 3)."""
+) -> Pictures:
+    """The images of uint8 arrays (N, H, W) or (N, H, W, 3)."""
 
     def load(index: int) -> tuple[NDArray[np.uint8], Changes]:
         return fit(Image.fromarray(arrays[index]), config.resolution, config.channels)
 
-    pixels, changes = _fill(load, len(arrays), config, progress)
-    return _image_set(name, pixels, labels, _count(changes))
+    return Pictures(name, len(arrays), load, labels)
 
 
 def _fill(
-    load: Callable[[int], tuple[NDArray[np.uint8], Changes]],
-    total: int,
-    config: DataConfig,
-    progress: Progress,
+    pictures: Pictures, config: DataConfig, progress: Progress
 ) -> tuple[NDArray[np.uint8], list[Changes]]:
-    """Load images 0 to total - 1 on all cores: pixels (total, C, H, W), and changes in order."""
+    """Load all images on all cores: pixels (total, C, H, W), and changes in order."""
+    total = pictures.total
     shape = (total, config.channels, config.resolution, config.resolution)
     try:
         pixels = np.empty(shape, dtype=np.uint8)
@@ -196,7 +223,7 @@ def _fill(
     def work(start: int) -> list[Changes]:
         changes = []
         for index in range(start, min(start + batch, total)):
-            pixels[index], changed = load(index)
+            pixels[index], changed = pictures.load(index)
             changes.append(changed)
         return changes
 
@@ -211,11 +238,10 @@ def _fill(
     return pixels, all_changes
 
 
-def _count(all_changes: Sequence[Changes]) -> tuple[str, ...]:
+def describe_changes(counts: Counter[str], total: int) -> tuple[str, ...]:
     """One line for each kind of change, e.g. "12 of 300 images were grey: converted to RGB"."""
-    counts = Counter(change for changes in all_changes for change in changes)
     return tuple(
-        f"{count} of {len(all_changes)} images {'was' if count == 1 else 'were'} {change}"
+        f"{count} of {total} images {'was' if count == 1 else 'were'} {change}"
         for change, count in counts.items()
     )
 

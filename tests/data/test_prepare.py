@@ -1,0 +1,220 @@
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pareto_amb.config import DataConfig
+from pareto_amb.data import ImageSet, image_set, load_images
+from pareto_amb.data.decoding import decode
+from pareto_amb.data.prepare import AT_ONCE, prepare
+from pareto_amb.errors import UserError
+
+
+def picture(seed: int, size=(12, 9), mode="RGB", kind="PNG") -> bytes:
+    shape = (size[1], size[0], 3) if mode == "RGB" else (size[1], size[0])
+    noise = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def fill(folder: Path, *names: str) -> Path:
+    for seed, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture(seed, kind="JPEG" if name.endswith("jpg") else "PNG"))
+    return folder
+
+
+def make_zip(path: Path, entries: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return path
+
+
+def load(path: Path, **options) -> ImageSet:
+    shape = {"resolution": 8, "channels": 3} | options
+    return load_images(DataConfig(source="images", path=str(path), **shape))
+
+
+def labels_in(path: Path) -> object:
+    with zipfile.ZipFile(path) as archive:
+        return json.loads(archive.read("dataset.json"))["labels"]
+
+
+def refusal(source: object, output: Path, resolution=8, channels=3) -> str:
+    before = sorted(output.parent.rglob("*")) if output.parent.is_dir() else None
+    with pytest.raises(UserError) as caught:
+        prepare(str(source), output, resolution, channels)
+    assert "\n" not in str(caught.value)
+    after = sorted(output.parent.rglob("*")) if output.parent.is_dir() else None
+    assert after == before
+    return str(caught.value)
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out" / "set.zip"
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_folder_of_classes_survives_the_round_trip(tmp_path: Path, output: Path, channels: int):
+    source = fill(tmp_path / "set", "dog/1.png", "cat/2.jpg", "dog/0.png", "ant/x/y.png")
+    done = prepare(str(source), output, 8, channels)
+    expected = load(source, channels=channels, conditional=True)
+    found = load(output, channels=channels)
+    assert torch.equal(found.images, expected.images)
+    assert found.labels is not None
+    assert torch.equal(found.labels, expected.labels)
+    assert found.fingerprint == expected.fingerprint
+    assert not found.notes
+    assert (done.images, done.n_classes, done.notes) == (4, 3, expected.notes)
+
+
+def test_the_zip_is_laid_out_as_edm_expects_and_its_bytes_repeat(tmp_path: Path, output: Path):
+    source = fill(tmp_path / "set", *(f"{k:04}.png" for k in range(AT_ONCE + 3)))
+    prepare(str(source), output, 8, 3)
+    with zipfile.ZipFile(output) as archive:
+        entries = archive.infolist()
+    assert entries[0].filename == "img/00000/img00000000.png"
+    assert entries[AT_ONCE + 2].filename == f"img/00000/img{AT_ONCE + 2:08}.png"
+    assert entries[-1].filename == "dataset.json"
+    assert {entry.compress_type for entry in entries} == {zipfile.ZIP_STORED}
+    assert torch.equal(load(output).images, load(source).images)
+    assert labels_in(output) is None
+    prepare(str(source), tmp_path / "again.zip", 8, 3)
+    assert (tmp_path / "again.zip").read_bytes() == output.read_bytes()
+
+
+def test_a_labelled_zip_survives_the_round_trip(tmp_path: Path, output: Path):
+    names = {"b/1.png": 4, "a/0.png": 2, "c.png": 4}
+    entries = {name: picture(seed) for seed, name in enumerate(names)}
+    content = json.dumps({"labels": [list(pair) for pair in names.items()]}).encode()
+    source = make_zip(tmp_path / "source.zip", entries | {"dataset.json": content})
+    done = prepare(str(source), output, 8, 3)
+    found, expected = load(output), load(source)
+    assert found.fingerprint == expected.fingerprint
+    assert found.labels is not None
+    assert found.labels.tolist() == [2, 4, 4]
+    assert done.n_classes == 2
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["00000/00007.png", "01000/01002.png", "69000/69999.png"],  # FFHQ
+        ["00000/img00000007.png", "00012/img00012002.png"],  # EDM
+        ["00007.png", "00008.png"],
+        ["all/a.png", "all/b.png"],
+        ["dog/a.png", "cat/b.png", "stray.png"],
+    ],
+)
+def test_folders_that_are_no_classes_give_no_labels(tmp_path: Path, output: Path, names: list[str]):
+    assert prepare(str(fill(tmp_path / "set", *names)), output, 8, 3).n_classes == 0
+    assert labels_in(output) is None
+
+
+def test_numbered_class_folders_are_classes(tmp_path: Path, output: Path):
+    source = fill(tmp_path / "set", "0/00000.png", "1/00000.png", "1/00001.png")
+    assert prepare(str(source), output, 8, 3).n_classes == 2
+
+
+def test_cifar10_is_a_named_set(output: Path, monkeypatch: pytest.MonkeyPatch):
+    class Downloaded:
+        data = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+        targets = (3, 1, 4, 1, 5)
+
+        def __init__(self, *arguments, **options):
+            pass
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", Downloaded)
+    prepare("cifar10", output, 32, 3)
+    found = load(output, resolution=32)
+    assert np.array_equal(found.images.permute(0, 2, 3, 1).numpy(), Downloaded.data)
+    assert found.labels is not None
+    assert found.labels.tolist() == [3, 1, 4, 1, 5]
+
+
+def test_few_images_are_in_memory_however_large_the_set(
+    tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+):
+    source = fill(tmp_path / "set", *(f"{k}.png" for k in range(3 * AT_ONCE)))
+    decoded, ahead = [], []
+
+    def count(*arguments):
+        decoded.append(1)
+        return decode(*arguments)
+
+    monkeypatch.setattr(image_set, "decode", count)
+    prepare(str(source), output, 8, 3, lambda done, total: ahead.append(len(decoded) - done))
+    assert len(ahead) == 3 * AT_ONCE
+    assert max(ahead) < AT_ONCE
+
+
+def test_hostile_and_broken_zips_are_named_and_leave_nothing(tmp_path: Path, output: Path):
+    outside = make_zip(tmp_path / "outside.zip", {"a.png": picture(0), "../b.png": picture(1)})
+    assert "'../b.png' points outside" in refusal(outside, output)
+    whole = make_zip(tmp_path / "whole.zip", {f"{k}.png": picture(k) for k in range(9)}).read_bytes()
+    (tmp_path / "cut.zip").write_bytes(whole[:-200])
+    assert "cut.zip" in refusal(tmp_path / "cut.zip", output)
+    damaged = bytearray(whole)
+    damaged[len(whole) // 3 : len(whole) // 3 + 40] = bytes(40)
+    (tmp_path / "damaged.zip").write_bytes(damaged)
+    assert "damaged.zip: '" in refusal(tmp_path / "damaged.zip", output)
+    text = make_zip(tmp_path / "text.zip", {"0.png": picture(0), "1.png": b"no image"})
+    assert "text.zip: '1.png'" in refusal(text, output)
+    (tmp_path / "notes.txt").write_text("no zip")
+    assert "notes.txt: not a zip" in refusal(tmp_path / "notes.txt", output)
+
+
+def test_an_image_cut_short_late_in_a_folder_leaves_nothing(tmp_path: Path, output: Path):
+    source = fill(tmp_path / "set", *(f"{k:03}.png" for k in range(2 * AT_ONCE)))
+    (source / "zzz.png").write_bytes(picture(0)[:60])
+    assert "'zzz.png'" in refusal(source, output)
+
+
+def test_the_output_must_be_new_and_outside_of_the_source(tmp_path: Path, output: Path):
+    source = fill(tmp_path / "set", "a/0.png", "b/0.png")
+    output.write_text("mine")
+    assert "is already there" in refusal(source, output)
+    assert output.read_text() == "mine"
+    assert "lies inside the source" in refusal(source, source / "set.zip")
+    assert "lies inside the source" in refusal(source, source / "a" / ".." / "b" / "set.zip")
+    assert "there is no folder" in refusal(source, tmp_path / "nowhere" / "set.zip")
+
+
+def test_an_output_that_cannot_be_written_is_named(
+    tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+):
+    source = fill(tmp_path / "set", "0.png")
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(zipfile.ZipFile, "writestr", full)
+    assert "set.zip: cannot be written (No space left on device)" in refusal(source, output)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"channels": 2}, "channels"),
+        ({"resolution": 0}, "resolution"),
+        ({"resolution": 20_000}, "--resolution 20000: more than"),
+    ],
+)
+def test_an_impossible_shape_is_refused(tmp_path: Path, output: Path, options: dict[str, int], words: str):
+    assert words in refusal(fill(tmp_path / "set", "0.png"), output, **options)
+
+
+def test_a_source_that_is_not_there_is_named(tmp_path: Path, output: Path):
+    assert "nothing there" in refusal(tmp_path / "nowhere", output)
+    (tmp_path / "empty").mkdir()
+    assert "no images in" in refusal(tmp_path / "empty", output)
