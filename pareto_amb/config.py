@@ -96,7 +96,14 @@ class TrainingConfig(_Model):
         0.05, description="half-life at most this share of the images seen so far; null: no ramp-up"
     )
     noise: NoiseConfig = LogNormalConfig()
-    horizontal_flip: bool = False
+    horizontal_flip: bool = Field(False, description="mirrored images count as images of the set")
+    augment_probability: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="EDM's non-leaking augmentation (it published 0.12 to 0.15); 0: none. Noisy copies are "
+        "only flipped and quarter-turned, which keeps their noise white",
+    )
     checkpoint_seconds: PositiveFloat = Field(60, description="at most this much work is lost")
 
 

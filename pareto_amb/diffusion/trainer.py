@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pareto_amb.config import LogNormalConfig, TrainingConfig
+from pareto_amb.diffusion.augment import AUGMENT_DIM, augment
 from pareto_amb.diffusion.checkpoint import pack, under_prefix, unpack, with_prefix
 from pareto_amb.diffusion.losses import algorithm1_loss
 from pareto_amb.diffusion.networks import create_network
@@ -82,6 +83,7 @@ class Trainer:
                 images.shape[-1],
                 images.shape[1],
                 label_dim if self._labels is not None else 0,
+                AUGMENT_DIM if config.augment_probability else 0,
                 **config.network.options,
             )
         self.denoiser.to(self.device).to(memory_format=torch.channels_last).train()
@@ -146,6 +148,9 @@ class Trainer:
         if self.config.horizontal_flip:
             flip = torch.rand(batch, generator=generator, device=device) < 0.5
             target = torch.where(flip.view(-1, 1, 1, 1), target.flip(-1), target)
+        augment_labels = None
+        if self.config.augment_probability:
+            target, augment_labels = augment(target, self.config.augment_probability, generator, nature)
         labels = None if self._labels is None else self._labels[index]
 
         # Bring the target up to its noise level: from 0, or from sigma_tn.
@@ -156,7 +161,7 @@ class Trainer:
 
         # Compare the denoised image with x_0, or its prediction of x_tn with x_tn (L7-11).
         self._optimizer.zero_grad(set_to_none=True)
-        denoised = self.denoiser(noisy, sigma, labels)
+        denoised = self.denoiser(noisy, sigma, labels, augment_labels)
         loss = algorithm1_loss(denoised, noisy, target, sigma, nature, self.sigma_tn).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         for group in self._optimizer.param_groups:

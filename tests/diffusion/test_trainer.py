@@ -195,3 +195,40 @@ def test_class_labels_reach_the_network() -> None:
     weight = dict(trainer.denoiser.named_parameters())["network.labels.weight"]
     assert weight.grad is not None
     assert weight.grad.abs().sum() > 0
+
+
+def test_augmented_noisy_examples_are_turned_and_flipped_copies_of_s_tn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[tuple[Tensor, Tensor]] = []
+    real = trainer_module.algorithm1_loss
+
+    def spy(
+        denoised: Tensor, noisy: Tensor, target: Tensor, sigma: Tensor, nature: Tensor, tn: float
+    ) -> Tensor:
+        seen.append((target, nature))
+        return real(denoised, noisy, target, sigma, nature, tn)
+
+    monkeypatch.setattr(trainer_module, "algorithm1_loss", spy)
+    trainer = make_trainer(augment_probability=0.5, horizontal_flip=False, batch_size=100)
+    trainer.train(400)
+    target, nature = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    turns = [torch.rot90(x, k, (2, 3)) for x in (trainer._nature, trainer._nature.flip(3)) for k in range(4)]
+    known = {image.numpy().tobytes() for turn in turns for image in turn.contiguous()}
+    is_copy = torch.tensor([image.numpy().tobytes() in known for image in target.contiguous()])
+    assert is_copy[nature].all()
+    assert not is_copy[~nature].any()
+
+
+def test_augmentation_reaches_the_network_and_sampling_goes_without() -> None:
+    trainer = make_trainer(augment_probability=0.5)
+    trainer.train(64)
+    weight = dict(trainer.denoiser.named_parameters())["network.augment.weight"]
+    assert weight.shape[1] == 9
+    assert weight.abs().sum() > 0
+    assert weight.grad is not None
+    assert weight.grad.abs().sum() > 0
+    denoiser, x, sigma = trainer.ema_denoiser(), torch.randn(2, 1, 8, 8), torch.tensor([0.1, 3.0])
+    assert torch.equal(denoiser(x, sigma), denoiser(x, sigma, None, torch.zeros(2, 9)))
+    assert not torch.equal(denoiser(x, sigma), denoiser(x, sigma, None, torch.ones(2, 9)))
+    assert "network.augment.weight" not in dict(make_trainer().denoiser.named_parameters())
