@@ -11,16 +11,28 @@ from torch import Tensor, nn
 
 from pareto_amb.config import LogNormalConfig, TrainingConfig
 from pareto_amb.diffusion.augment import AUGMENT_DIM, augment
-from pareto_amb.diffusion.checkpoint import pack, under_prefix, unpack, with_prefix
+from pareto_amb.diffusion.checkpoint import (
+    pack,
+    read_initial_weights,
+    under_prefix,
+    unpack,
+    with_prefix,
+)
 from pareto_amb.diffusion.losses import algorithm1_loss
 from pareto_amb.diffusion.networks import create_network
 from pareto_amb.diffusion.noise import LogNormal, NoiseDistribution, UniformTime, draw_sigma
 from pareto_amb.diffusion.precondition import EDMDenoiser
 from pareto_amb.diffusion.sampler import from_uint8
+from pareto_amb.diffusion.speed import (
+    compile_network,
+    forward_precision,
+    repair_gradients,
+    tf32_matmul,
+)
 from pareto_amb.errors import UserError
 from pareto_amb.randomness import derive_seed, make_generator, normal_per_item
 
-_MAY_CHANGE = {"images", "checkpoint_seconds"}
+_MAY_CHANGE = {"images", "checkpoint_seconds", "compile"}
 
 
 class TrainingDivergedError(Exception):
@@ -86,7 +98,11 @@ class Trainer:
                 AUGMENT_DIM if config.augment_probability else 0,
                 **config.network.options,
             )
+        if config.init_from is not None:
+            weights = read_initial_weights(config.init_from, self.denoiser.architecture)
+            self.denoiser.load_state_dict(weights)
         self.denoiser.to(self.device).to(memory_format=torch.channels_last).train()
+        self._forward = compile_network(self.denoiser) if config.compile else self.denoiser
         self.ema = [p.detach().clone() for p in self.denoiser.parameters()]
         self._optimizer = torch.optim.AdamW(
             self.denoiser.parameters(),
@@ -107,7 +123,8 @@ class Trainer:
         `checkpoint` is called about every `checkpoint_seconds`, and at the end. Raises
         TrainingDivergedError when the loss is not finite, before that state could be saved.
         """
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), tf32_matmul(self.device):
             _set_global_state(self.device, self._dropout_state)
             started = time.monotonic()
             while self.images_seen < until_images:
@@ -161,9 +178,12 @@ class Trainer:
 
         # Compare the denoised image with x_0, or its prediction of x_tn with x_tn (L7-11).
         self._optimizer.zero_grad(set_to_none=True)
-        denoised = self.denoiser(noisy, sigma, labels, augment_labels)
+        with forward_precision(self.config.precision, device):
+            denoised = self._forward(noisy, sigma, labels, augment_labels)
         loss = algorithm1_loss(denoised, noisy, target, sigma, nature, self.sigma_tn).mean()
         loss.backward()  # type: ignore[no-untyped-call]
+        if self.config.gradient_repair:
+            repair_gradients(self.denoiser.parameters())
         for group in self._optimizer.param_groups:
             group["lr"] = self._learning_rate()
         self._optimizer.step()
