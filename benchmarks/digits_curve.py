@@ -20,6 +20,7 @@ from rich.console import Console
 
 import search_spaces
 from pareto_amb.config import SweepConfig, parse
+from pareto_amb.diffusion.methods import Algorithm1
 from pareto_amb.diffusion.noise import natural_mix_ratio
 from pareto_amb.diffusion.sampler import generate
 from pareto_amb.diffusion.trainer import Trainer, noise_distribution
@@ -42,14 +43,12 @@ def measure(sigma_tn: float, mix: str, seed: int) -> list[dict[str, Any]]:
         materials.fid_encoder,
         materials.similarity_encoder,
         config.evaluation,
-        "cpu",
     )[size]
     natural = natural_mix_ratio(noise_distribution(config.training), sigma_tn)
     trainer = Trainer(
         materials.image_set.images[split.train],
         config.training,
-        sigma_tn=sigma_tn,
-        mix_ratio=natural if mix == "natural" else float(mix),
+        Algorithm1.within(config.sampling.sigma_max, sigma_tn, natural if mix == "natural" else float(mix)),
         seed=seed,
         image_ids=split.train.tolist(),
     )
@@ -63,15 +62,16 @@ def measure(sigma_tn: float, mix: str, seed: int) -> list[dict[str, Any]]:
             base_seed=config.seed,
             **config.sampling.model_dump(),
         )
-        encoders = materials.fid_encoder, materials.similarity_encoder
-        metrics = evaluate_samples(samples, reference, *encoders, batch_size=128, device="cpu").metrics
-        values = [sigma_tn, mix, seed, images, metrics["fid"], metrics["memorization"], trainer.train_seconds]
-        rows.append(dict(zip(COLUMNS, values, strict=True)))
+        found = evaluate_samples(samples, reference, materials.fid_encoder, materials.similarity_encoder)
+        figures = [found.metrics["fid"], found.metrics["memorization"], trainer.train_seconds]
+        rows.append(dict(zip(COLUMNS, [sigma_tn, mix, seed, images, *figures], strict=True)))
     return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sigmas", type=float, nargs="+", default=[0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--mix", default="natural")

@@ -8,7 +8,10 @@ from rich.console import Console
 
 from pareto_amb.config import SweepConfig
 from pareto_amb.data import ImageSet, Split, load_images, split
+from pareto_amb.diffusion.augment import AUGMENT_DIM
+from pareto_amb.diffusion.checkpoint import read_initial_weights
 from pareto_amb.diffusion.networks import create_network
+from pareto_amb.diffusion.speed import require_compiler
 from pareto_amb.evaluation.encoders import Encoder, load_encoder
 from trainables import TrainingSet
 
@@ -67,9 +70,7 @@ def load_materials(config: SweepConfig, console: Console) -> Materials:
     for note in image_set.notes:
         console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
     splits = {size: split(image_set, size, config.seed) for size in config.space.train_size}
-    network = config.training.network
-    with torch.device("meta"):
-        create_network(network.name, config.data.resolution, config.data.channels, **network.options)
+    _check_training(config, image_set)
     evaluation = config.evaluation
     with console.status("loading encoders"):
         fid = load_encoder(evaluation.fid_encoder, evaluation.preprocessing)
@@ -77,3 +78,21 @@ def load_materials(config: SweepConfig, console: Console) -> Materials:
         if evaluation.similarity_encoder != evaluation.fid_encoder:
             similarity = load_encoder(evaluation.similarity_encoder, evaluation.preprocessing)
     return Materials(image_set, splits, fid, similarity)
+
+
+def _check_training(config: SweepConfig, image_set: ImageSet) -> None:
+    """Raise UserError when a trial could not start: its network, first weights or compiler do not fit."""
+    training, data = config.training, config.data
+    with torch.device("meta"):
+        denoiser = create_network(
+            training.network.name,
+            data.resolution,
+            data.channels,
+            image_set.n_classes if data.conditional and image_set.labels is not None else 0,
+            AUGMENT_DIM if training.augment_probability else 0,
+            **training.network.options,
+        )
+    if training.init_from is not None:
+        read_initial_weights(training.init_from, denoiser.architecture)
+    if training.compile:
+        require_compiler()

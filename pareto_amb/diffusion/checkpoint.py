@@ -1,6 +1,8 @@
 """Checkpoints: one safetensors file that holds a whole training, or just what sampling needs of it."""
 
 import json
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +11,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from pareto_amb.diffusion.networks import create_network
+from pareto_amb.diffusion.networks import ARCHITECTURES, create_network
 from pareto_amb.diffusion.precondition import EDMDenoiser
 from pareto_amb.errors import UserError
 
@@ -72,3 +74,39 @@ def load_denoiser(content: bytes, origin: str, device: torch.device | str = "cpu
         reason = " ".join(str(error).split())[:100]
         raise UserError(f"{origin}: does not hold the network it names ({reason})") from error
     return denoiser.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def read_initial_weights(path: str, architecture: dict[str, Any]) -> dict[str, Tensor]:
+    """The averaged (EMA) weights in the checkpoint at `path`, for a network of `architecture`.
+
+    `architecture` is what `create_network` was called with, as in `EDMDenoiser.architecture`. Nothing in
+    the file is executed. The dropout rate may differ: it has no weights.
+
+    Raises UserError when the file cannot be read, is not a checkpoint or is of another network; the
+    message names the first difference.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"init_from: {path}: cannot be read ({error.strerror or error})") from error
+    header, tensors = unpack(content, f"init_from: {path}")
+    try:
+        theirs, mine = _resolved(header["architecture"]), _resolved(architecture)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"init_from: {path}: names no network of this program") from error
+    for key, value in mine.items():
+        if theirs.get(key) != value:
+            found = theirs.get(key)
+            raise UserError(f"init_from: {path}: {key} is {found} there and {value} in this training")
+    return under_prefix("model.", tensors) | under_prefix("ema.", tensors)
+
+
+def _resolved(architecture: dict[str, Any]) -> dict[str, Any]:
+    """Every field that decides the shapes of a network's weights, defaults included."""
+    fields = dict(architecture)
+    named = ("name", "resolution", "channels", "label_dim", "augment_dim", "mask_channels")
+    shape = {key: fields.pop(key) for key in named}
+    overrides: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    resolved = asdict(replace(ARCHITECTURES[shape["name"]], **overrides))
+    resolved.pop("dropout")
+    return {**shape, **resolved}

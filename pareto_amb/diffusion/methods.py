@@ -20,6 +20,11 @@ FURTHER_CORRUPTION = 0.1
 """Share of the kept pixels that `Masking` hides anew from each training example."""
 
 
+Augment = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
+"""Moves the pixels of images (B, any, H, W) about, by whole pixels where the second argument (B,) is True;
+returns the images and, where the network is told, what was done (B, 9)."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Training examples: what the network is given, and what its answer is compared with.
@@ -33,6 +38,7 @@ class Batch:
     sigma: Tensor
     target: Tensor
     nature: Tensor
+    augment_labels: Tensor | None = None
     shown: Tensor | None = None
     kept: Tensor | None = None
 
@@ -66,11 +72,11 @@ class Method(Protocol):
         index: Tensor,
         noise: NoiseDistribution,
         generator: torch.Generator,
-        augment: Callable[[Tensor], Tensor],
+        augment: Augment,
     ) -> Batch:
         """Make training examples of the images at `index` (B,).
 
-        `augment` moves pixels about, (B, any, H, W) to the same shape; it is called once, before noise.
+        `augment` is called once, before noise is added.
         """
 
     def loss(self, denoised: Tensor, batch: Batch) -> Tensor:
@@ -107,14 +113,14 @@ class Algorithm1:
         index: Tensor,
         noise: NoiseDistribution,
         generator: torch.Generator,
-        augment: Callable[[Tensor], Tensor],
+        augment: Augment,
     ) -> Batch:
         """Draw each example's side of sigma_tn, its level on that side, and its noise (L3-6)."""
         nature = torch.rand(len(index), generator=generator, device=index.device) < self.mix_ratio
         sigma = draw_sigma(noise, nature, self.sigma_tn, generator)
-        target = augment(material[nature.long(), index])
+        target, augment_labels = augment(material[nature.long(), index], nature)
         noisy = _add_noise(target, nature * self.sigma_tn, sigma, generator)
-        return Batch(noisy, sigma, target, nature)
+        return Batch(noisy, sigma, target, nature, augment_labels)
 
     def loss(self, denoised: Tensor, batch: Batch) -> Tensor:
         """Compare the denoised image with x_0, or its prediction of x_tn with x_tn (L7-11)."""
@@ -149,14 +155,14 @@ class NoiseOnly:
         index: Tensor,
         noise: NoiseDistribution,
         generator: torch.Generator,
-        augment: Callable[[Tensor], Tensor],
+        augment: Augment,
     ) -> Batch:
         """Bring noisy copies up from sigma_tn to levels above it."""
         nature = torch.ones_like(index, dtype=torch.bool)
         sigma = draw_sigma(noise, nature, self.sigma_tn, generator)
-        target = augment(material[index])
+        target, augment_labels = augment(material[index], nature)
         noisy = _add_noise(target, nature * self.sigma_tn, sigma, generator)
-        return Batch(noisy, sigma, target, nature)
+        return Batch(noisy, sigma, target, nature, augment_labels)
 
     def loss(self, denoised: Tensor, batch: Batch) -> Tensor:
         """Compare the prediction of x_tn with x_tn, at every level (Eq. 6)."""
@@ -199,17 +205,20 @@ class Masking:
         index: Tensor,
         noise: NoiseDistribution,
         generator: torch.Generator,
-        augment: Callable[[Tensor], Tensor],
+        augment: Augment,
     ) -> Batch:
-        """Hide further pixels, and bring the image up to its noise level; a mask moves with its image."""
+        """Hide further pixels, and bring the image up to its noise level.
+
+        A mask moves with its image, by whole pixels: there is no half-hidden pixel.
+        """
         nature = torch.zeros_like(index, dtype=torch.bool)
         sigma = draw_sigma(noise, nature, 0.0, generator)
-        images = augment(material[index])
+        images, augment_labels = augment(material[index], ~nature)
         target, kept = images[:, :-1], images[:, -1:]
         stays = torch.rand(kept.shape, generator=generator, device=kept.device) >= self.further
         shown = kept * stays
         noisy = shown * _add_noise(target, torch.zeros_like(sigma), sigma, generator)
-        return Batch(noisy, sigma, target, nature, shown, kept)
+        return Batch(noisy, sigma, target, nature, augment_labels, shown, kept)
 
     def loss(self, denoised: Tensor, batch: Batch) -> Tensor:
         """Compare with x_0 where A keeps it."""

@@ -11,16 +11,29 @@ import torch
 from torch import Tensor, nn
 
 from pareto_amb.config import LogNormalConfig, TrainingConfig
-from pareto_amb.diffusion.checkpoint import pack, under_prefix, unpack, with_prefix
+from pareto_amb.diffusion.augment import AUGMENT_DIM, augment
+from pareto_amb.diffusion.checkpoint import (
+    pack,
+    read_initial_weights,
+    under_prefix,
+    unpack,
+    with_prefix,
+)
 from pareto_amb.diffusion.methods import Method
 from pareto_amb.diffusion.networks import create_network
 from pareto_amb.diffusion.noise import LogNormal, NoiseDistribution, UniformTime
 from pareto_amb.diffusion.precondition import EDMDenoiser
 from pareto_amb.diffusion.sampler import from_uint8
+from pareto_amb.diffusion.speed import (
+    compile_network,
+    forward_precision,
+    repair_gradients,
+    tf32_matmul,
+)
 from pareto_amb.errors import UserError
 from pareto_amb.randomness import derive_seed, make_generator
 
-_MAY_CHANGE = {"images", "checkpoint_seconds"}
+_MAY_CHANGE = {"images", "checkpoint_seconds", "compile"}
 
 
 class TrainingDivergedError(Exception):
@@ -75,10 +88,15 @@ class Trainer:
                 images.shape[-1],
                 images.shape[1],
                 label_dim if self._labels is not None else 0,
+                AUGMENT_DIM if config.augment_probability else 0,
                 mask_channels=1 if method.hidden else 0,
                 **config.network.options,
             )
+        if config.init_from is not None:
+            weights = read_initial_weights(config.init_from, self.denoiser.architecture)
+            self.denoiser.load_state_dict(weights)
         self.denoiser.to(self.device).to(memory_format=torch.channels_last).train()
+        self._forward = compile_network(self.denoiser) if config.compile else self.denoiser
         self.ema = [p.detach().clone() for p in self.denoiser.parameters()]
         self._optimizer = torch.optim.AdamW(
             self.denoiser.parameters(),
@@ -99,7 +117,8 @@ class Trainer:
         `checkpoint` is called about every `checkpoint_seconds`, and at the end. Raises
         TrainingDivergedError when the loss is not finite, before that state could be saved.
         """
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), tf32_matmul(self.device):
             _set_global_state(self.device, self._dropout_state)
             started = time.monotonic()
             while self.images_seen < until_images:
@@ -138,9 +157,14 @@ class Trainer:
 
         # Denoise them, and take a step.
         self._optimizer.zero_grad(set_to_none=True)
-        denoised = self.denoiser(examples.noisy, examples.sigma, labels, mask=examples.shown)
+        with forward_precision(self.config.precision, device):
+            denoised = self._forward(
+                examples.noisy, examples.sigma, labels, examples.augment_labels, mask=examples.shown
+            )
         loss = self.method.loss(denoised, examples).mean()
         loss.backward()  # type: ignore[no-untyped-call]
+        if self.config.gradient_repair:
+            repair_gradients(self.denoiser.parameters())
         for group in self._optimizer.param_groups:
             group["lr"] = self._learning_rate()
         self._optimizer.step()
@@ -151,12 +175,15 @@ class Trainer:
         weights = [p.detach() for p in self.denoiser.parameters()]
         torch._foreach_lerp_(self.ema, weights, 1 - self._ema_beta())
 
-    def _augment(self, images: Tensor) -> Tensor:
-        """Flip half of the images (B, any, H, W), where the configuration says so."""
-        if not self.config.horizontal_flip:
-            return images
-        flip = torch.rand(len(images), generator=self._generator, device=self.device) < 0.5
-        return torch.where(flip.view(-1, 1, 1, 1), images.flip(-1), images)
+    def _augment(self, images: Tensor, exact: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Flip and augment images (B, any, H, W) as configured, those `exact` by whole pixels only."""
+        config, generator = self.config, self._generator
+        if config.horizontal_flip:
+            flip = torch.rand(len(images), generator=generator, device=self.device) < 0.5
+            images = torch.where(flip.view(-1, 1, 1, 1), images.flip(-1), images)
+        if not config.augment_probability:
+            return images, None
+        return augment(images, config.augment_probability, generator, exact)
 
     def _learning_rate(self) -> float:
         warmup = self.config.lr_warmup_images

@@ -1,4 +1,6 @@
 import math
+from collections.abc import Callable
+from typing import Literal
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from pareto_amb.diffusion.sampler import (
     from_uint8,
     generate,
     karras_sigmas,
+    sample_dpmpp_2m,
     sample_heun,
     to_uint8,
 )
@@ -23,7 +26,10 @@ def test_noise_levels_run_from_max_to_min_then_zero() -> None:
     assert (sigmas.diff() < 0).all()
 
 
-def test_on_gaussian_data_heun_converges_to_the_exact_flow_at_second_order() -> None:
+@pytest.mark.parametrize("sample", [sample_heun, sample_dpmpp_2m])
+def test_on_gaussian_data_samplers_converge_to_the_exact_flow_at_second_order(
+    sample: Callable[[Callable[[Tensor, Tensor], Tensor], Tensor, Tensor], Tensor],
+) -> None:
     # For x_0 ~ N(0, s^2) the flow scales x by s / sqrt(s^2 + sigma_max^2).
     s, sigma_max = 0.5, 80.0
     x = torch.randn(64, 1, 1, 1, dtype=torch.float64) * sigma_max
@@ -35,7 +41,7 @@ def test_on_gaussian_data_heun_converges_to_the_exact_flow_at_second_order() -> 
     errors = []
     for steps in (20, 40, 80):
         sigmas = karras_sigmas(steps, 0.002, sigma_max, 7.0)
-        errors.append(float((sample_heun(denoise, x, sigmas) - exact).abs().max()))
+        errors.append(float((sample(denoise, x, sigmas) - exact).abs().max()))
     assert errors[0] / errors[1] > 3.3
     assert errors[1] / errors[2] > 3.3
     assert errors[2] < 0.01 * float(exact.abs().max())
@@ -49,10 +55,28 @@ class _Counting(nn.Module):
         return x * 0.5
 
 
-def test_heun_costs_two_evaluations_a_step_and_one_for_the_last() -> None:
+@pytest.mark.parametrize(("solver", "evaluations"), [("heun", 9), ("dpmpp_2m", 5)])
+def test_a_solver_costs_the_evaluations_it_says(
+    solver: Literal["heun", "dpmpp_2m"], evaluations: int
+) -> None:
     denoiser = _Counting()
-    generate(denoiser, (1, 4, 4), range(3), steps=5)
-    assert denoiser.calls == 9
+    generate(denoiser, (1, 4, 4), range(3), solver=solver, steps=5)
+    assert denoiser.calls == evaluations
+
+
+def test_dpmpp_2m_is_exact_where_d_does_not_change() -> None:
+    sigmas = torch.tensor([2.0, 1.9, 0.3, 0.05], dtype=torch.float64)
+    x = sample_dpmpp_2m(lambda x, _: torch.full_like(x, 0.25), torch.full((1, 1, 1, 1), 1.25), sigmas)
+    assert float(x) == pytest.approx(0.25 + 0.05 / 2.0, rel=1e-6)  # the distance to D shrinks with sigma
+
+
+def test_dpmpp_2m_extrapolates_d_to_the_middle_of_the_step_in_log_sigma() -> None:
+    # D = log sigma: the second step, from 1 to 1/2 after one from 4 to 1, must use D at sigma = sqrt(1/2).
+    sigmas = torch.tensor([4.0, 1.0, 0.5], dtype=torch.float64)
+    start = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+    x = sample_dpmpp_2m(lambda x, sigma: sigma.log().view(-1, 1, 1, 1).expand_as(x), start, sigmas)
+    after_first = 0.75 * math.log(4)
+    assert float(x) == pytest.approx(0.5 * after_first + 0.5 * math.log(math.sqrt(0.5)), rel=1e-9)
 
 
 def test_an_image_depends_on_its_seed_alone() -> None:

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from sklearn.datasets import load_digits
@@ -196,3 +198,98 @@ def test_class_labels_reach_the_network() -> None:
     weight = dict(trainer.denoiser.named_parameters())["network.labels.weight"]
     assert weight.grad is not None
     assert weight.grad.abs().sum() > 0
+
+
+def test_augmented_noisy_examples_are_turned_and_flipped_copies_of_s_tn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[tuple[Tensor, Tensor]] = []
+    real = methods_module.algorithm1_loss
+
+    def spy(
+        denoised: Tensor, noisy: Tensor, target: Tensor, sigma: Tensor, nature: Tensor, tn: float
+    ) -> Tensor:
+        seen.append((target, nature))
+        return real(denoised, noisy, target, sigma, nature, tn)
+
+    monkeypatch.setattr(methods_module, "algorithm1_loss", spy)
+    trainer = make_trainer(augment_probability=0.5, horizontal_flip=False, batch_size=100)
+    trainer.train(400)
+    target, nature = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    turns = [
+        torch.rot90(x, k, (2, 3))
+        for x in (trainer._material[1], trainer._material[1].flip(3))
+        for k in range(4)
+    ]
+    known = {image.numpy().tobytes() for turn in turns for image in turn.contiguous()}
+    is_copy = torch.tensor([image.numpy().tobytes() in known for image in target.contiguous()])
+    assert is_copy[nature].all()
+    assert not is_copy[~nature].any()
+
+
+def test_augmentation_reaches_the_network_and_sampling_goes_without() -> None:
+    trainer = make_trainer(augment_probability=0.5)
+    trainer.train(64)
+    weight = dict(trainer.denoiser.named_parameters())["network.augment.weight"]
+    assert weight.shape[1] == 9
+    assert weight.abs().sum() > 0
+    assert weight.grad is not None
+    assert weight.grad.abs().sum() > 0
+    denoiser, x, sigma = trainer.ema_denoiser(), torch.randn(2, 1, 8, 8), torch.tensor([0.1, 3.0])
+    assert torch.equal(denoiser(x, sigma), denoiser(x, sigma, None, torch.zeros(2, 9)))
+    assert not torch.equal(denoiser(x, sigma), denoiser(x, sigma, None, torch.ones(2, 9)))
+    assert "network.augment.weight" not in dict(make_trainer().denoiser.named_parameters())
+
+
+def test_a_training_starts_from_the_averaged_weights_of_another(tmp_path: Path) -> None:
+    earlier = make_trainer(seed=3)
+    earlier.train(64)
+    path = tmp_path / "earlier.safetensors"
+    path.write_bytes(earlier.checkpoint())
+    tuned = make_trainer(sigma_tn=0.7, init_from=str(path))
+    for weight, mean, old in zip(tuned.denoiser.parameters(), tuned.ema, earlier.ema, strict=True):
+        assert torch.equal(weight, old)
+        assert torch.equal(mean, old)
+    assert tuned.images_seen == 0
+    assert not tuned._optimizer.state
+    tuned.train(32)
+    assert any(not torch.equal(a, b) for a, b in zip(tuned.ema, earlier.ema, strict=True))
+    # Dropout has no weights, so it may differ; defaults written out are no difference.
+    options = {"model_channels": 8, "dropout": 0.0, "channel_mult": [1, 2]}
+    make_trainer(init_from=str(path), network=NetworkConfig(options=options))
+
+
+def test_first_weights_of_another_network_are_refused_by_the_first_difference(tmp_path: Path) -> None:
+    path = tmp_path / "earlier.safetensors"
+    path.write_bytes(make_trainer().checkpoint())
+    wider = NetworkConfig(options={"model_channels": 16})
+    with pytest.raises(UserError, match="model_channels is 8 there and 16 in this training"):
+        make_trainer(init_from=str(path), network=wider)
+    with pytest.raises(UserError, match="augment_dim is 0 there and 9 in this training"):
+        make_trainer(init_from=str(path), augment_probability=0.1)
+    with pytest.raises(UserError, match=r"init_from: .*absent.*cannot be read"):
+        make_trainer(init_from=str(tmp_path / "absent"))
+    for content, problem in (
+        (b"\x80\x04K\x01.", "not a pareto-amb checkpoint"),
+        (pack({}, {}), "no network"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=problem):
+            make_trainer(init_from=str(path))
+
+
+def test_broken_gradients_are_repaired_or_not_as_configured() -> None:
+    broken = []
+    for repair in (True, False):
+        trainer = make_trainer(gradient_repair=repair)
+        weight = trainer.denoiser.network.stem.weight  # type: ignore[union-attr]
+        weight.register_hook(lambda gradient: torch.full_like(gradient, float("nan")))
+        trainer.train(16)
+        broken.append(not all(p.isfinite().all() for p in trainer.denoiser.parameters()))
+    assert broken == [False, True]
+
+
+def test_repair_hides_no_diverged_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(methods_module, "algorithm1_loss", lambda d, *_: d.flatten(1).mean(1) * torch.nan)
+    with pytest.raises(TrainingDivergedError, match="loss became nan"):
+        make_trainer().train(16)
