@@ -1,8 +1,9 @@
 """How a run was measured, as pairs of a name and its value."""
 
 from dashboards.run_files import Run
-from dashboards.wording import count, level, level_vp, number, percent
+from dashboards.wording import count, level, level_vp, method_name, number, percent
 from pareto_amb.config import DataConfig, EvaluationConfig, ShareRange, SweepConfig
+from pareto_amb.search.frontier import RECOMMENDED
 
 SOURCES = {
     "digits": "scikit-learn digits",
@@ -27,6 +28,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("σ_tn searched", _sigma(config)),
         ("Mix ratio searched", _mix(config)),
         ("Search", _search(config)),
+        *_rivals(config),
         ("DDPM baseline", _baseline(config.search.baseline_seeds)),
         ("Seed of the run", str(config.seed)),
     ]
@@ -103,13 +105,25 @@ def _mix(config: SweepConfig) -> str:
     return ", ".join(names)
 
 
+def _rivals(config: SweepConfig) -> list[tuple[str, str]]:
+    """The methods compared beside Algorithm 1, and what was searched for them; nothing without any."""
+    if config.search.methods == (RECOMMENDED,):
+        return []
+    facts = [("Methods compared", ", ".join(["DDPM", *map(method_name, config.search.methods)]))]
+    if "masking" in config.search.methods:
+        corruption = config.space.corruption
+        facts.append(("Pixels missing (masking)", f"{percent(corruption.low)} to {percent(corruption.high)}"))
+    return facts
+
+
 def _baseline(seeds: int) -> str:
     return f"{seeds} {'seed' if seeds == 1 else 'seeds'}, to full budget, never stopped early"
 
 
 def _search(config: SweepConfig) -> str:
     search = config.search
+    each = " and method" if len(search.methods) > 1 else ""
     return (
-        f"{search.sampler}, {search.trials} trials for each train size, the first "
+        f"{search.sampler}, {search.trials} trials for each train size{each}, the first "
         f"{min(search.startup_trials, search.trials)} at random"
     )

@@ -130,13 +130,15 @@ def _section(run: Run, train_size: int) -> Section:
 
 
 def _notes(run: Run, recommendation: Recommendation) -> list[str]:
-    return [
+    notes = [
         wording.reduction(recommendation),
         wording.yardstick(recommendation),
         wording.window(recommendation),
         wording.early_stopping(run.results, recommendation),
+        wording.rivals(run.results, recommendation),
         wording.noise_of_baseline(recommendation),
     ]
+    return [note for note in notes if note]
 
 
 def _why_none(run: Run, train_size: int) -> str:

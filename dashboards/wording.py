@@ -8,7 +8,7 @@ import pandas as pd
 
 from pareto_amb.diffusion.units import sigma_to_vp
 from pareto_amb.results import parameters_of
-from pareto_amb.search.frontier import BASELINE, comparable, frontier
+from pareto_amb.search.frontier import BASELINE, RECOMMENDED, comparable, frontier
 from pareto_amb.search.recommend import EarlyStop, Recommendation, Spread
 
 METHODS = {
@@ -157,7 +157,7 @@ def noise_of_baseline(recommendation: Recommendation) -> str:
 def _stop_words(stop: EarlyStop) -> str:
     what = "plain DDPM"
     if stop.method != BASELINE:
-        what = f"{method_name(stop.method)} at {chosen(stop.model_dump())}"
+        what = f"{method_name(stop.method)} at σ_tn {level(stop.sigma_tn)}"
     return (
         f"{what}, stopped after {count(stop.images_seen)} images, gives FID "
         f"{number(stop.fid, 4)} and memorization {percent(stop.memorization)}"
@@ -175,6 +175,24 @@ def early_stopping(results: pd.DataFrame, recommendation: Recommendation) -> str
     return (
         "Early stopping does not beat it: no earlier measurement of any trial, DDPM included, is as "
         "good on both FID and memorization."
+    )
+
+
+def rivals(results: pd.DataFrame, recommendation: Recommendation) -> str:
+    """Whether another method's training does better than the recommended one; empty when none took part."""
+    rows = comparable(results, recommendation.train_size)
+    rows = rows[~rows.method.isin([BASELINE, RECOMMENDED])]
+    if rows.empty:
+        return ""
+    names = ", ".join(method_name(str(method)) for method in sorted(set(rows.method)))
+    fid, memorization = recommendation.fid.value, recommendation.memorization.value
+    better = rows[(rows.fid <= fid) & (rows.memorization <= memorization)]
+    if better.empty:
+        return f"Other methods compared ({names}): none of their trainings is as good on both metrics."
+    best = better.sort_values(["memorization", "fid"]).iloc[0]
+    return (
+        f"Another method does better here: {method_name(best.method)} ({chosen(best)}) gives FID "
+        f"{number(best.fid, 4)} and memorization {percent(best.memorization)}, at least as good on both."
     )
 
 

@@ -106,3 +106,11 @@ def test_a_missing_file_and_an_unknown_space_are_named() -> None:
         search_spaces.load("nowhere.yaml")
     with pytest.raises(UserError, match="did you mean 'digits'"):
         search_spaces.load("digit")
+
+
+def test_methods_that_compete_are_named_once_and_known() -> None:
+    assert resolve().search.methods == ("algorithm1",)
+    assert resolve("search.methods=[masking]").space.corruption.high == 0.9
+    for value in ("[masking, masking]", "[]", "[maskign]"):
+        with pytest.raises(UserError, match=r"search"):
+            resolve(f"search.methods={value}")

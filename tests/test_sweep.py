@@ -100,7 +100,14 @@ def test_mlflow_has_a_parent_run_and_a_nested_run_a_trial(finished: tuple[Path, 
     assert len(trials) == 6
     assert {r.info.status for r in runs} == {"FINISHED"}
     for trial in trials:
-        assert set(trial.data.params) == {"method", "train_size", "sigma_tn", "mix_ratio", "seed"}
+        assert set(trial.data.params) == {
+            "method",
+            "train_size",
+            "sigma_tn",
+            "mix_ratio",
+            "corruption",
+            "seed",
+        }
         steps = [m.step for m in client.get_metric_history(trial.info.run_id, "fid")]
         assert steps == [6400, 12800]
         assert trial.data.tags["status"] == "complete"
@@ -218,3 +225,28 @@ def test_a_time_budget_stops_in_order_and_resumes(tmp_path: Path) -> None:
     assert "6 trials are not finished: pareto-amb sweep --resume run" in done.stdout
     assert (tmp_path / "run" / "report.html").exists()
     assert not (tmp_path / "run" / "recommendation.yaml").exists()
+
+
+def test_methods_compete_in_one_sweep(tmp_path: Path) -> None:
+    methods = ["--set", "search.methods=[algorithm1,masking,noise_only]", "--trials", "1"]
+    baselines = ["--set", "search.baseline_seeds=1"]
+    done = run("sweep", "smoke", "--output", "run", *methods, *baselines, *TINY, cwd=tmp_path)
+    assert "[4/4]" in done.stdout
+    assert "n50-masking-0000 (corruption" in done.stdout
+    table = pd.read_parquet(tmp_path / "run" / "results.parquet")
+    assert set(table.status) == {"complete"}
+    assert table.groupby("method").size().to_dict() == {
+        "algorithm1": 2, "ddpm": 2, "masking": 2, "noise_only": 2
+    }  # fmt: skip
+    last = table[table.rung == 2].set_index("method")
+    assert (last.corruption > 0).to_dict() == {m: m == "masking" for m in last.index}
+    assert (last.sigma_tn > 0).to_dict() == {m: m in {"algorithm1", "noise_only"} for m in last.index}
+    assert last.fid.nunique() == 4
+    entry = yaml.safe_load((tmp_path / "run" / "recommendation.yaml").read_text())["recommendations"][0]
+    assert entry["trial_id"] == "n50-algorithm1-0000"
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "Masking" in report
+    assert "Noise only" in report
+    checkpoint = "run/checkpoints/n50-masking-0000.safetensors"
+    run("sample", checkpoint, "--count", "2", "--steps", "3", "--output", "pictures", cwd=tmp_path)
+    assert len(list((tmp_path / "pictures").iterdir())) == 2

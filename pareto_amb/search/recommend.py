@@ -9,7 +9,6 @@ from pydantic import BaseModel
 
 from pareto_amb.diffusion.units import sigma_to_vp
 from pareto_amb.errors import UserError
-from pareto_amb.results import describe_trial
 from pareto_amb.search.frontier import BASELINE, OBJECTIVES, RECOMMENDED, comparable, frontier
 
 Policy = Literal["match-ddpm", "knee", "max-memorization"]
@@ -36,23 +35,19 @@ class Baseline(BaseModel):
 
 
 class EarlyStop(BaseModel):
-    """The point of the any-budget view that beats the recommendation on both metrics."""
+    """The any-budget point of DDPM or Algorithm 1 that beats the recommendation on both metrics."""
 
     method: str
     sigma_tn: float
-    mix_ratio: float
-    corruption: float
     images_seen: int
     fid: float
     memorization: float
 
     def describe(self) -> str:
         """One sentence for a summary."""
-        chosen = describe_trial(self.model_dump())
-        at = f"{self.method} at {chosen}" if chosen else self.method
         return (
-            f"stopping early does better still: {at} after {self.images_seen:,} images has FID "
-            f"{self.fid:.4g} and memorization {self.memorization:.3f}"
+            f"stopping early does better still: {self.method} at sigma_tn {self.sigma_tn:.3g} after "
+            f"{self.images_seen:,} images has FID {self.fid:.4g} and memorization {self.memorization:.3f}"
         )
 
 
@@ -183,6 +178,7 @@ def _window_around(
 def _early_stop(results: pd.DataFrame, chosen: "pd.Series[Any]") -> EarlyStop | None:
     """An earlier rung that is at least as good on both metrics: stopping early beats training on."""
     rows = comparable(results, int(chosen.train_size), "any")
+    rows = rows[rows.method.isin([BASELINE, RECOMMENDED])]
     better = rows[(rows.budget < 1) & (rows.fid <= chosen.fid) & (rows.memorization <= chosen.memorization)]
     if better.empty:
         return None
@@ -190,8 +186,6 @@ def _early_stop(results: pd.DataFrame, chosen: "pd.Series[Any]") -> EarlyStop | 
     return EarlyStop(
         method=str(best.method),
         sigma_tn=float(best.sigma_tn),
-        mix_ratio=float(best.mix_ratio),
-        corruption=float(best.corruption),
         images_seen=int(best.images_seen),
         fid=float(best.fid),
         memorization=float(best.memorization),

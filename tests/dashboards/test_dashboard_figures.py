@@ -149,3 +149,58 @@ def test_percent(share: float, text: str) -> None:
 def test_vp_levels_close_to_one_keep_their_digits() -> None:
     assert wording.level_vp(1.0) == "0.707"
     assert wording.level_vp(80.0) == "0.99992"
+
+
+def with_rivals(results: pd.DataFrame) -> pd.DataFrame:
+    """Two masking and two noise-only trainings beside the others; the first masks better than all."""
+    chosen = results[results.trial_id.isin(["n300-algorithm1-0006", "n300-algorithm1-0007"])]
+    masking = chosen.assign(
+        trial_id=chosen.trial_id.str.replace("algorithm1", "masking"), method="masking", sigma_tn=0.0,
+        mix_ratio=0.0, corruption=0.4, fid=chosen.fid * 0.5, memorization=0.001,
+    )  # fmt: skip
+    noise_only = chosen.assign(
+        trial_id=chosen.trial_id.str.replace("algorithm1", "noise_only"), method="noise_only", mix_ratio=1.0
+    )
+    return pd.concat([results, masking, noise_only], ignore_index=True)
+
+
+def test_other_methods_have_their_own_colour_symbol_and_hover(results: pd.DataFrame) -> None:
+    rows = with_rivals(results)
+    figure = frontier_figure(rows, 300, "pixels", recommend(rows, 300))
+    (masking,), (noise_only,) = traces(figure, "Masking"), traces(figure, "Noise only")
+    symbols = {
+        masking.marker.symbol,
+        noise_only.marker.symbol,
+        traces(figure, "Algorithm 1")[0].marker.symbol,
+    }
+    assert len(symbols) == 3
+    assert masking.marker.color == theme.OTHER_METHODS["masking"] != noise_only.marker.color
+    assert "40.0% of pixels missing" in masking.hovertext[0]
+    assert "σ_tn" not in masking.hovertext[0]
+    assert "σ_tn" in noise_only.hovertext[0]
+    assert "mix ratio" not in noise_only.hovertext[0]
+    (front,) = traces(figure, "front")
+    assert min(masking.x) in front.x
+
+
+def test_other_methods_keep_to_the_figures_they_belong_to(results: pd.DataFrame) -> None:
+    rows = with_rivals(results)
+    sigma = {t.name for t in sigma_figure(rows, 300, "pixels").data}
+    assert "Noise only" in sigma
+    assert "Masking" not in sigma
+    assert drawn(mix_figure(rows, 300, "pixels")) == drawn(mix_figure(results, 300, "pixels"))
+    figure = any_budget_figure(rows, 300, "pixels")
+    assert drawn(figure) == len(comparable(rows, 300, "any"))
+    (full,) = traces(figure, "Masking, 100%")
+    assert full.marker.line.color == theme.OTHER_METHODS["masking"]
+
+
+def test_a_better_rival_is_named(results: pd.DataFrame) -> None:
+    rows = with_rivals(results)
+    found = recommend(rows, 300)
+    assert found.trial_id == recommend(results, 300).trial_id
+    assert wording.rivals(results, found) == ""
+    assert "Another method does better here: Masking (40.0% of pixels" in wording.rivals(rows, found)
+    worse = rows.assign(fid=rows.fid.where(rows.method != "masking", 1e3))
+    worse = worse.assign(fid=worse.fid.where(rows.method != "noise_only", 1e3))
+    assert "(Masking, Noise only): none" in wording.rivals(worse, found)

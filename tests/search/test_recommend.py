@@ -113,6 +113,4 @@ def test_other_methods_take_part_in_the_frontier_but_are_not_recommended() -> No
     for policy in ("match-ddpm", "knee"):
         assert recommend(everything, 100, policy).trial_id == "t0.4"
     assert recommend(everything, 100).window == recommend(rows, 100).window
-    early = recommend(pd.concat([everything, masking.assign(budget=0.5)]), 100).early_stop
-    assert early is not None
-    assert "masking at corruption 0.5 after" in early.describe()
+    assert recommend(pd.concat([everything, masking.assign(budget=0.5)]), 100).early_stop is None

@@ -1,0 +1,227 @@
+import math
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+from pareto_amb.config import NetworkConfig, TrainingConfig
+from pareto_amb.diffusion.checkpoint import load_denoiser, sampling_options, unpack
+from pareto_amb.diffusion.losses import masked_loss
+from pareto_amb.diffusion.methods import Algorithm1, Batch, Masking, Method, NoiseOnly
+from pareto_amb.diffusion.networks import create_network
+from pareto_amb.diffusion.noise import LogNormal
+from pareto_amb.diffusion.sampler import generate
+from pareto_amb.diffusion.trainer import Trainer
+from pareto_amb.errors import UserError
+
+torch.set_num_threads(1)
+METHODS: list[Method] = [Algorithm1(), Algorithm1(0.3, 0.5), NoiseOnly(0.3), Masking(0.4)]
+CONFIG = TrainingConfig(
+    network=NetworkConfig(options={"model_channels": 4, "dropout": 0.1}),
+    images=128,
+    batch_size=16,
+    learning_rate=2e-3,
+    horizontal_flip=True,
+    checkpoint_seconds=1e-9,
+)
+IMAGES = torch.tensor(load_digits().images[:12, None] * 15.9).to(torch.uint8)
+CLEAN = torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+IDS = range(12)
+
+
+def draw(method: Method, material: Tensor, count: int = 4000, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    index = torch.arange(count) % 12
+    return method.draw(material, index, LogNormal(), generator, lambda images: images)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_material_is_a_function_of_seed_and_image_number(method: Method) -> None:
+    whole = method.material(CLEAN, IDS, 0)
+    assert torch.equal(method.material(CLEAN[[7, 3]], [7, 3], 0), whole[..., [7, 3], :, :, :])
+    assert torch.equal(method.material(CLEAN, IDS, 1), whole) == (method == Algorithm1())
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_every_method_resumes_bit_for_bit(method: Method) -> None:
+    straight, first, resumed = (Trainer(IMAGES, CONFIG, method, seed=0) for _ in range(3))
+    loss = straight.train(128)
+    saved: list[bytes] = []
+    first.train(64, lambda: saved.append(first.checkpoint()))
+    resumed.restore(saved[2])
+    assert resumed.images_seen == 48
+    assert resumed.train(128) == loss
+    a, b = (unpack(trainer.checkpoint(), "")[1] for trainer in (straight, resumed))
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+@pytest.mark.parametrize("method", METHODS[1:], ids=repr)
+def test_a_checkpoint_of_another_method_is_refused(method: Method) -> None:
+    saved = Trainer(IMAGES, CONFIG, Algorithm1(), seed=0).checkpoint()
+    with pytest.raises(UserError, match="is of another training"):
+        Trainer(IMAGES, CONFIG, method, seed=0).restore(saved)
+
+
+def test_algorithm_1_with_no_level_on_one_side_is_plain() -> None:
+    assert Algorithm1.within(80.0, 0.0, 0.5) == Algorithm1.within(80.0, 80.0, 0.5) == Algorithm1()
+    assert Algorithm1.within(80.0, 0.5, 0.3) == Algorithm1(0.5, 0.3)
+
+
+def test_noise_only_sees_noisy_copies_at_levels_above_sigma_tn_and_nothing_else() -> None:
+    method, clean = NoiseOnly(0.3), CLEAN.clone()
+    material = method.material(clean, IDS, 0)
+    assert torch.equal(material, Algorithm1(0.3, 0.5).material(CLEAN, IDS, 0)[1])
+    clean.fill_(math.nan)
+    batch = draw(method, material)
+    assert batch.nature.all()
+    assert float(batch.sigma.min()) >= 0.3
+    assert torch.equal(batch.target, material[torch.arange(4000) % 12])
+    added = (batch.noisy - batch.target) / (batch.sigma**2 - 0.09).sqrt().view(-1, 1, 1, 1)
+    assert abs(float(added.std()) - 1) < 0.01
+    assert torch.isfinite(method.loss(batch.noisy, batch)).all()
+
+    trainer = Trainer(IMAGES, CONFIG, method, seed=0)
+    assert trainer._material.shape == (12, 1, 8, 8)
+    assert math.isfinite(trainer.train(64))
+
+
+def test_masking_hides_pixels_for_good_and_further_ones_each_time() -> None:
+    method = Masking(0.4, further=0.1)
+    material = method.material(CLEAN, IDS, 0)
+    images, kept = material[:, :3], material[:, 3:]
+    assert set(kept.unique().tolist()) == {0.0, 1.0}
+    assert abs(float(kept.mean()) - 0.6) < 0.05
+    assert torch.equal(images, CLEAN * kept)
+    batch, other = draw(method, material), draw(method, material, seed=1)
+    assert batch.shown is not None
+    assert batch.kept is not None
+    assert other.shown is not None
+    assert torch.equal(batch.kept, kept[torch.arange(4000) % 12])
+    assert (batch.shown <= batch.kept).all()
+    assert abs(float(batch.shown.sum() / batch.kept.sum()) - 0.9) < 0.01
+    assert not torch.equal(batch.shown, other.shown)
+    assert (batch.noisy[(batch.shown == 0).expand_as(batch.noisy)] == 0).all()
+    assert method.hidden == pytest.approx(1 - 0.6 * 0.9)
+
+
+def test_a_mask_moves_with_its_image() -> None:
+    method = Masking(0.4)
+    material = method.material(CLEAN, IDS, 0)
+    generator = torch.Generator().manual_seed(0)
+    batch = method.draw(material, torch.arange(12), LogNormal(), generator, lambda x: x.flip(-1))
+    assert batch.kept is not None
+    assert torch.equal(batch.target, (CLEAN * material[:, 3:]).flip(-1))
+    assert torch.equal(batch.kept, material[:, 3:].flip(-1))
+
+
+def test_pixels_that_the_fixed_mask_hides_have_no_part_in_the_loss() -> None:
+    method = Masking(0.4)
+    batch = draw(method, method.material(CLEAN, IDS, 0), 12)
+    assert batch.shown is not None
+    assert batch.kept is not None
+    denoised = torch.randn(batch.target.shape, requires_grad=True)
+    target = batch.target.clone().requires_grad_()
+    loss = masked_loss(denoised, target, batch.sigma, batch.shown, batch.kept)
+    for slope in torch.autograd.grad(loss.sum(), [denoised, target]):
+        hidden = (batch.kept == 0).expand_as(slope)
+        assert (slope[hidden] == 0).all()
+        assert (slope[~hidden] != 0).all()
+
+
+@pytest.mark.parametrize("change", [0.0, 0.1, -0.1])
+def test_on_gaussian_data_the_masked_loss_is_minimised_by_the_posterior_mean(change: float) -> None:
+    # Images of two pixels, x_0 ~ N(0, C) with correlated entries: E[x_0 | A~ x_sigma, A~] is linear in
+    # the pixels shown, also at the pixel that is not, and follows from C in closed form.
+    count, s, correlation, sigma = 300_000, 0.5, 0.8, 0.6
+    generator = torch.Generator().manual_seed(0)
+    covariance = s**2 * torch.tensor([[1.0, correlation], [correlation, 1.0]])
+    factor = torch.linalg.cholesky(covariance)
+    x_0 = (torch.randn(count, 2, generator=generator) @ factor.T).view(count, 1, 1, 2)
+    kept = (torch.rand(count, 1, 1, 2, generator=generator) >= 0.3).float()
+    shown = kept * (torch.rand(count, 1, 1, 2, generator=generator) >= 0.3)
+    noisy = shown * (x_0 + sigma * torch.randn(count, 1, 1, 2, generator=generator))
+    first_only = (shown[..., 0] == 1) & (shown[..., 1] == 0)
+    x_0, kept, shown, noisy = (t[first_only.flatten()] for t in (x_0, kept, shown, noisy))
+    levels = torch.full((len(x_0),), sigma)
+
+    posterior = covariance[:, 0] / (covariance[0, 0] + sigma**2)
+    gains = (posterior + change).requires_grad_()
+    denoised = gains * noisy[..., :1]
+    loss = masked_loss(denoised, kept * x_0, levels, shown, kept)
+    slopes = torch.autograd.grad(loss.mean(), gains)[0]
+    for pixel in range(2):
+        weight = (1 + sigma**2 / s**2) / sigma**2 if pixel == 0 else s**-2
+        errors = weight * kept[..., pixel] * (denoised[..., pixel] - x_0[..., pixel]) * noisy[..., 0]
+        margin = 4 * float(errors.detach().std()) / math.sqrt(len(x_0))
+        assert (abs(float(slopes[pixel])) < margin) == (change == 0)
+
+
+def test_a_masked_denoiser_never_sees_a_hidden_pixel() -> None:
+    torch.manual_seed(0)
+    denoiser = create_network("tiny", 8, 1, mask_channels=1, model_channels=4).eval()
+    nn.init.normal_(denoiser.network.out.weight)
+    x, sigma = torch.randn(2, 1, 8, 8), torch.tensor([0.1, 5.0])
+    mask = (torch.rand(2, 1, 8, 8) < 0.5).float()
+    denoised = denoiser(x, sigma, mask=mask)
+    assert torch.equal(denoiser(torch.where(mask > 0, x, 99.0), sigma, mask=mask), denoised)
+    assert not torch.equal(denoiser(x, sigma, mask=torch.ones_like(mask)), denoised)
+    # At zero raw output a shown pixel is c_skip x and a hidden one 0, the mean at infinite noise.
+    nn.init.zeros_(denoiser.network.out.weight)
+    nn.init.zeros_(denoiser.network.out.bias)
+    c_skip = 0.25 / (sigma**2 + 0.25)
+    assert torch.allclose(denoiser(x, sigma, mask=mask), c_skip.view(-1, 1, 1, 1) * mask * x)
+
+
+class Spy(nn.Module):
+    """Returns a constant image and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sigmas: list[float] = []
+        self.masks: list[Tensor | None] = []
+
+    def forward(
+        self, x: Tensor, sigma: Tensor, labels: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        self.sigmas.append(float(sigma[0]))
+        self.masks.append(mask)
+        return torch.full_like(x, 0.5)
+
+
+def test_sampling_of_noise_only_stops_at_sigma_tn_with_the_posterior_mean() -> None:
+    spy = Spy()
+    images = generate(spy, (1, 4, 4), range(3), steps=6, sigma_stop=NoiseOnly(0.7).sigma_stop)
+    assert len(spy.sigmas) == 2 * 6 - 1
+    assert min(spy.sigmas) == pytest.approx(0.7)
+    assert spy.sigmas[0] == pytest.approx(80.0)
+    assert (images == 191).all()  # the last answer of the denoiser itself
+    assert spy.masks == [None] * 11
+
+
+def test_sampling_of_masking_keeps_one_mask_an_image() -> None:
+    spy = Spy()
+    generate(spy, (3, 16, 16), range(8), steps=3, hidden=0.46, base_seed=4)
+    first = spy.masks[0]
+    assert first is not None
+    assert first.shape == (8, 1, 16, 16)
+    assert abs(float(first.mean()) - 0.54) < 0.04
+    assert not torch.equal(first[0], first[1])
+    assert all(mask is not None and torch.equal(mask, first) for mask in spy.masks)
+    alone = Spy()
+    generate(alone, (3, 16, 16), [5], steps=3, hidden=0.46, base_seed=4)
+    assert alone.masks[0] is not None
+    assert torch.equal(alone.masks[0], first[5:6])
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_a_checkpoint_knows_how_it_is_sampled(method: Method) -> None:
+    trainer = Trainer(IMAGES, CONFIG, method, seed=0)
+    trainer.train(32)
+    content = trainer.checkpoint()
+    options = sampling_options(content, "file")
+    assert options == {"sigma_stop": method.sigma_stop, "hidden": method.hidden}
+    images = generate(load_denoiser(content, "file"), (1, 8, 8), range(2), steps=3, **options)
+    ours = generate(trainer.ema_denoiser(), (1, 8, 8), range(2), steps=3, **options)
+    assert images.shape == (2, 1, 8, 8)
+    assert torch.equal(images, ours)
