@@ -165,7 +165,7 @@ def main() -> None:
     )
     steps = {name: make_step(options, switches) for name, switches in chosen.items()}
     for step in steps.values():
-        timed(step, 2, device)
+        timed(step, 1, device)
     memory = {name: peak_memory(step, device) for name, step in steps.items()}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(options.repetitions):

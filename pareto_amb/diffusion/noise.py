@@ -75,9 +75,10 @@ def draw_sigma(
     sigma = distribution.icdf(p.clamp(1e-12, 1 - 1e-12)).float()
     if sigma_tn <= 0:
         return sigma
-    # Rounding to float32 must not carry a level across sigma_tn.
-    below = torch.nextafter(sigma.new_tensor(sigma_tn), sigma.new_tensor(0.0))
-    return torch.where(nature, sigma.clamp(min=sigma_tn), sigma.minimum(below))
+    # Rounding to float32 must not carry a level across sigma_tn. A number, unlike a tensor made here, is
+    # handed to a GPU without waiting for it.
+    below = float(torch.nextafter(torch.tensor(sigma_tn, dtype=torch.float32), torch.zeros(())))
+    return torch.where(nature, sigma.clamp(min=sigma_tn), sigma.clamp(max=below))
 
 
 def natural_mix_ratio(distribution: NoiseDistribution, sigma_tn: float) -> float:
