@@ -14,6 +14,7 @@ from pareto_amb.diffusion.checkpoint import pack, under_prefix, unpack, with_pre
 from pareto_amb.diffusion.losses import algorithm1_loss
 from pareto_amb.diffusion.networks import create_network
 from pareto_amb.diffusion.noise import LogNormal, NoiseDistribution, UniformTime, draw_sigma
+from pareto_amb.diffusion.parallel import World
 from pareto_amb.diffusion.precondition import EDMDenoiser
 from pareto_amb.diffusion.sampler import from_uint8
 from pareto_amb.errors import UserError
@@ -52,14 +53,18 @@ class Trainer:
         label_dim: int = 0,
         sigma_max: float = 80.0,
         device: torch.device | str = "cpu",
+        world: World | None = None,
     ) -> None:
         """Set up a training that has seen no image yet.
 
         `images` uint8 (N, C, H, W) is the training set; `image_ids` its numbers in the set it was
         drawn from (default 0..N-1), which with `seed` fix S_tn; `labels` int64 (N,) in [0, label_dim).
-        `mix_ratio` is the probability that an example is a noisy one.
+        `mix_ratio` is the probability that an example is a noisy one. `world` is told where several
+        processes train together; UserError where they cannot share a batch evenly.
         """
         self.config, self.seed = config, seed
+        self._world = world or World()
+        self._mine = self._world.part_of_batch(config.batch_size)
         self.device = torch.device(device)
         plain = sigma_tn <= 0 or sigma_tn >= sigma_max
         self.sigma_tn, self.mix_ratio = (0.0, 0.0) if plain else (sigma_tn, mix_ratio)
@@ -95,7 +100,7 @@ class Trainer:
             fused=True,
         )
         self._generator = make_generator(seed, "batches", self.device)
-        self._dropout_state = make_generator(seed, "dropout", self.device).get_state()
+        self._dropout_state = self._first_dropout_state()
         self._loss_sum = torch.zeros((), device=self.device)
         self._loss_count = 0
 
@@ -110,7 +115,9 @@ class Trainer:
             started = time.monotonic()
             while self.images_seen < until_images:
                 self._step()
-                if checkpoint and time.monotonic() - started >= self.config.checkpoint_seconds:
+                due = time.monotonic() - started >= self.config.checkpoint_seconds
+                step = self.images_seen // self.config.batch_size
+                if checkpoint and self._world.first_decides(due, step):
                     self._pause_clock(started)
                     checkpoint()
                     started = time.monotonic()
@@ -129,6 +136,7 @@ class Trainer:
         return loss
 
     def _mean_loss(self) -> float:
+        self._world.average([self._loss_sum])
         loss = float(self._loss_sum) / max(self._loss_count, 1)
         if not math.isfinite(loss):
             raise TrainingDivergedError(f"loss became {loss} before {self.images_seen:,} images")
@@ -154,11 +162,16 @@ class Trainer:
         noise = torch.randn(target.shape, generator=generator, device=device)
         noisy = torch.addcmul(target, added, noise)
 
+        # Every process draws the whole batch and works on its own part of it.
+        target, noisy, sigma, nature = (drawn[self._mine] for drawn in (target, noisy, sigma, nature))
+        labels = None if labels is None else labels[self._mine]
+
         # Compare the denoised image with x_0, or its prediction of x_tn with x_tn (L7-11).
         self._optimizer.zero_grad(set_to_none=True)
         denoised = self.denoiser(noisy, sigma, labels)
         loss = algorithm1_loss(denoised, noisy, target, sigma, nature, self.sigma_tn).mean()
         loss.backward()  # type: ignore[no-untyped-call]
+        self._world.average([p.grad for p in self.denoiser.parameters() if p.grad is not None])
         for group in self._optimizer.param_groups:
             group["lr"] = self._learning_rate()
         self._optimizer.step()
@@ -238,10 +251,20 @@ class Trainer:
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": state, "param_groups": groups})
         self._generator.set_state(tensors["random.batches"])
-        self._dropout_state = tensors["random.dropout"]
         self._loss_sum.copy_(tensors["loss_sum"])
         self._loss_count = header["loss_count"]
         self.images_seen, self.train_seconds = header["images_seen"], header["train_seconds"]
+        own = self._world.is_first
+        self._dropout_state = tensors["random.dropout"] if own else self._first_dropout_state()
+
+    def _first_dropout_state(self) -> Tensor:
+        """The dropout state of this process at its start, from image 0 or from a checkpoint.
+
+        A checkpoint holds the first process's alone; the others begin a stream of their own each time.
+        """
+        rank = self._world.rank
+        name = f"dropout/{rank}/{self.images_seen}" if rank else "dropout"
+        return make_generator(self.seed, name, self.device).get_state()
 
     def _identity(self) -> dict[str, Any]:
         """What must agree for a checkpoint to belong to this training; the budget may grow."""
