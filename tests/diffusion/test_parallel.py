@@ -41,10 +41,11 @@ TRAIN = ["-m", "pareto_amb", "train", "recommendation.yaml"]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 REFUSALS = """
-import sys
+import os, sys
 from pareto_amb.cli import main
 
-for setting in sys.argv[1:]:
+for port, setting in zip(sys.argv[1::2], sys.argv[2::2]):
+    os.environ["MASTER_PORT"] = port
     sys.argv = ["pareto-amb", "train", "recommendation.yaml", "--set", setting]
     try:
         main()
@@ -79,20 +80,28 @@ def start(command: list[str], cwd: Path, **environment: str) -> subprocess.Popen
     )
 
 
-def run_two(first: list[str], second: list[str], cwd: Path) -> list[subprocess.CompletedProcess[str]]:
-    """Run two processes with the environment that torchrun would give them, and see each one's exit code."""
+def free_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        return str(probe.getsockname()[1])
+
+
+def run_two(first: list[str], second: list[str], cwd: Path) -> list[subprocess.CompletedProcess[str]]:
+    """Run two processes with the environment that torchrun would give them, and see each one's exit code."""
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    shared["MASTER_PORT"] = free_port()
     processes = [
         start(command, cwd, RANK=str(rank), LOCAL_RANK=str(rank), **shared)
         for rank, command in enumerate([first, second])
     ]
     done = []
-    for process in processes:
-        out, err = process.communicate(timeout=120)
-        done.append(subprocess.CompletedProcess(process.args, process.returncode, out, err))
+    try:
+        for process in processes:
+            out, err = process.communicate(timeout=120)
+            done.append(subprocess.CompletedProcess(process.args, process.returncode, out, err))
+    finally:
+        for process in processes:
+            process.kill()
     return done
 
 
@@ -168,10 +177,9 @@ def test_a_training_killed_on_one_process_goes_on_on_two(recommendation: Path) -
 
 
 def test_what_cannot_go_on_stops_all_processes_with_one_line_from_the_first(recommendation: Path) -> None:
-    everywhere = ["training.batch_size=15", "training.learning_rate=1.0e+30"]
-    first, second = run_two(
-        ["-c", REFUSALS, *everywhere, "seed=1"], ["-c", REFUSALS, *everywhere, "sed=1"], recommendation.parent
-    )
+    everywhere = [free_port(), "training.batch_size=15", free_port(), "training.learning_rate=1.0e+30"]
+    command, port = ["-c", REFUSALS, *everywhere], free_port()
+    first, second = run_two([*command, port, "seed=1"], [*command, port, "sed=1"], recommendation.parent)
     assert (first.returncode, second.returncode) == (0, 0)
     assert second.stderr == ""
     assert second.stdout == "exit 2\n" * 3
