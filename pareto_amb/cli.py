@@ -39,8 +39,12 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        print(f"pareto-amb: error: {error}", file=sys.stderr)
+        _print_error(error)
         sys.exit(2)
+
+
+def _print_error(error: UserError) -> None:
+    print(f"pareto-amb: error: {error}", file=sys.stderr, flush=True)
 
 
 def _print_version(wanted: bool) -> None:
@@ -61,10 +65,10 @@ def _options(
     pass
 
 
-def _console() -> "Console":
+def _console(quiet: bool = False) -> "Console":
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=True)
+    return Console(highlight=False, soft_wrap=True, quiet=quiet)
 
 
 @app.command()
@@ -284,15 +288,21 @@ def train(
 
     Keys for --set are those of the file's training block, e.g. training.images=10000000,
     data.path=/my/images or train_size=null for the whole set.
+
+    On several GPUs: torchrun --nproc-per-node 4 -m pareto_amb train RECOMMENDATION.yaml
     """
     from pareto_amb.config import TrainingRun, apply_overrides, parse
+    from pareto_amb.diffusion.parallel import join_world
     from pareto_amb.export import load_training_block
     from pareto_amb.production import train_model
 
-    block: dict[str, Any] = load_training_block(recommendation, train_size)
-    run = parse(TrainingRun, apply_overrides(block, overrides or []), str(recommendation))
-    checkpoint = train_model(run, output or recommendation.parent / "training", _console())
-    print(f"next:\n  pareto-amb sample {checkpoint}")
+    with join_world(_print_error) as world:
+        with world.together():
+            block: dict[str, Any] = load_training_block(recommendation, train_size)
+            run = parse(TrainingRun, apply_overrides(block, overrides or []), str(recommendation))
+        console = _console(quiet=not world.is_first)
+        checkpoint = train_model(run, output or recommendation.parent / "training", console, world)
+        console.print(f"next:\n  pareto-amb sample {checkpoint}", markup=False)
 
 
 @app.command()

@@ -1,8 +1,9 @@
 """What comes after a sweep: one training at the recommended sigma_tn, and images from its checkpoint."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
@@ -11,8 +12,9 @@ from pareto_amb.config import TrainingRun, to_yaml
 from pareto_amb.data import load_images, split
 from pareto_amb.diffusion.checkpoint import load_denoiser, sampling_options
 from pareto_amb.diffusion.methods import Algorithm1
+from pareto_amb.diffusion.parallel import AgreedError, World, best_device
 from pareto_amb.diffusion.sampler import generate
-from pareto_amb.diffusion.trainer import Trainer
+from pareto_amb.diffusion.trainer import Trainer, TrainingDivergedError
 from pareto_amb.errors import UserError
 from pareto_amb.materials import take_training_set
 from pareto_amb.storage import Storage, replace_file, write_text
@@ -22,55 +24,83 @@ REPORTS = 200
 """A training reports its loss about this many times."""
 
 
-def best_device() -> torch.device:
-    """The GPU where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+@contextmanager
+def _file_errors(place: Path, done: str) -> Iterator[None]:
+    """Turn an OSError of the block into a UserError that names `place` and what cannot be done to it."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{place}: cannot be {done} ({error.strerror or error})") from error
 
 
-def train_model(run: TrainingRun, output: Path, console: Console) -> Path:
+def train_model(run: TrainingRun, output: Path, console: Console, world: World) -> Path:
     """Train as `run` says, continuing the checkpoint in `output` if there is one; return its path.
 
-    Raises UserError when the data cannot be used or `output` holds another training's checkpoint.
+    All processes of `world` call it; the first alone reads and writes `output`. Raises UserError when
+    the data or the folder cannot be used, `output` holds another training's checkpoint, or the loss
+    is no longer finite.
     """
-    image_set = load_images(run.data)
+    trainer = _make_trainer(run, console, world)
+    storage = Storage(str(output))
+    checkpoint = output / CHECKPOINT
+    saved = None
+    with world.together(), _file_errors(checkpoint, "read"):
+        saved = storage.read(CHECKPOINT) if world.is_first else None
+    saved = world.bytes_from_first(saved)
+    with world.together(), _file_errors(output, "written"):
+        if saved is not None:
+            trainer.restore(saved, str(checkpoint))
+            console.print(f"continuing at {trainer.images_seen:,} images")
+        if world.is_first:
+            write_text(output / "training.yaml", to_yaml(run))
+
+    def save() -> None:
+        with world.together(), _file_errors(checkpoint, "written"):
+            if world.is_first:
+                storage.write(CHECKPOINT, trainer.checkpoint())
+
+    try:
+        _train_with_progress(trainer, run.training.images, save, console)
+    except TrainingDivergedError as error:
+        raise AgreedError(f"{error}: lower training.learning_rate or lengthen its warm-up") from error
+    return checkpoint
+
+
+def _make_trainer(run: TrainingRun, console: Console, world: World) -> Trainer:
+    """Load the data and set up the same training on every process."""
+    with world.together():
+        image_set = load_images(run.data)
+    if len(set(world.gather(image_set.fingerprint))) > 1:
+        raise AgreedError(f"{run.data.path}: not the same images on every machine")
     for note in image_set.notes:
         console.print(f"note: {note}", markup=False)
-    size = run.train_size or len(image_set.images)
-    index = split(image_set, size, run.seed).train
-    training_set = take_training_set(image_set, index, run.data.conditional)
-    trainer = Trainer(
-        training_set.images,
-        run.training,
-        Algorithm1.within(run.sampling.sigma_max, run.sigma_tn, run.mix_ratio),
-        seed=run.seed,
-        image_ids=training_set.ids,
-        labels=training_set.labels,
-        label_dim=training_set.n_classes,
-        device=best_device(),
-    )
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        write_text(output / "training.yaml", to_yaml(run))
-    except OSError as error:
-        raise UserError(f"{output}: cannot be written ({error.strerror or error})") from error
-    storage = Storage(str(output))
-    saved = storage.read(CHECKPOINT)
-    if saved is not None:
-        trainer.restore(saved, str(output / CHECKPOINT))
-        console.print(f"continuing at {trainer.images_seen:,} images")
-    _train_with_progress(trainer, run.training.images, storage, console)
-    return output / CHECKPOINT
+    with world.together():
+        size = run.train_size or len(image_set.images)
+        index = split(image_set, size, run.seed).train
+        training_set = take_training_set(image_set, index, run.data.conditional)
+        trainer = Trainer(
+            training_set.images,
+            run.training,
+            Algorithm1.within(run.sampling.sigma_max, run.sigma_tn, run.mix_ratio),
+            seed=run.seed,
+            image_ids=training_set.ids,
+            labels=training_set.labels,
+            label_dim=training_set.n_classes,
+            device=world.device,
+            world=world,
+        )
+    # Processors of different makes may round the initial weights differently.
+    world.copy_from_first([*trainer.denoiser.state_dict().values(), *trainer.ema])
+    return trainer
 
 
-def _train_with_progress(trainer: Trainer, images: int, storage: Storage, console: Console) -> None:
-    def save() -> None:
-        storage.write(CHECKPOINT, trainer.checkpoint())
-
+def _train_with_progress(trainer: Trainer, images: int, save: Callable[[], None], console: Console) -> None:
     part = max(images // REPORTS, trainer.config.batch_size)
     with Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("training", total=images, completed=trainer.images_seen)
         while trainer.images_seen < images:
-            loss = trainer.train(min(trainer.images_seen + part, images), save)
+            until = min(trainer.images_seen + part, images)
+            loss = trainer.train(until, save, checkpoint_at_end=until == images)
             line = f"{trainer.images_seen:,} of {images:,} images, loss {loss:.4f}"
             progress.update(task, completed=trainer.images_seen, description=line)
             if not console.is_terminal:
@@ -84,10 +114,8 @@ def sample_images(
 
     Raises UserError when the checkpoint cannot be used or the folder cannot be written.
     """
-    try:
+    with _file_errors(checkpoint, "read"):
         content = checkpoint.read_bytes()
-    except OSError as error:
-        raise UserError(f"{checkpoint}: cannot be read ({error.strerror or error})") from error
     device = best_device()
     denoiser = load_denoiser(content, str(checkpoint), device)
     a = denoiser.architecture
@@ -105,11 +133,9 @@ def sample_images(
             device=device,
             progress=lambda n: progress.advance(task, n),
         )
-    try:
+    with _file_errors(folder, "written"):
         for number, image in enumerate(images):
             with replace_file(folder / f"{number:06}.png") as temporary:
                 Image.fromarray(
                     image.squeeze(0).numpy() if len(image) == 1 else image.permute(1, 2, 0).numpy()
                 ).save(temporary, format="PNG")
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error

@@ -6,7 +6,7 @@ clock and the checkpoints, and asks the method for the rest. The paper's Table 2
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol, Self
 
 import torch
@@ -41,6 +41,11 @@ class Batch:
     augment_labels: Tensor | None = None
     shown: Tensor | None = None
     kept: Tensor | None = None
+
+    def part(self, rows: slice) -> "Batch":
+        """The examples in `rows`."""
+        values = (getattr(self, field.name) for field in fields(self))
+        return Batch(*(value if value is None else value[rows] for value in values))
 
 
 class Method(Protocol):

@@ -22,6 +22,7 @@ from pareto_amb.diffusion.checkpoint import (
 from pareto_amb.diffusion.methods import Method
 from pareto_amb.diffusion.networks import create_network
 from pareto_amb.diffusion.noise import LogNormal, NoiseDistribution, UniformTime
+from pareto_amb.diffusion.parallel import World
 from pareto_amb.diffusion.precondition import EDMDenoiser
 from pareto_amb.diffusion.sampler import from_uint8
 from pareto_amb.diffusion.speed import (
@@ -61,16 +62,21 @@ class Trainer:
         labels: Tensor | None = None,
         label_dim: int = 0,
         device: torch.device | str = "cpu",
+        world: World | None = None,
     ) -> None:
         """Set up a training that has seen no image yet.
 
         `images` uint8 (N, C, H, W) is the training set; `image_ids` its numbers in the set it was
         drawn from (default 0..N-1), which with `seed` fix what the method stores of each;
-        `labels` int64 (N,) in [0, label_dim).
+        `labels` int64 (N,) in [0, label_dim). `world` is told where several processes train together;
+        UserError where they cannot share a batch evenly.
         """
         self.config, self.method, self.seed = config, method, seed
+        self._world = world or World()
+        self._mine = self._world.part_of_batch(config.batch_size)
         self.device = torch.device(device)
         self.images_seen, self.train_seconds = 0, 0.0
+        self._saved_at = time.monotonic()
         self._noise = noise_distribution(config)
 
         # The whole set, as the method lets the model see it, lives on the device.
@@ -107,15 +113,22 @@ class Trainer:
             fused=True,
         )
         self._generator = make_generator(seed, "batches", self.device)
-        self._dropout_state = make_generator(seed, "dropout", self.device).get_state()
+        self._dropout_state = self._first_dropout_state()
         self._loss_sum = torch.zeros((), device=self.device)
         self._loss_count = 0
 
-    def train(self, until_images: int, checkpoint: Callable[[], None] | None = None) -> float:
+    def train(
+        self,
+        until_images: int,
+        checkpoint: Callable[[], None] | None = None,
+        *,
+        checkpoint_at_end: bool = True,
+    ) -> float:
         """Train until `until_images` images were seen in total; return the mean loss since the last call.
 
-        `checkpoint` is called about every `checkpoint_seconds`, and at the end. Raises
-        TrainingDivergedError when the loss is not finite, before that state could be saved.
+        `checkpoint` is called about every `checkpoint_seconds`, over calls, and at the end where
+        `checkpoint_at_end`. Raises TrainingDivergedError when the loss is not finite, before that state
+        could be saved.
         """
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), tf32_matmul(self.device):
@@ -123,13 +136,16 @@ class Trainer:
             started = time.monotonic()
             while self.images_seen < until_images:
                 self._step()
-                if checkpoint and time.monotonic() - started >= self.config.checkpoint_seconds:
+                due = time.monotonic() - self._saved_at >= self.config.checkpoint_seconds
+                step = self.images_seen // self.config.batch_size
+                if checkpoint and self._world.first_decides(due, step):
                     self._pause_clock(started)
                     checkpoint()
-                    started = time.monotonic()
+                    started = self._saved_at = time.monotonic()
             loss = self._pause_clock(started)
-        if checkpoint:
+        if checkpoint and checkpoint_at_end:
             checkpoint()
+            self._saved_at = time.monotonic()
         self._loss_sum.zero_()
         self._loss_count = 0
         return loss
@@ -142,6 +158,7 @@ class Trainer:
         return loss
 
     def _mean_loss(self) -> float:
+        self._world.average([self._loss_sum])
         loss = float(self._loss_sum) / max(self._loss_count, 1)
         if not math.isfinite(loss):
             raise TrainingDivergedError(f"loss became {loss} before {self.images_seen:,} images")
@@ -155,6 +172,10 @@ class Trainer:
         examples = self.method.draw(self._material, index, self._noise, generator, self._augment)
         labels = None if self._labels is None else self._labels[index]
 
+        # Every process draws the whole batch and works on its own part of it.
+        examples = examples.part(self._mine)
+        labels = None if labels is None else labels[self._mine]
+
         # Denoise them, and take a step.
         self._optimizer.zero_grad(set_to_none=True)
         with forward_precision(self.config.precision, device):
@@ -163,6 +184,7 @@ class Trainer:
             )
         loss = self.method.loss(denoised, examples).mean()
         loss.backward()  # type: ignore[no-untyped-call]
+        self._world.average([p.grad for p in self.denoiser.parameters() if p.grad is not None])
         if self.config.gradient_repair:
             repair_gradients(self.denoiser.parameters())
         for group in self._optimizer.param_groups:
@@ -255,10 +277,20 @@ class Trainer:
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": state, "param_groups": groups})
         self._generator.set_state(tensors["random.batches"])
-        self._dropout_state = tensors["random.dropout"]
         self._loss_sum.copy_(tensors["loss_sum"])
         self._loss_count = header["loss_count"]
         self.images_seen, self.train_seconds = header["images_seen"], header["train_seconds"]
+        own = self._world.is_first
+        self._dropout_state = tensors["random.dropout"] if own else self._first_dropout_state()
+
+    def _first_dropout_state(self) -> Tensor:
+        """The dropout state of this process at its start, from image 0 or from a checkpoint.
+
+        A checkpoint holds the first process's alone; the others begin a stream of their own each time.
+        """
+        rank = self._world.rank
+        name = f"dropout/{rank}/{self.images_seen}" if rank else "dropout"
+        return make_generator(self.seed, name, self.device).get_state()
 
     def _identity(self) -> dict[str, Any]:
         """What must agree for a checkpoint to belong to this training; the budget may grow."""
