@@ -10,7 +10,6 @@ root-mean-square pixel difference, in levels of 255, from images that 100 Heun s
 
 import argparse
 import platform
-import time
 from pathlib import Path
 
 import torch
@@ -27,8 +26,8 @@ from pareto_amb.evaluation.encoders import load_encoder
 from pareto_amb.evaluation.frechet import fit_gaussian, frechet_distance
 
 SETTINGS = [
-    *(("heun", steps) for steps in (3, 4, 5, 6, 8, 10, 18)),
-    *(("dpmpp_2m", steps) for steps in (5, 7, 9, 11, 15, 19, 35)),
+    *(("heun", steps) for steps in (5, 6, 8, 10, 18)),
+    *(("dpmpp_2m", steps) for steps in (9, 11, 15, 19, 35)),
 ]
 DIGITS = Path(__file__).parents[1] / "search_spaces" / "digits.yaml"
 
@@ -69,16 +68,15 @@ def main() -> None:
         f"{options.samples} samples against {len(image_set.images)} digits; torch {torch.__version__}, "
         f"{options.threads} thread(s), {platform.machine()}\n"
     )
-    print("| solver | steps | network evaluations | Fréchet distance | difference from limit | seconds |")
-    print("|---|---:|---:|---:|---:|---:|")
+    print("| solver | steps | network evaluations | Fréchet distance | difference from limit |")
+    print("|---|---:|---:|---:|---:|")
     for solver, steps in [*SETTINGS, ("heun", 100)]:
-        calls, started = 0, time.perf_counter()
+        calls = 0
         samples = generate(denoiser, (1, 8, 8), seeds, solver=solver, steps=steps, batch_size=options.samples)
-        seconds = time.perf_counter() - started
         distance = frechet_distance(fit_gaussian(encoder.encode(samples)), reference)
         difference = (samples.float() - limit.float()).square().mean().sqrt()
         print(
-            f"| {solver} | {steps} | {calls} | {distance:.2f} | {difference:.2f} | {seconds:.1f} |",
+            f"| {solver} | {steps} | {calls} | {distance:.2f} | {difference:.2f} |",
             flush=True,
         )
 

@@ -121,7 +121,8 @@ class SamplingConfig(_Model):
     """The deterministic sampler. Network evaluations a batch: heun 2 * steps - 1, dpmpp_2m steps."""
 
     solver: Literal["heun", "dpmpp_2m"] = Field(
-        "heun", description="heun: EDM's, as published; dpmpp_2m: as good at half the evaluations or fewer"
+        "heun",
+        description="heun: EDM's, as published; dpmpp_2m: better with few evaluations, see docs/samplers.md",
     )
     steps: int = Field(18, ge=2)
     sigma_min: PositiveFloat = 0.002
