@@ -152,7 +152,7 @@ def _references(config: SweepConfig, materials: Materials) -> dict[int, Referenc
         materials.fid_encoder,
         materials.similarity_encoder,
         config.evaluation,
-        "cuda" if torch.cuda.is_available() else "cpu",
+        "cuda" if ray.get_gpu_ids() else "cpu",
     )
 
 

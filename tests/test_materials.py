@@ -6,6 +6,7 @@ from rich.console import Console
 from sklearn.datasets import load_digits
 
 from pareto_amb.config import SweepConfig, TrainingConfig
+from pareto_amb.diffusion.methods import Algorithm1
 from pareto_amb.diffusion.trainer import Trainer
 from pareto_amb.errors import UserError
 from pareto_amb.materials import load_materials
@@ -27,7 +28,7 @@ def test_first_weights_that_do_not_fit_are_refused_before_a_sweep_starts(tmp_pat
     images = torch.tensor(load_digits().images[:2, None] * 15.9).to(torch.uint8)
     path = tmp_path / "earlier.safetensors"
     config = TrainingConfig(images=1, batch_size=1)
-    path.write_bytes(Trainer(images, config, sigma_tn=0, mix_ratio=0, seed=0).checkpoint())
+    path.write_bytes(Trainer(images, config, Algorithm1(), seed=0).checkpoint())
     console = Console(quiet=True)
     load_materials(sweep(init_from=str(path)), console)
     with pytest.raises(UserError, match="augment_dim is 0 there and 9"):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import ray
 import torch
 from PIL import Image
 from ray.tune import Trainable
@@ -67,7 +68,7 @@ class TrialTrainable(Trainable):
     ) -> None:
         torch.set_num_threads(assets.config.resources.cpus_per_trial)
         self._assets, self._methods = assets, methods
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

@@ -6,7 +6,7 @@ clock and the checkpoints, and asks the method for the rest. The paper's Table 2
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, Self
 
 import torch
@@ -44,8 +44,8 @@ class Batch:
 
     def part(self, rows: slice) -> "Batch":
         """The examples in `rows`."""
-        values = (getattr(self, field.name) for field in fields(self))
-        return Batch(*(value if value is None else value[rows] for value in values))
+        given = {name: value[rows] for name, value in vars(self).items() if value is not None}
+        return replace(self, **given)
 
 
 class Method(Protocol):

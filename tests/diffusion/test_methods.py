@@ -33,7 +33,7 @@ IDS = range(12)
 def draw(method: Method, material: Tensor, count: int = 4000, seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     index = torch.arange(count) % 12
-    return method.draw(material, index, LogNormal(), generator, lambda images: images)
+    return method.draw(material, index, LogNormal(), generator, lambda images, exact: (images, None))
 
 
 @pytest.mark.parametrize("method", METHODS, ids=repr)
@@ -109,7 +109,7 @@ def test_a_mask_moves_with_its_image() -> None:
     method = Masking(0.4)
     material = method.material(CLEAN, IDS, 0)
     generator = torch.Generator().manual_seed(0)
-    batch = method.draw(material, torch.arange(12), LogNormal(), generator, lambda x: x.flip(-1))
+    batch = method.draw(material, torch.arange(12), LogNormal(), generator, lambda x, exact: (x.flip(-1), None))
     assert batch.kept is not None
     assert torch.equal(batch.target, (CLEAN * material[:, 3:]).flip(-1))
     assert torch.equal(batch.kept, material[:, 3:].flip(-1))
