@@ -7,13 +7,12 @@ import torch
 from rich.console import Console
 
 from pareto_amb.config import SweepConfig
-from pareto_amb.data import ImageSet, Split, load_images, split
+from pareto_amb.data import ImageSet, Split, TrainingSet, load_images, split, take_training_set
 from pareto_amb.diffusion.augment import AUGMENT_DIM
 from pareto_amb.diffusion.checkpoint import read_initial_weights
 from pareto_amb.diffusion.networks import create_network
 from pareto_amb.diffusion.speed import require_compiler
 from pareto_amb.evaluation.encoders import Encoder, load_encoder
-from trainables import TrainingSet
 
 
 @dataclass(frozen=True)
@@ -51,16 +50,6 @@ class Materials:
                 for role, e in encoders.items()
             },
         }
-
-
-def take_training_set(image_set: ImageSet, index: torch.Tensor, conditional: bool) -> TrainingSet:
-    """The images of `image_set` at `index`, with their labels when training is conditional."""
-    labels = None
-    if conditional and image_set.labels is not None:
-        labels = image_set.labels[index]
-    return TrainingSet(
-        image_set.images[index], index.tolist(), labels, image_set.n_classes if conditional else 0
-    )
 
 
 def load_materials(config: SweepConfig, console: Console) -> Materials:

@@ -9,14 +9,13 @@ from rich.console import Console
 from rich.progress import Progress
 
 from pareto_amb.config import TrainingRun, to_yaml
-from pareto_amb.data import load_images, split
+from pareto_amb.data import load_images, split, take_training_set
 from pareto_amb.diffusion.checkpoint import load_denoiser, sampling_options
 from pareto_amb.diffusion.methods import Algorithm1
 from pareto_amb.diffusion.parallel import AgreedError, World, best_device
 from pareto_amb.diffusion.sampler import generate
 from pareto_amb.diffusion.trainer import Trainer, TrainingDivergedError
 from pareto_amb.errors import UserError
-from pareto_amb.materials import take_training_set
 from pareto_amb.storage import Storage, replace_file, write_text
 
 CHECKPOINT = "checkpoint.safetensors"

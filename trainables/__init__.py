@@ -5,7 +5,7 @@ A new method is one file, which makes the method from a trial's configuration, a
 
 from pareto_amb.search.frontier import BASELINE
 from trainables.algorithm1 import algorithm1
-from trainables.base import MethodBuilder, SweepAssets, TrainingSet, TrialTrainable
+from trainables.base import MethodBuilder, SweepAssets, TrialTrainable
 from trainables.masking import masking
 from trainables.noise_only import noise_only
 
@@ -16,4 +16,4 @@ METHODS: dict[str, MethodBuilder] = {
     "noise_only": noise_only,
 }
 
-__all__ = ["METHODS", "SweepAssets", "TrainingSet", "TrialTrainable"]
+__all__ = ["METHODS", "SweepAssets", "TrialTrainable"]

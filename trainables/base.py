@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from pareto_amb.config import SweepConfig
+from pareto_amb.data import TrainingSet
 from pareto_amb.diffusion.methods import Method
 from pareto_amb.diffusion.sampler import generate
 from pareto_amb.diffusion.trainer import Trainer
@@ -26,16 +27,6 @@ from pareto_amb.storage import Storage
 
 GRID_SIDE = 32
 """Pictures are enlarged to at least this many pixels a side in the stored grid."""
-
-
-@dataclass(frozen=True)
-class TrainingSet:
-    """The images of one train size: `images` uint8 (N, C, H, W), `ids` in the whole set, `labels` (N,)."""
-
-    images: Tensor
-    ids: list[int]
-    labels: Tensor | None
-    n_classes: int
 
 
 @dataclass(frozen=True)

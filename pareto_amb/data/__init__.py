@@ -5,6 +5,6 @@ known shape.
 """
 
 from pareto_amb.data.image_set import ImageSet, load_images
-from pareto_amb.data.subsets import Split, split
+from pareto_amb.data.subsets import Split, TrainingSet, split, take_training_set
 
-__all__ = ["ImageSet", "Split", "load_images", "split"]
+__all__ = ["ImageSet", "Split", "TrainingSet", "load_images", "split", "take_training_set"]

@@ -19,6 +19,23 @@ class Split:
     heldout: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """What one training sees: `images` uint8 (N, C, H, W), `ids` in the whole set, `labels` (N,)."""
+
+    images: Tensor
+    ids: list[int]
+    labels: Tensor | None
+    n_classes: int
+
+
+def take_training_set(image_set: ImageSet, index: Tensor, conditional: bool) -> TrainingSet:
+    """The images at `index` (N,), with their labels when training is `conditional`."""
+    if not conditional or image_set.labels is None:
+        return TrainingSet(image_set.images[index], index.tolist(), None, 0)
+    return TrainingSet(image_set.images[index], index.tolist(), image_set.labels[index], image_set.n_classes)
+
+
 def split(image_set: ImageSet, train_size: int, seed: int) -> Split:
     """Draw a training subset; the other images are held out.
 

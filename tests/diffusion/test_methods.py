@@ -109,7 +109,9 @@ def test_a_mask_moves_with_its_image() -> None:
     method = Masking(0.4)
     material = method.material(CLEAN, IDS, 0)
     generator = torch.Generator().manual_seed(0)
-    batch = method.draw(material, torch.arange(12), LogNormal(), generator, lambda x, exact: (x.flip(-1), None))
+    batch = method.draw(
+        material, torch.arange(12), LogNormal(), generator, lambda x, exact: (x.flip(-1), None)
+    )
     assert batch.kept is not None
     assert torch.equal(batch.target, (CLEAN * material[:, 3:]).flip(-1))
     assert torch.equal(batch.kept, material[:, 3:].flip(-1))
