@@ -35,6 +35,7 @@ class SweepProgress:
         self._total, self._finished, self._n_rungs = total, finished, n_rungs
         self._trained = 0.0  # by this process, in full trainings
         self._running: dict[str, dict[str, Any]] = {}
+        self._fronts = self._frontiers()
         self._started = time.monotonic()
         self._live = (
             Live(console=console, get_renderable=self._render, refresh_per_second=1 / REFRESH_SECONDS)
@@ -66,6 +67,7 @@ class SweepProgress:
         self._trained += row["budget"] - trial.get("budget", 0.0)
         trial.update(row)
         if row["status"] == "complete":
+            self._fronts = self._frontiers()
             self._end(row["trial_id"], f"{_describe(row)}: FID {_figures(row)}")
 
     def failed(self, trial: dict[str, Any], error: str) -> None:
@@ -105,7 +107,7 @@ class SweepProgress:
                 _number(trial.get("fid"), ".4g"),
                 _number(trial.get("memorization"), ".3f"),
             )
-        return Group(running, *self._frontiers())
+        return Group(running, *self._fronts)
 
     def _frontiers(self) -> list[Table]:
         tables = []

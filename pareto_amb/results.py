@@ -69,34 +69,29 @@ class ResultsTable:
     def __init__(self, path: Path) -> None:
         """Open the table at `path`, an empty one if there is none yet; UserError when unreadable."""
         self.path = path
-        self._rows: dict[tuple[str, int], dict[str, Any]] = {}
+        self._trials: dict[str, dict[int, dict[str, Any]]] = {}
         if path.exists():
             for row in load_results(path).to_dict("records"):
-                self._rows[row["trial_id"], row["rung"]] = {str(k): v for k, v in row.items()}
+                self._trials.setdefault(row["trial_id"], {})[row["rung"]] = dict(row)
         else:
             self._write()
 
     def record(self, row: dict[str, Any]) -> None:
         """Add a row, or replace the one of the same trial and rung; its status holds for the trial."""
-        key = (row["trial_id"], row["rung"])
-        self._rows[key] = {**self._rows.get(key, {}), **row}
-        self.set_status(row["trial_id"], row["status"], row.get("error", ""))
-
-    def set_status(self, trial_id: str, status: Status, error: str = "") -> None:
-        """Set the status of a trial on all of its rows."""
-        for (row_trial, _), row in self._rows.items():
-            if row_trial == trial_id:
-                row["status"], row["error"] = status, error
+        rungs = self._trials.setdefault(row["trial_id"], {})
+        rungs[row["rung"]] = {**rungs.get(row["rung"], {}), **row}
+        for known in rungs.values():
+            known["status"], known["error"] = row["status"], row.get("error", "")
         self._write()
 
     def trial_ids(self) -> list[str]:
         """The trials that have a row, in the order of their first."""
-        return list(dict.fromkeys(trial_id for trial_id, _ in self._rows))
+        return list(self._trials)
 
     def last_row(self, trial_id: str) -> dict[str, Any] | None:
         """The row of a trial's highest rung so far, None when it has no row."""
-        rungs = [rung for row_trial, rung in self._rows if row_trial == trial_id]
-        return self._rows[trial_id, max(rungs)] if rungs else None
+        rungs = self._trials.get(trial_id)
+        return rungs[max(rungs)] if rungs else None
 
     def status(self, trial_id: str) -> Status | None:
         """The status of a trial, None when it has no row."""
@@ -105,7 +100,7 @@ class ResultsTable:
 
     def frame(self) -> pd.DataFrame:
         """The rows, SCHEMA's columns first, ordered by train size, trial and rung."""
-        frame = pd.DataFrame(list(self._rows.values()))
+        frame = pd.DataFrame([row for rungs in self._trials.values() for row in rungs.values()])
         frame = frame.reindex(columns=[*SCHEMA, *(c for c in frame.columns if c not in SCHEMA)])
         frame = frame.astype(SCHEMA)
         return frame.sort_values(["train_size", "trial_id", "rung"], ignore_index=True)

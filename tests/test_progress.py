@@ -1,0 +1,75 @@
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from pareto_amb.progress import SweepProgress, format_duration
+from pareto_amb.results import SCHEMA, ResultsTable
+
+
+def row(trial_id: str, rung: int, fid: float, memorization: float, **more: Any) -> dict[str, Any]:
+    numbers = {name: 1 for name, kind in SCHEMA.items() if kind != "str"}
+    complete = rung == 2
+    return {
+        **numbers,
+        "trial_id": trial_id,
+        "method": "algorithm1",
+        "train_size": 100,
+        "sigma_tn": 0.25,
+        "rung": rung,
+        "budget": rung / 2,
+        "fid": fid,
+        "memorization": memorization,
+        "status": "complete" if complete else "running",
+        "error": "",
+        **more,
+    }
+
+
+def follow(tmp_path: Path, terminal: bool) -> str:
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=terminal, width=120)
+    results = ResultsTable(tmp_path / "results.parquet")
+    progress = SweepProgress(console, results, total=5, finished=1, n_rungs=2)
+    with progress:
+        for trial_id, fid, memorization in (("good", 10.0, 0.1), ("dominated", 20.0, 0.2)):
+            progress.started(row(trial_id, 1, 0, 0))
+            for rung in (1, 2):
+                results.record(row(trial_id, rung, fid, memorization))
+                progress.row(row(trial_id, rung, fid, memorization))
+        progress.started(row("slow", 1, 0, 0))
+        results.record(row("slow", 1, 33.25, 0.3))
+        progress.row(row("slow", 1, 33.25, 0.3))
+        progress.retried(row("bad", 1, 0, 0))
+        progress.failed(row("bad", 1, 0, 0), "RuntimeError: [red]out of memory[/red]")
+    return output.getvalue()
+
+
+def test_off_a_terminal_each_finished_trial_is_one_plain_line(tmp_path: Path) -> None:
+    lines = follow(tmp_path, terminal=False).splitlines()
+    assert len(lines) == 4
+    assert lines[0].startswith("[2/5] good (")
+    assert "FID 10, memorization 0.100" in lines[0]
+    assert "left)" in lines[0]
+    assert lines[2] == "bad: failed, trying again from its last checkpoint"
+    assert "FAILED, RuntimeError: [red]out of memory[/red]" in lines[3]
+
+
+def test_on_a_terminal_running_trials_and_the_frontier_stay_in_view(tmp_path: Path) -> None:
+    last = follow(tmp_path, terminal=True).rpartition("trials done: ")[2]
+    assert last.startswith("4 of 5")
+    running, _, frontier = last.partition("frontier so far, 100 training images")
+    assert "slow" in running
+    assert "1/2" in running
+    assert "33.25" in running
+    assert "good" in frontier
+    assert "dominated" not in frontier
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(-1, "0s"), (42.4, "42s"), (185, "3m05s"), (7620, "2h07m"), (359_999, "99h59m")]
+)
+def test_durations_read_well(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
