@@ -77,10 +77,11 @@ def test_tf32_is_asked_for_on_cuda_only_and_put_back() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_training_step_never_waits_for_the_gpu() -> None:
     config = CONFIG.model_copy(update={"augment_probability": 0.2, "horizontal_flip": True})
-    trainer = Trainer(IMAGES, config, sigma_tn=0.3, mix_ratio=0.5, seed=0, device="cuda")
+    trainer = Trainer(IMAGES, config, Algorithm1(0.3, 0.5), seed=0, device="cuda")
     trainer.train(32)  # first steps set up libraries and the optimizer
     torch.cuda.set_sync_debug_mode("error")
     try:
         trainer._step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert trainer.images_seen == 32 + config.batch_size
