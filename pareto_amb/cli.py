@@ -220,6 +220,8 @@ def _print_summary(outcome: "SweepOutcome") -> None:
             )
             if found.early_stop:
                 print(f"  note: {found.early_stop.describe()}")
+            if found.caution:
+                print(f"  note: {found.caution}")
         for size, reason in outcome.recommendation.not_recommended.items():
             print(f"no recommendation for train size {size}: {reason}")
     if outcome.unfinished:
@@ -266,6 +268,8 @@ def recommend(
         print(entry.summary)
         if entry.early_stop:
             print(f"note: {entry.early_stop.describe()}")
+        if entry.caution:
+            print(f"note: {entry.caution}")
     for size, reason in found.not_recommended.items():
         print(f"no recommendation for train size {size}: {reason}")
     if export is not None:

@@ -1,5 +1,6 @@
 """recommendation.yaml: the recommended sigma_tn and the training block that a production run starts from."""
 
+import math
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,14 @@ from pareto_amb.search.recommend import Policy, Recommendation, recommend
 from pareto_amb.storage import write_text
 
 
-class ExportedRecommendation(Recommendation):
-    """A recommendation with the training it stands for."""
+EDGE = 0.05
+"""A sigma_tn in this share of the searched range, on its log scale, lies at the range's end."""
 
+
+class ExportedRecommendation(Recommendation):
+    """A recommendation with the training it stands for, and a caution where the search ended too soon."""
+
+    caution: str = ""
     training: TrainingRun
 
 
@@ -55,7 +61,8 @@ def build_recommendation(
             refused[size] = str(error)
         else:
             training = _training_run(config, found)
-            served.append(ExportedRecommendation(**found.model_dump(), training=training))
+            caution = _range_caution(config, found.sigma_tn)
+            served.append(ExportedRecommendation(**found.model_dump(), caution=caution, training=training))
     if not served:
         raise UserError("; ".join(refused.values()))
     return RecommendationFile(
@@ -66,6 +73,19 @@ def build_recommendation(
         not_recommended=refused,
         trials=int(results.trial_id.nunique()),
         environment=run.read_environment(),
+    )
+
+
+def _range_caution(config: SweepConfig, sigma_tn: float) -> str:
+    """One sentence when the recommended sigma_tn lies at an end of the range that was searched."""
+    low, high = config.space.sigma_tn.low, config.space.sigma_tn.high
+    place = math.log(sigma_tn / low) / math.log(high / low)
+    if EDGE <= place <= 1 - EDGE:
+        return ""
+    end = "low" if place < EDGE else "high"
+    return (
+        f"sigma_tn lies at the {end} end of the searched range {low:g} to {high:g}; "
+        f"move space.sigma_tn.{end} and search again to see beyond it"
     )
 
 

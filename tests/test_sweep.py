@@ -147,7 +147,12 @@ def test_recommend_and_report_work_again_on_the_run_alone(finished: tuple[Path, 
     folder, _ = finished
     done = run("recommend", "run", "--policy", "knee", "--export", "knee.yaml", cwd=folder)
     assert "sigma_tn" in done.stdout
-    assert yaml.safe_load((folder / "knee.yaml").read_text())["policy"] == "knee"
+    knee = yaml.safe_load((folder / "knee.yaml").read_text())
+    assert knee["policy"] == "knee"
+    for entry in knee["recommendations"]:
+        at_an_end = not 0.117 < entry["sigma_tn"] < 1.72  # 5% of the log range 0.1 to 2
+        assert bool(entry["caution"]) == at_an_end
+        assert (entry["caution"] in done.stdout) or not at_an_end
     before = (folder / "run" / "report.html").stat().st_mtime_ns
     run("report", "run", cwd=folder)
     assert (folder / "run" / "report.html").stat().st_mtime_ns > before
