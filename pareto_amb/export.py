@@ -15,7 +15,6 @@ from pareto_amb.run_directory import RunDirectory
 from pareto_amb.search.recommend import Policy, Recommendation, recommend
 from pareto_amb.storage import write_text
 
-
 EDGE = 0.05
 """A sigma_tn in this share of the searched range, on its log scale, lies at the range's end."""
 
