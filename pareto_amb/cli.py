@@ -1,5 +1,6 @@
 """The commands: parse, call, print. Everything heavy is imported inside a command."""
 
+import os
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -36,6 +37,8 @@ Overrides = Annotated[
 
 def main() -> None:
     """Run the command line; a UserError becomes one line on stderr and exit code 2."""
+    for name in ("MLFLOW_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
+        os.environ.setdefault(name, "true")
     try:
         app()
     except UserError as error:
@@ -206,6 +209,8 @@ def _print_summary(outcome: "SweepOutcome") -> None:
     print(f"\nfinished in {format_duration(outcome.seconds)}")
     if outcome.failed:
         print(f"{outcome.failed} trials failed; the report names the reasons")
+    if outcome.tracking_problem:
+        print(f"MLflow misses some of the run, the results table does not: {outcome.tracking_problem}")
     if outcome.recommendation is None:
         print(f"no recommendation: {outcome.why_none}")
     else:

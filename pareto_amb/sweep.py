@@ -43,6 +43,7 @@ class SweepOutcome:
     unfinished: int
     failed: int
     seconds: float
+    tracking_problem: str
 
 
 def start_run(config: SweepConfig, path: Path) -> RunDirectory:
@@ -267,4 +268,5 @@ def _finish(
         unfinished=searcher.n_total - done,
         failed=statuses.count("failed"),
         seconds=seconds,
+        tracking_problem=tracker.problem,
     )

@@ -1,0 +1,72 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+import search_spaces
+from pareto_amb.config import SweepConfig, parse
+from pareto_amb.errors import UserError
+from pareto_amb.results import PARAMETERS, SCHEMA
+from pareto_amb.tracking import Tracker, tracking_uri
+
+CONFIG = parse(SweepConfig, search_spaces.load("smoke"), "smoke")
+
+
+def row(**more: Any) -> dict[str, Any]:
+    numbers = {name: 1 for name, kind in SCHEMA.items() if kind != "str"}
+    words = {"trial_id": "n50-ddpm-s0", "method": "ddpm", "status": "running", "error": ""}
+    return {**numbers, **words, **more}
+
+
+def open_tracker(folder: Path) -> Tracker:
+    return Tracker(f"sqlite:///{folder / 'mlflow.db'}", "run", CONFIG)
+
+
+def trial_runs(folder: Path) -> list[Any]:
+    client = MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("pareto-amb")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    return [run for run in runs if "trial_id" in run.data.tags]
+
+
+def test_a_resumed_sweep_logs_on_into_the_same_runs(tmp_path: Path) -> None:
+    open_tracker(tmp_path).log_row(row(rung=1, images_seen=10, fid=5.0), {})
+    open_tracker(tmp_path).log_row(row(rung=2, images_seen=20, fid=4.0, status="complete"), {})
+    (run,) = trial_runs(tmp_path)
+    assert run.data.metrics["fid"] == 4.0
+    assert run.info.status == "FINISHED"
+    assert set(PARAMETERS["algorithm1"]) <= set(run.data.params)
+
+
+def test_a_failed_trial_carries_its_reason(tmp_path: Path) -> None:
+    tracker = open_tracker(tmp_path)
+    tracker.log_row(row(fid=float("nan"), status="failed", error="out of memory"), {})
+    (run,) = trial_runs(tmp_path)
+    assert run.info.status == "FAILED"
+    assert run.data.tags["error"] == "out of memory"
+    assert "fid" not in run.data.metrics
+    assert tracker.problem == ""
+
+
+def test_a_server_lost_on_the_way_is_reported_and_does_not_stop_the_sweep(tmp_path: Path) -> None:
+    tracker = open_tracker(tmp_path)
+    tracker.log_row(row(), {})
+    tracker._trials["n50-ddpm-s0"] = "no-such-run"
+    tracker.log_row(row(rung=2), {})
+    assert "no-such-run" in tracker.problem
+
+
+def test_an_unusable_tracking_store_is_refused_before_any_trial(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="MLflow at nonsense://x: cannot be used"):
+        Tracker("nonsense://x", "run", CONFIG)
+
+
+def test_the_environment_decides_where_to_track(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert tracking_uri() == f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert tracking_uri("sqlite:///of-the-run.db") == "sqlite:///of-the-run.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
+    assert tracking_uri("sqlite:///of-the-run.db") == "http://server"
