@@ -158,6 +158,7 @@ def _resolve(
 def _run(
     config: "SweepConfig", path: Path, resumed: bool, address: str | None, minutes: float | None
 ) -> "SweepOutcome":
+    from pareto_amb.cluster import check_address
     from pareto_amb.config import to_yaml
     from pareto_amb.materials import load_materials
     from pareto_amb.run_directory import RunDirectory
@@ -165,6 +166,7 @@ def _run(
     from pareto_amb.sweep import locked, run_sweep, start_run
     from pareto_amb.tracking import Tracker, tracking_uri
 
+    check_address(address)
     console = _console()
     materials = load_materials(config, console)
     run = RunDirectory(path) if resumed else start_run(config, path)

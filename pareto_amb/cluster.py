@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,13 +39,27 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"Ray at {address or 'this machine'}: cannot be reached ({reason})") from error
+        raise UserError(
+            f"Ray at {address or 'this machine'}: cannot be reached ({reason}); a cluster that asks for a "
+            "token wants RAY_AUTH_MODE=token set, or --address auto on one of its nodes"
+        ) from error
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def check_address(address: str | None) -> None:
+    """Raise UserError at once when nothing listens at a HOST:PORT, which Ray would try for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if "/" in host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise UserError(f"--address {address}: nothing answers there ({error})") from error
 
 
 def gpus_per_trial(config: SweepConfig) -> float:

@@ -1,5 +1,6 @@
 """What a user gets wrong, and what they read: one line on stderr, exit code 2, nothing written."""
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,14 @@ def test_missing_empty_and_corrupt_data_are_named(tmp_path: Path) -> None:
 
 def test_ffhq_without_its_data_says_where_it_comes_from(tmp_path: Path) -> None:
     assert_refused(run("sweep", "ffhq300", cwd=tmp_path), "data.path", "NVlabs/ffhq-dataset")
+
+
+def test_a_cluster_that_is_not_there_is_named_at_once(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        assert_refused(run("sweep", "smoke", "--address", address, cwd=tmp_path), f"--address {address}")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_directory_that_is_in_use_or_not_empty_is_refused(tmp_path: Path) -> None:
