@@ -94,7 +94,8 @@ def _make_trainer(run: TrainingRun, console: Console, world: World) -> Trainer:
 
 
 def _train_with_progress(trainer: Trainer, images: int, save: Callable[[], None], console: Console) -> None:
-    part = max(images // REPORTS, trainer.config.batch_size)
+    batch = trainer.config.batch_size
+    part = max(images // REPORTS // batch, 1) * batch  # whole batches: only the last part may overshoot
     with Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("training", total=images, completed=trainer.images_seen)
         while trainer.images_seen < images:

@@ -122,10 +122,8 @@ class Algorithm1:
     ) -> Batch:
         """Draw each example's side of sigma_tn, its level on that side, and its noise (L3-6)."""
         nature = torch.rand(len(index), generator=generator, device=index.device) < self.mix_ratio
-        sigma = draw_sigma(noise, nature, self.sigma_tn, generator)
-        target, augment_labels = augment(material[nature.long(), index], nature)
-        noisy = _add_noise(target, nature * self.sigma_tn, sigma, generator)
-        return Batch(noisy, sigma, target, nature, augment_labels)
+        images = material[nature.long(), index]
+        return _draw_ambient(images, nature, self.sigma_tn, noise, generator, augment)
 
     def loss(self, denoised: Tensor, batch: Batch) -> Tensor:
         """Compare the denoised image with x_0, or its prediction of x_tn with x_tn (L7-11)."""
@@ -164,10 +162,7 @@ class NoiseOnly:
     ) -> Batch:
         """Bring noisy copies up from sigma_tn to levels above it."""
         nature = torch.ones_like(index, dtype=torch.bool)
-        sigma = draw_sigma(noise, nature, self.sigma_tn, generator)
-        target, augment_labels = augment(material[index], nature)
-        noisy = _add_noise(target, nature * self.sigma_tn, sigma, generator)
-        return Batch(noisy, sigma, target, nature, augment_labels)
+        return _draw_ambient(material[index], nature, self.sigma_tn, noise, generator, augment)
 
     def loss(self, denoised: Tensor, batch: Batch) -> Tensor:
         """Compare the prediction of x_tn with x_tn, at every level (Eq. 6)."""
@@ -236,6 +231,21 @@ def _nature_copies(clean: Tensor, ids: Sequence[int], seed: int, sigma_tn: float
     """S_tn: x_tn = x_0 + sigma_tn eps with one eps an image, a function of `seed` and its number."""
     eps = normal_per_item(seed, "S_tn", ids, tuple(clean.shape[1:])).to(clean.device)
     return torch.add(clean, eps, alpha=sigma_tn)
+
+
+def _draw_ambient(
+    images: Tensor,
+    nature: Tensor,
+    sigma_tn: float,
+    noise: NoiseDistribution,
+    generator: torch.Generator,
+    augment: Augment,
+) -> Batch:
+    """Bring x_tn (where `nature`) up to levels from sigma_tn on, and x_0 to levels below it (L4-6)."""
+    sigma = draw_sigma(noise, nature, sigma_tn, generator)
+    target, augment_labels = augment(images, nature)
+    noisy = _add_noise(target, nature * sigma_tn, sigma, generator)
+    return Batch(noisy, sigma, target, nature, augment_labels)
 
 
 def _add_noise(target: Tensor, start: Tensor, sigma: Tensor, generator: torch.Generator) -> Tensor:
