@@ -27,6 +27,7 @@ from pareto_amb.diffusion.precondition import EDMDenoiser
 from pareto_amb.diffusion.sampler import from_uint8
 from pareto_amb.diffusion.speed import (
     compile_network,
+    fastest_layout,
     forward_precision,
     repair_gradients,
     tf32_matmul,
@@ -101,7 +102,8 @@ class Trainer:
         if config.init_from is not None:
             weights = read_initial_weights(config.init_from, self.denoiser.architecture)
             self.denoiser.load_state_dict(weights)
-        self.denoiser.to(self.device).to(memory_format=torch.channels_last).train()
+        layout = fastest_layout(self.denoiser, config.precision, self.device)
+        self.denoiser.to(self.device).to(memory_format=layout).train()
         self._forward = compile_network(self.denoiser) if config.compile else self.denoiser
         self.ema = [p.detach().clone() for p in self.denoiser.parameters()]
         self._optimizer = torch.optim.AdamW(

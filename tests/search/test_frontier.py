@@ -4,23 +4,75 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pareto_amb.search.frontier import comparable, frontier, non_dominated
+from pareto_amb.search.frontier import (
+    best_first,
+    comparable,
+    crowding_distance,
+    front_numbers,
+    frontier,
+    hypervolume,
+    non_dominated,
+)
 
 
 def brute_force(values: np.ndarray) -> list[bool]:
     return [not any((other <= row).all() and (other < row).any() for other in values) for row in values]
 
 
+def tables(rows: int, columns: tuple[int, int]) -> st.SearchStrategy[np.ndarray]:
+    shapes = st.tuples(st.integers(0, rows), st.integers(*columns))
+    return shapes.flatmap(lambda shape: arrays(np.float64, shape, elements=st.integers(0, 4).map(float)))
+
+
 @settings(max_examples=300)
-@given(
-    st.integers(0, 12).flatmap(
-        lambda n: st.integers(1, 3).flatmap(
-            lambda m: arrays(np.float64, (n, m), elements=st.integers(0, 4).map(float))
-        )
-    )
-)
+@given(tables(12, (1, 3)))
 def test_non_dominated_agrees_with_brute_force(values: np.ndarray) -> None:
     assert non_dominated(values).tolist() == brute_force(values)
+
+
+@settings(max_examples=300)
+@given(tables(12, (1, 3)))
+def test_fronts_agree_with_taking_the_best_away_again_and_again(values: np.ndarray) -> None:
+    left, front = list(range(len(values))), 0
+    expected = [0] * len(values)
+    while left:
+        best = [row for row, on in zip(left, brute_force(values[left]), strict=True) if on]
+        for row in best:
+            expected[row] = front
+        left, front = [row for row in left if row not in best], front + 1
+    assert front_numbers(values).tolist() == expected
+    assert front_numbers(values, 2).tolist() == [min(number, 2) for number in expected]
+
+
+def test_crowding_is_the_gap_between_neighbours_and_infinite_at_the_ends() -> None:
+    front = np.array([[4.0, 0.0], [0.0, 10.0], [1.0, 6.0], [2.0, 5.0]])
+    assert crowding_distance(front).tolist() == [np.inf, np.inf, 2 / 4 + 5 / 10, 3 / 4 + 6 / 10]
+
+
+@given(tables(10, (2, 2)))
+def test_best_first_orders_by_front_and_keeps_the_ends_of_a_front_before_its_middle(
+    values: np.ndarray,
+) -> None:
+    order = best_first(values)
+    assert sorted(order.tolist()) == list(range(len(values)))
+    assert (np.diff(front_numbers(values)[order]) >= 0).all()
+    front = values[order][front_numbers(values)[order] == 0]
+    if len(front) > 2:
+        assert {front[0, 0], front[1, 0]} == {front[:, 0].min(), front[:, 0].max()} or len(
+            np.unique(front, axis=0)
+        ) < len(front)
+
+
+@given(tables(8, (2, 2)), st.tuples(st.integers(1, 5), st.integers(1, 5)))
+def test_the_hypervolume_counts_the_unit_squares_that_some_row_dominates(
+    values: np.ndarray, reference: tuple[int, int]
+) -> None:
+    squares = [
+        any(row[0] <= x and row[1] <= y for row in values)
+        for x in range(reference[0])
+        for y in range(reference[1])
+    ]
+    assert hypervolume(values, np.array(reference, dtype=float)) == sum(squares)
 
 
 def table(*rows: tuple[str, str, float, float, float, str, int]) -> pd.DataFrame:

@@ -1,0 +1,144 @@
+"""Train every combination of sigma_tn, mix ratio, train size and seed of a search space, and keep the curves.
+
+    python benchmarks/record_curves.py digits --output digits_curve.parquet \\
+        --sigmas 0 0.05 0.1 0.2 0.4 0.8 1.6 --seeds 0 1
+
+sigma_tn 0 is DDPM. Each training is measured at every rung. The table is written whole after each
+training, so that the same command continues where it was stopped; it ends with the means over seeds.
+"""
+
+import argparse
+import functools
+import itertools
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from rich.console import Console
+
+import search_spaces
+from pareto_amb.config import SweepConfig, apply_overrides, parse
+from pareto_amb.data import take_training_set
+from pareto_amb.diffusion.methods import Algorithm1
+from pareto_amb.diffusion.noise import natural_mix_ratio
+from pareto_amb.diffusion.sampler import generate
+from pareto_amb.diffusion.trainer import Trainer, noise_distribution
+from pareto_amb.evaluation.evaluate import Reference, build_references, evaluate_samples
+from pareto_amb.materials import Materials, load_materials
+from pareto_amb.storage import replace_file
+
+KEY = ["train_size", "sigma_tn", "mix", "seed"]
+MEASURED = ["fid", "memorization", "similarity_mean", "similarity_p95"]
+
+
+@functools.cache
+def prepare(config_json: str) -> tuple[SweepConfig, Materials, dict[int, Reference]]:
+    """Once a process: the images, the encoders and what the samples are measured against."""
+    torch.set_num_threads(1)
+    config = SweepConfig.model_validate_json(config_json)
+    materials = load_materials(config, Console(quiet=True))
+    references = build_references(
+        materials.image_set.images,
+        {size: (part.train, part.heldout) for size, part in materials.splits.items()},
+        materials.fid_encoder,
+        materials.similarity_encoder,
+        config.evaluation,
+    )
+    return config, materials, references
+
+
+def record(config_json: str, train_size: int, sigma_tn: float, mix: str, seed: int) -> list[dict[str, Any]]:
+    """Train one model and measure it at every rung. Seconds are of CPU time."""
+    config, materials, references = prepare(config_json)
+    natural = natural_mix_ratio(noise_distribution(config.training), sigma_tn) if sigma_tn else 0.0
+    mix_ratio = natural if mix == "natural" else float(mix)
+    data = config.data
+    training_set = take_training_set(
+        materials.image_set, materials.splits[train_size].train, data.conditional
+    )
+    trainer = Trainer(
+        training_set.images,
+        config.training,
+        Algorithm1.within(config.sampling.sigma_max, sigma_tn, mix_ratio),
+        seed=seed,
+        image_ids=training_set.ids,
+        labels=training_set.labels,
+        label_dim=training_set.n_classes,
+    )
+    rows, train_seconds = [], 0.0
+    for rung, images in enumerate(config.rung_images(), 1):
+        started = time.process_time()
+        trainer.train(images)
+        trained = time.process_time()
+        samples = generate(
+            trainer.ema_denoiser(),
+            (data.channels, data.resolution, data.resolution),
+            range(config.evaluation.n_samples),
+            base_seed=config.seed,
+            label_dim=training_set.n_classes,
+            **config.sampling.model_dump(),
+        )
+        found = evaluate_samples(
+            samples, references[train_size], materials.fid_encoder, materials.similarity_encoder
+        )
+        train_seconds += trained - started
+        rows.append(
+            {
+                **dict(zip(KEY, (train_size, sigma_tn, mix, seed), strict=True)),
+                "mix_ratio": mix_ratio,
+                "rung": rung,
+                "images_seen": images,
+                **{name: found.metrics[name] for name in (*MEASURED, "heldout_memorization", "n_samples")},
+                "train_seconds": train_seconds,
+                "eval_seconds": time.process_time() - trained,
+            }
+        )
+    return rows
+
+
+def planned(config: SweepConfig, options: argparse.Namespace) -> Iterator[tuple[int, float, str, int]]:
+    """Every combination once, seeds outermost, so that a table that was cut short is a whole one."""
+    for seed, size in itertools.product(options.seeds, config.space.train_size):
+        for sigma in options.sigmas:
+            for mix in options.mixes if sigma else ["natural"]:
+                yield size, sigma, mix, seed
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("space", help="a search space; its train sizes are recorded")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    parser.add_argument("--sigmas", type=float, nargs="+", required=True)
+    parser.add_argument("--mixes", nargs="+", default=["natural"], help="numbers, or natural")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE.parquet")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse_options()
+    values = apply_overrides(search_spaces.load(options.space), options.overrides)
+    config = parse(SweepConfig, values, options.space)
+    rows = pd.read_parquet(options.output).to_dict("records") if options.output.exists() else []
+    done = {tuple(row[name] for name in KEY) for row in rows}
+    jobs = [job for job in planned(config, options) if job not in done]
+    with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
+        for future in as_completed([pool.submit(record, config.model_dump_json(), *job) for job in jobs]):
+            rows += future.result()
+            with replace_file(options.output) as temporary:
+                pd.DataFrame(rows).to_parquet(temporary, index=False)
+    by = ["train_size", "images_seen", "mix", "sigma_tn"]
+    table = pd.DataFrame(rows).groupby(by)[["fid", "memorization"]].agg(["mean", "min", "max"])
+    print(table.round(3).to_string())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pareto_amb.search.frontier import best_first
+from pareto_amb.search.halving import ParetoRungs
+
+
+def test_the_best_third_goes_on() -> None:
+    rungs = ParetoRungs(2, 3)
+    assert not rungs.report("a", 0, (5.0, 5.0))  # one of one: nobody knows yet
+    assert not rungs.report("b", 0, (4.0, 4.0))
+    assert rungs.report("c", 0, (3.0, 3.0))
+    assert not rungs.report("d", 0, (2.0, 4.0))
+
+
+def test_a_paused_trial_resumes_once_enough_worse_ones_were_measured() -> None:
+    rungs = ParetoRungs(2, 2)
+    assert not rungs.report("good", 0, (1.0, 1.0))
+    assert rungs.promotable() is None
+    assert not rungs.report("bad", 0, (9.0, 9.0))
+    assert rungs.promotable() == "good"
+    assert rungs.promotable() is None
+
+
+def test_trials_on_a_trade_off_are_equally_good_whatever_one_metric_alone_would_say() -> None:
+    rungs = ParetoRungs(2, 2)
+    for trial_id, values in {"w": (9.0, 9.0), "x": (8.0, 9.5), "left": (1.0, 5.0)}.items():
+        rungs.report(trial_id, 0, values)
+    assert rungs.report("right", 0, (5.0, 1.0))
+
+
+def test_a_higher_rung_is_served_first() -> None:
+    rungs = ParetoRungs(3, 2)
+    for k in range(8):
+        rungs.report(f"t{k}", 0, (float(8 - k), 0.0))
+    assert [rungs.report("t7", 1, (1.0, 0.0)), rungs.report("t5", 1, (2.0, 0.0))] == [False, False]
+    assert rungs.promotable() == "t7"
+
+
+def test_a_failed_trial_neither_resumes_nor_counts() -> None:
+    rungs = ParetoRungs(2, 2)
+    rungs.report("good", 0, (1.0, 1.0))
+    rungs.report("bad", 0, (9.0, 9.0))
+    rungs.forget("good")
+    assert rungs.promotable() is None
+
+
+def test_a_reduction_factor_of_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="reduction_factor"):
+        ParetoRungs(3, 1)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=40),
+    st.sampled_from([1.5, 2.0, 3.0, 4.0]),
+)
+def test_in_the_end_the_best_share_has_gone_on_whatever_the_order(
+    values: list[tuple[int, int]], reduction_factor: float
+) -> None:
+    rungs = ParetoRungs(2, reduction_factor)
+    gone_on = {str(k) for k, row in enumerate(values) if rungs.report(str(k), 0, row)}
+    while (trial_id := rungs.promotable()) is not None:
+        assert trial_id not in gone_on
+        gone_on.add(trial_id)
+    best = best_first(np.array(values, dtype=float))[: int(len(values) / reduction_factor)]
+    assert gone_on >= {str(k) for k in best.tolist()}
