@@ -321,7 +321,11 @@ def sample(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT")],
     count: Annotated[int, typer.Option(min=1, help="How many images.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Image i is drawn from this seed and i.")] = 0,
-    steps: Annotated[int, typer.Option(min=2, help="Heun steps.")] = 18,
+    solver: Annotated[
+        Literal["heun", "dpmpp_2m"],
+        typer.Option(help="dpmpp_2m needs half the network evaluations a step; see docs/samplers.md."),
+    ] = "heun",
+    steps: Annotated[int, typer.Option(min=2, help="Steps of the solver.")] = 18,
     output: Annotated[
         Path | None, typer.Option(help="Folder for the PNG files. Default: samples beside it.")
     ] = None,
@@ -330,7 +334,7 @@ def sample(
     from pareto_amb.production import sample_images
 
     folder = output or checkpoint.parent / f"{checkpoint.stem}-samples"
-    sample_images(checkpoint, folder, count, seed, steps, _console())
+    sample_images(checkpoint, folder, count, seed, solver, steps, _console())
     print(f"{count} images in {folder}")
 
 

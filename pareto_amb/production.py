@@ -13,7 +13,7 @@ from pareto_amb.data import load_images, split, take_training_set
 from pareto_amb.diffusion.checkpoint import load_denoiser, sampling_options
 from pareto_amb.diffusion.methods import Algorithm1
 from pareto_amb.diffusion.parallel import AgreedError, World, best_device
-from pareto_amb.diffusion.sampler import generate
+from pareto_amb.diffusion.sampler import Solver, generate
 from pareto_amb.diffusion.trainer import Trainer, TrainingDivergedError
 from pareto_amb.errors import UserError
 from pareto_amb.storage import Storage, replace_file, write_text
@@ -108,7 +108,7 @@ def _train_with_progress(trainer: Trainer, images: int, save: Callable[[], None]
 
 
 def sample_images(
-    checkpoint: Path, folder: Path, count: int, seed: int, steps: int, console: Console
+    checkpoint: Path, folder: Path, count: int, seed: int, solver: Solver, steps: int, console: Console
 ) -> None:
     """Write `count` PNG files to `folder`, drawn from the averaged weights of `checkpoint`.
 
@@ -127,6 +127,7 @@ def sample_images(
             shape,
             range(count),
             base_seed=seed,
+            solver=solver,
             steps=steps,
             **sampling_options(content, str(checkpoint)),
             label_dim=a["label_dim"],

@@ -253,5 +253,6 @@ def test_methods_compete_in_one_sweep(tmp_path: Path) -> None:
     assert "Masking" in report
     assert "Noise only" in report
     checkpoint = "run/checkpoints/n50-masking-0000.safetensors"
-    run("sample", checkpoint, "--count", "2", "--steps", "3", "--output", "pictures", cwd=tmp_path)
+    solver = ["--solver", "dpmpp_2m", "--steps", "3"]
+    run("sample", checkpoint, "--count", "2", *solver, "--output", "pictures", cwd=tmp_path)
     assert len(list((tmp_path / "pictures").iterdir())) == 2

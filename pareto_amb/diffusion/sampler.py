@@ -52,7 +52,8 @@ def sample_dpmpp_2m(denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigm
     return x
 
 
-_SOLVERS = {"heun": sample_heun, "dpmpp_2m": sample_dpmpp_2m}
+Solver = Literal["heun", "dpmpp_2m"]
+_SOLVERS: dict[Solver, Callable[..., Tensor]] = {"heun": sample_heun, "dpmpp_2m": sample_dpmpp_2m}
 
 
 @torch.inference_mode()
@@ -62,7 +63,7 @@ def generate(
     seeds: Sequence[int],
     *,
     base_seed: int = 0,
-    solver: Literal["heun", "dpmpp_2m"] = "heun",
+    solver: Solver = "heun",
     steps: int = 18,
     sigma_min: float = 0.002,
     sigma_max: float = 80.0,
