@@ -125,5 +125,5 @@ def _search(config: SweepConfig) -> str:
     each = " and method" if len(search.methods) > 1 else ""
     return (
         f"{search.sampler}, {search.trials} trials for each train size{each}, the first "
-        f"{min(search.startup_trials, search.trials)} at random"
+        f"{min(search.startup_trials, search.trials)} spread evenly"
     )

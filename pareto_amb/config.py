@@ -262,12 +262,12 @@ MethodName = Literal["algorithm1", "masking", "noise_only"]
 class SearchConfig(_Model):
     """How the space is searched. Each train size and method has a search, and its trials, of its own."""
 
-    sampler: Literal["tpe", "nsga2", "random"] = "tpe"
+    sampler: Literal["gp", "tpe", "random"] = Field("gp", description="compared in docs/search.md")
     methods: tuple[MethodName, ...] = Field(
         ("algorithm1",), min_length=1, description="what competes; the DDPM baselines always do"
     )
     trials: PositiveInt = Field(24, description="for each train size and method, baselines apart")
-    startup_trials: PositiveInt = Field(8, description="drawn at random before the sampler steers")
+    startup_trials: PositiveInt = Field(6, description="spread evenly before the sampler steers")
     baseline_seeds: PositiveInt = Field(3, description="DDPM trainings a train size; spread = noise")
     max_retries: int = Field(1, ge=0, description="how often a failed trial is tried again")
 

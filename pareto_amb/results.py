@@ -88,6 +88,11 @@ class ResultsTable:
         """The trials that have a row, in the order of their first."""
         return list(self._trials)
 
+    def rows(self, trial_id: str) -> list[dict[str, Any]]:
+        """The rows of a trial by rising rung, none when it has no row."""
+        rungs = self._trials.get(trial_id, {})
+        return [rungs[rung] for rung in sorted(rungs)]
+
     def last_row(self, trial_id: str) -> dict[str, Any] | None:
         """The row of a trial's highest rung so far, None when it has no row."""
         rungs = self._trials.get(trial_id)

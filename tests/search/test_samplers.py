@@ -9,7 +9,14 @@ import search_spaces
 from pareto_amb.config import SweepConfig, apply_overrides, parse
 from pareto_amb.diffusion.noise import LogNormal, natural_mix_ratio
 from pareto_amb.results import ResultsTable
-from pareto_amb.search.samplers import ParetoSearcher, distributions, startup_points
+from pareto_amb.search.samplers import (
+    MAX_OBSERVED,
+    ParetoSampler,
+    ParetoSearcher,
+    distributions,
+    foresee,
+    startup_points,
+)
 
 
 def make_config(*changes: str) -> SweepConfig:
@@ -23,11 +30,19 @@ def open_searcher(folder: Path, config: SweepConfig) -> tuple[ParetoSearcher, Re
 
 def row(trial: dict, status: str = "complete") -> dict:
     numbers = {"rung": 2, "images_seen": 10, "budget": 1.0, "n_samples": 5}
-    return {**trial, **numbers, "fid": 3.0 + trial["sigma_tn"], "memorization": 0.1, "status": status}
+    return {
+        **trial,
+        **numbers,
+        "fid": 3.0 + trial["sigma_tn"],
+        "memorization": 0.1,
+        "status": status,
+        "similarity_mean": 0.5,
+    }
 
 
 def finish(searcher: ParetoSearcher, results: ResultsTable, ray_id: str, trial: dict) -> None:
     results.record(row(trial))
+    searcher.on_trial_result(ray_id, {"row": row(trial)})
     searcher.on_trial_complete(ray_id, row(trial))
 
 
@@ -109,7 +124,7 @@ def test_startup_points_cover_the_space_evenly() -> None:
     )
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+@pytest.mark.parametrize("sampler", ["gp", "tpe", "random"])
 def test_every_sampler_proposes_beyond_its_startup(sampler: str, tmp_path: Path) -> None:
     config = make_config(f"search.sampler={sampler}", "search.trials=12", "search.startup_trials=3")
     searcher, results = open_searcher(tmp_path, config)
@@ -155,3 +170,75 @@ def test_every_method_has_its_own_study_parameters_and_trials(tmp_path: Path) ->
     assert again.n_remaining == 1
     assert again.suggest("again") == trials[-1]
     assert again.suggest("more") == Searcher.FINISHED
+
+
+class Recorder(optuna.samplers.RandomSampler):
+    """Keeps the trials that the sampler is shown."""
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> dict:
+        self.shown = [t for t in study.get_trials() if t.number != trial.number]
+        return super().infer_relative_search_space(study, trial)
+
+
+SEARCHED: dict[str, optuna.distributions.BaseDistribution] = {
+    "sigma_tn": optuna.distributions.FloatDistribution(0.1, 10, log=True)
+}
+
+
+def begin_all(search: ParetoSampler, count: int) -> None:
+    for key in range(count):
+        search.begin(key, {"sigma_tn": 0.1 + key / count})
+
+
+def test_a_trial_stopped_early_is_never_shown_with_what_it_had_then() -> None:
+    recorder = Recorder(seed=0)
+    search = ParetoSampler(SEARCHED, recorder, [], n_rungs=2)
+    begin_all(search, 6)
+    for key in range(6):
+        search.report(key, 0, [10.0 + key, 0.0, 0.5 + key / 10])
+    search.propose()
+    assert {t.state.name for t in recorder.shown} == {"RUNNING"}
+    for key in range(4):
+        search.report(key, 1, [5.0 + key, 0.1 * key, 0.7])
+    search.propose(reference=[10.0, 1.0])
+    states = {t.params["sigma_tn"]: t for t in recorder.shown}
+    shown = [states[0.1 + key / 6].values for key in range(6)]
+    assert shown[:4] == [pytest.approx([(5 + key) / 10, 0.1 * key]) for key in range(4)]
+    foreseen = np.array(shown[4:])
+    assert (foreseen[:, 0] > 0.8).all()  # beyond the finished ones, as their first rung was
+    assert (foreseen[:, 1] > 0.2).all()  # where they had no copies yet
+    assert foreseen[1, 0] > foreseen[0, 0]
+
+
+def test_a_failed_trial_is_forgotten_and_a_running_one_is_avoided() -> None:
+    recorder = Recorder(seed=0)
+    search = ParetoSampler(SEARCHED, recorder, [], n_rungs=1)
+    begin_all(search, 3)
+    search.report(0, 0, [1.0, 1.0])
+    search.forget(1)
+    search.propose()
+    assert [t.state.name for t in recorder.shown] == ["COMPLETE", "RUNNING"]
+    assert search.n_begun == 3
+
+
+def test_a_long_sweep_is_shown_by_its_best_and_an_even_choice_of_the_others() -> None:
+    recorder = Recorder(seed=0)
+    search = ParetoSampler(SEARCHED, recorder, [], n_rungs=1)
+    begin_all(search, 300)
+    for key in range(300):
+        search.report(key, 0, [float(key), float(key)])
+    search.propose(reference=[1.0, 1.0])
+    seen = sorted(t.values[0] for t in recorder.shown)
+    assert len(seen) == MAX_OBSERVED
+    assert seen[: MAX_OBSERVED // 2] == list(range(MAX_OBSERVED // 2))
+    assert seen[-1] == 299
+
+
+def test_what_early_figures_tell_is_foreseen_and_what_they_do_not_is_the_mean() -> None:
+    rng = np.random.default_rng(0)
+    before = rng.random((200, 2))
+    after = np.stack([3 * before[:, 0] + 1, rng.random(200)], axis=1)
+    told, untold = foresee(before, after, np.array([[0.0, 0.5], [1.0, 0.5]])).T
+    assert told == pytest.approx([1, 4], abs=0.1)
+    assert untold == pytest.approx([0.5, 0.5], abs=0.15)
+    assert (foresee(before, after - 10, before) == 0).all()
