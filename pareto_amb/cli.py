@@ -118,7 +118,7 @@ def sweep(
         raise UserError(f"--time-budget {time_budget:g}: must be above 0 minutes")
     config, path = _resolve(space, resume, changes, bool(overrides), output)
     if dry_run:
-        _print_plan(config)
+        _print_plan(_with_sigma_range(config))
         return
     try:
         outcome = _run(config, path, resume is not None, address, time_budget)
@@ -155,12 +155,31 @@ def _resolve(
     return config.model_copy(update={"data": data}), output or Path("runs") / f"{config.name}-{time}"
 
 
+def _with_sigma_range(config: "SweepConfig") -> "SweepConfig":
+    """The configuration with sigma_tn: auto replaced by ranges; loads the images only if there is a need."""
+    if config.space.sigma_tn != "auto":
+        return config
+    from pareto_amb.materials import load_splits, resolve_sigma_tn
+
+    return resolve_sigma_tn(config, *load_splits(config, _console()))
+
+
+def _sigma_lines(config: "SweepConfig") -> list[str]:
+    """What sigma_tn: auto became, one line a train size; none for a range that was given."""
+    ranges = config.space.sigma_tn
+    return [
+        f"sigma_tn: auto: with {size:,} images collapse level {found.collapse_level:g} -> "
+        f"searched {found.low:g} to {found.high:g}"
+        for size, found in (ranges.items() if isinstance(ranges, dict) else ())
+    ]
+
+
 def _run(
     config: "SweepConfig", path: Path, resumed: bool, address: str | None, minutes: float | None
 ) -> "SweepOutcome":
     from pareto_amb.cluster import check_address
     from pareto_amb.config import to_yaml
-    from pareto_amb.materials import load_materials
+    from pareto_amb.materials import load_materials, resolve_sigma_tn
     from pareto_amb.run_directory import RunDirectory
     from pareto_amb.storage import write_text
     from pareto_amb.sweep import locked, run_sweep, start_run
@@ -169,6 +188,8 @@ def _run(
     check_address(address)
     console = _console()
     materials = load_materials(config, console)
+    with console.status("measuring the collapse level"):
+        config = resolve_sigma_tn(config, materials.image_set, materials.splits)
     run = RunDirectory(path) if resumed else start_run(config, path)
     with locked(run):
         if resumed:
@@ -177,6 +198,8 @@ def _run(
         with console.status("opening MLflow"):
             tracker = Tracker(tracking_uri(uri), run.path.resolve().name, config)
         console.print(f"run directory: {run.path}")
+        for line in _sigma_lines(config):
+            console.print(line)
         return run_sweep(
             run,
             config,
@@ -197,6 +220,8 @@ def _print_plan(config: "SweepConfig") -> None:
     rungs = config.rung_images()
     measured = trainings * len(rungs)
     print(to_yaml(config))
+    for line in _sigma_lines(config):
+        print(f"# {line}")
     print(f"# {trainings} trainings: for each of the train sizes {', '.join(map(str, sizes))},")
     print(f"#   {search.baseline_seeds} DDPM baselines and {search.trials} Algorithm 1 trials")
     print(f"# {rungs[-1]:,} images seen by each, {trainings * rungs[-1]:,} in all")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 COMMAND = [sys.executable, "-m", "pareto_amb"]
@@ -109,6 +110,20 @@ def test_a_dry_run_prints_the_whole_plan_and_its_cost_and_starts_nothing(tmp_pat
     assert "rho: 7.0" in done.stdout
     assert "# 8 trainings" in done.stdout
     assert "images seen by each" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_shows_the_range_that_auto_finds(tmp_path: Path) -> None:
+    auto = ["--set", "space.sigma_tn=auto", "--set", "space.train_size=[50, 100]"]
+    done = run("sweep", "digits", "--dry-run", *auto, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = yaml.safe_load(done.stdout)["space"]["sigma_tn"]
+    assert list(found) == ["50", "100"]
+    for size, searched in found.items():
+        assert (
+            f"# sigma_tn: auto: with {size} images collapse level {searched['collapse_level']}" in done.stdout
+        )
+        assert 0.6 < searched["collapse_level"] < 1.0
     assert list(tmp_path.iterdir()) == []
 
 

@@ -33,15 +33,19 @@ Context = tuple[int, str]
 """A train size and a method: each has a search of its own."""
 
 
-def distributions(space: SpaceConfig, method: str) -> dict[str, BaseDistribution]:
-    """What is searched for a method, in Optuna's terms: sigma_tn log-uniform, shares uniform or a choice."""
+def distributions(space: SpaceConfig, train_size: int, method: str) -> dict[str, BaseDistribution]:
+    """What is searched at a train size for a method, in Optuna's terms.
+
+    sigma_tn is log-uniform, shares are uniform or a choice.
+    """
+    sigma_tn = space.sigma_range(train_size)
     mix: BaseDistribution
     if isinstance(space.mix_ratio, ShareRange):
         mix = FloatDistribution(space.mix_ratio.low, space.mix_ratio.high)
     else:
         mix = CategoricalDistribution(list(space.mix_ratio))
     known: dict[str, BaseDistribution] = {
-        "sigma_tn": FloatDistribution(space.sigma_tn.low, space.sigma_tn.high, log=True),
+        "sigma_tn": FloatDistribution(sigma_tn.low, sigma_tn.high, log=True),
         "mix_ratio": mix,
         "corruption": FloatDistribution(space.corruption.low, space.corruption.high),
     }
@@ -91,7 +95,11 @@ class ParetoSearcher(Searcher):
         self._config = config
         self._noise = noise_distribution(config.training)
         methods: tuple[str, ...] = config.search.methods
-        self._distributions = {method: distributions(config.space, method) for method in methods}
+        self._distributions = {
+            (size, method): distributions(config.space, size, method)
+            for size in config.space.train_size
+            for method in methods
+        }
         url = URL.create("sqlite", database=str(study_path))
         storage = RDBStorage(url.render_as_string(hide_password=False))
         self._studies = {
@@ -117,8 +125,8 @@ class ParetoSearcher(Searcher):
         study.sampler = make_sampler(search, derive_seed(seed, f"search/{label}/{len(study.trials)}"))
         if not study.trials:
             count = min(search.startup_trials, search.trials)
-            points = startup_points(self._distributions[method], count, derive_seed(seed, f"startup/{label}"))
-            for point in points:
+            first_seed = derive_seed(seed, f"startup/{label}")
+            for point in startup_points(self._distributions[context], count, first_seed):
                 study.enqueue_trial(point)
         return study
 
@@ -196,7 +204,7 @@ class ParetoSearcher(Searcher):
         context = min(asked, key=lambda c: asked[c])
         if asked[context] >= self._config.search.trials:
             return None
-        return self._trial_config(context, self._studies[context].ask(self._distributions[context[1]]))
+        return self._trial_config(context, self._studies[context].ask(self._distributions[context]))
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
