@@ -162,7 +162,7 @@ def _with_sigma_range(config: "SweepConfig") -> "SweepConfig":
         return config
     from pareto_amb.materials import load_splits, resolve_sigma_tn
 
-    return resolve_sigma_tn(config, *load_splits(config, _console()))
+    return resolve_sigma_tn(config, *load_splits(config, _console(quiet=True)))
 
 
 def _sigma_lines(config: "SweepConfig") -> list[str]:
