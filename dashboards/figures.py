@@ -72,7 +72,7 @@ def sigma_figure(
     for row, column in ((1, "heldout_memorization"), (3, "heldout_similarity_mean")):
         _add_level(figure, rows[column].dropna(), (low, high), row)
     figure.update_layout(template=theme.TEMPLATE, height=760)
-    axis = _noise_ticks(low, high)
+    axis = noise_ticks(low, high)
     figure.update_xaxes(type="log", range=[math.log10(low), math.log10(high)], **axis)
     figure.update_xaxes(title_text=NOISE_TITLE, row=3, col=1)
     memorization = _memorization_axis(rows) | {"title": {"text": "memorization<br>(share > τ)"}}
@@ -141,13 +141,14 @@ def mix_figure(
         type="log",
         title_text=NOISE_TITLE,
         range=[math.log10(low), math.log10(high)],
-        **_noise_ticks(low, high),
+        **noise_ticks(low, high),
     )
     figure.update_yaxes(title_text="mix ratio", range=[-0.03, 1.03])
     return figure
 
 
-NOISE_TITLE = f"σ_tn (EDM units; <span style='color:{theme.MUTED}'>VP units below each</span>)"
+NOISE_UNITS = f"(EDM units; <span style='color:{theme.MUTED}'>VP units below each</span>)"
+NOISE_TITLE = f"σ_tn {NOISE_UNITS}"
 
 
 def with_parameter(rows: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -448,7 +449,7 @@ def _nice_levels(low: float, high: float) -> list[float]:
     return inside or [float(f"{math.sqrt(low * high):.2g}")]
 
 
-def _noise_ticks(low: float, high: float) -> dict[str, Any]:
+def noise_ticks(low: float, high: float) -> dict[str, Any]:
     """Ticks that read in both units: EDM above, VP below it."""
     ticks = _nice_levels(low, high)
     text = [f"{t:g}<br><span style='color:{theme.MUTED}'>{_short_vp(t)}</span>" for t in ticks]

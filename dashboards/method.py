@@ -2,7 +2,7 @@
 
 from dashboards.run_files import Run
 from dashboards.wording import count, level, level_vp, method_name, number, percent
-from pareto_amb.config import DataConfig, EvaluationConfig, ShareRange, SweepConfig
+from pareto_amb.config import DataConfig, EvaluationConfig, ShareRange, SigmaRange, SweepConfig
 from pareto_amb.search.frontier import RECOMMENDED
 
 SOURCES = {
@@ -93,8 +93,21 @@ def _rungs(config: SweepConfig) -> str:
 
 
 def _sigma(config: SweepConfig) -> str:
-    low, high = config.space.sigma_tn.low, config.space.sigma_tn.high
-    return f"{level(low)} to {level(high)} (VP {level_vp(low)} to {level_vp(high)}), log-uniformly"
+    sigma_tn = config.space.sigma_tn
+    if sigma_tn == "auto":
+        return "auto, not set yet"
+    if isinstance(sigma_tn, SigmaRange):
+        return f"{_range(sigma_tn)}, log-uniformly"
+    each = (
+        f"{_range(found)} at {size:,} images, whose collapse level is {level(found.collapse_level)}"
+        for size, found in sigma_tn.items()
+    )
+    return f"auto: {'; '.join(each)}; log-uniformly"
+
+
+def _range(searched: SigmaRange) -> str:
+    low, high = searched.low, searched.high
+    return f"{level(low)} to {level(high)} (VP {level_vp(low)} to {level_vp(high)})"
 
 
 def _mix(config: SweepConfig) -> str:

@@ -13,7 +13,8 @@ from pareto_amb.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pareto_amb.config import SweepConfig
+    from pareto_amb.config import DataConfig, SweepConfig
+    from pareto_amb.scan import Scan
     from pareto_amb.sweep import SweepOutcome
 
 app = typer.Typer(
@@ -118,7 +119,7 @@ def sweep(
         raise UserError(f"--time-budget {time_budget:g}: must be above 0 minutes")
     config, path = _resolve(space, resume, changes, bool(overrides), output)
     if dry_run:
-        _print_plan(config)
+        _print_plan(_with_sigma_range(config))
         return
     try:
         outcome = _run(config, path, resume is not None, address, time_budget)
@@ -155,12 +156,31 @@ def _resolve(
     return config.model_copy(update={"data": data}), output or Path("runs") / f"{config.name}-{time}"
 
 
+def _with_sigma_range(config: "SweepConfig") -> "SweepConfig":
+    """The configuration with sigma_tn: auto replaced by ranges; loads the images only if there is a need."""
+    if config.space.sigma_tn != "auto":
+        return config
+    from pareto_amb.materials import load_splits, resolve_sigma_tn
+
+    return resolve_sigma_tn(config, *load_splits(config, _console(quiet=True)))
+
+
+def _sigma_lines(config: "SweepConfig") -> list[str]:
+    """What sigma_tn: auto became, one line a train size; none for a range that was given."""
+    ranges = config.space.sigma_tn
+    return [
+        f"sigma_tn: auto: with {size:,} images collapse level {found.collapse_level:g} -> "
+        f"searched {found.low:g} to {found.high:g}"
+        for size, found in (ranges.items() if isinstance(ranges, dict) else ())
+    ]
+
+
 def _run(
     config: "SweepConfig", path: Path, resumed: bool, address: str | None, minutes: float | None
 ) -> "SweepOutcome":
     from pareto_amb.cluster import check_address
     from pareto_amb.config import to_yaml
-    from pareto_amb.materials import load_materials
+    from pareto_amb.materials import load_materials, resolve_sigma_tn
     from pareto_amb.run_directory import RunDirectory
     from pareto_amb.storage import write_text
     from pareto_amb.sweep import locked, run_sweep, start_run
@@ -169,6 +189,8 @@ def _run(
     check_address(address)
     console = _console()
     materials = load_materials(config, console)
+    with console.status("measuring the collapse level"):
+        config = resolve_sigma_tn(config, materials.image_set, materials.splits)
     run = RunDirectory(path) if resumed else start_run(config, path)
     with locked(run):
         if resumed:
@@ -177,6 +199,8 @@ def _run(
         with console.status("opening MLflow"):
             tracker = Tracker(tracking_uri(uri), run.path.resolve().name, config)
         console.print(f"run directory: {run.path}")
+        for line in _sigma_lines(config):
+            console.print(line)
         return run_sweep(
             run,
             config,
@@ -197,6 +221,8 @@ def _print_plan(config: "SweepConfig") -> None:
     rungs = config.rung_images()
     measured = trainings * len(rungs)
     print(to_yaml(config))
+    for line in _sigma_lines(config):
+        print(f"# {line}")
     print(f"# {trainings} trainings: for each of the train sizes {', '.join(map(str, sizes))},")
     print(f"#   {search.baseline_seeds} DDPM baselines and {search.trials} Algorithm 1 trials")
     print(f"# {rungs[-1]:,} images seen by each, {trainings * rungs[-1]:,} in all")
@@ -238,6 +264,93 @@ def _print_summary(outcome: "SweepOutcome") -> None:
     print(f"  mlflow ui --backend-store-uri {run.read_environment()['tracking_uri']}")
     if outcome.recommendation is not None:
         print(f"  pareto-amb train {run.recommendation}")
+
+
+@app.command()
+def scan(
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="A folder or zip of images, or the word digits or cifar10.")
+    ],
+    train_size: Annotated[
+        list[int] | None,
+        typer.Option(min=2, help="Training images; may be repeated. Default: 100, 300, 1000 and 3000."),
+    ] = None,
+    resolution: Annotated[
+        int | None,
+        typer.Option(help="Side in pixels, as in the sweep. Default: 64; digits 8, cifar10 32."),
+    ] = None,
+    channels: Annotated[
+        int | None, typer.Option(help="3 for colour, 1 for grey. Default: 3; digits 1.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option(metavar="FILE.html", help="Where the curve is drawn, for a browser.")
+    ] = Path("scan.html"),
+) -> None:
+    """Show which noise levels are worth searching for an image set: seconds, nothing is trained.
+
+    A training image with noise sigma may still be recognised among all training images, or it may not. The
+    effective number says how many of them the best possible denoiser averages: 1 where it recognises the
+    image, and where training long enough therefore means copying. The collapse level is the sigma above
+    which that number exceeds 1. sigma_tn: auto, the default of a sweep, searches 0.02 to 0.8 times the
+    collapse level.
+
+    Give the resolution and the train sizes that you will train with: the collapse level grows with the
+    resolution and falls slowly with more images. Example: pareto-amb scan photos.zip --train-size 500
+    """
+    from dashboards.scan import write_scan
+    from pareto_amb.data import load_images
+    from pareto_amb.scan import scan_images
+
+    config = _data_config(data, resolution, channels)
+    console = _console()
+    with console.status("loading images"):
+        image_set = load_images(config)
+    for note in image_set.notes:
+        console.print(f"note: {note}", markup=False)
+    with console.status("comparing images"):
+        found = scan_images(image_set, train_size)
+    _print_scan(found)
+    write_scan(found, output)
+    print(f"\nthe curve: {output}")
+
+
+def _data_config(data: str, resolution: int | None, channels: int | None) -> "DataConfig":
+    """The images that the arguments of `scan` name; shapes that are not given are the source's own."""
+    from pareto_amb.config import DataConfig, parse
+
+    named = {"digits": {"resolution": 8, "channels": 1}, "cifar10": {"resolution": 32}}
+    place = {"source": data, **named[data]} if data in named else {"source": "images", "path": data}
+    given = {"resolution": resolution, "channels": channels}
+    shape = {key: value for key, value in given.items() if value is not None}
+    hint = "give a folder or zip of images, or the word digits or cifar10"
+    return parse(DataConfig, {**place, **shape, "origin": hint}, "scan")
+
+
+def _print_scan(found: "Scan") -> None:
+    from pareto_amb.diffusion.units import sigma_to_vp
+
+    channels, *sides = found.shape
+    colour = "grey" if channels == 1 else "colour"
+    print(f"{found.name}: {found.total:,} images of {' x '.join(map(str, sides))}, {colour}")
+    for size in found.sizes:
+        if size.distinct < size.train_size:
+            print(f"note: {size.distinct:,} of {size.train_size:,} training images differ; copies count once")
+    heads = "".join(f"{size.train_size:>10,}" for size in found.sizes)
+    print(f"\neffective number, of so many training images:\n{'sigma':>8}{'VP':>8}{heads}")
+    for position, sigma in enumerate(found.sigmas):
+        if sigma in found.round_sigmas:
+            numbers = "".join(f"{size.effective_numbers[position]:10,.2f}" for size in found.sizes)
+            print(f"{sigma:8g}{sigma_to_vp(sigma):8.4f}{numbers}")
+    print("\ntrain size   collapse level   auto searches sigma_tn   (variance-preserving)")
+    for size in found.sizes:
+        low, high, level = size.searched.low, size.searched.high, size.searched.collapse_level
+        vp = f"({sigma_to_vp(low):.3g} to {sigma_to_vp(high):.3g})"
+        print(f"{size.train_size:>10,}{level:17g}{f'{low:g} to {high:g}':>25}   {vp}")
+    low = min(size.searched.low for size in found.sizes)
+    high = max(size.searched.high for size in found.sizes)
+    print("\nin the sweep file, under space:")
+    print(f"  train_size: {[size.train_size for size in found.sizes]}")
+    print(f"  sigma_tn: auto  # or one range for all: {{low: {low:g}, high: {high:g}}}")
 
 
 @app.command()

@@ -197,6 +197,34 @@ class SigmaRange(_Model):
         return self
 
 
+class AutoRange(SigmaRange):
+    """The range that `sigma_tn: auto` became for one train size, and what it was set from."""
+
+    collapse_level: PositiveFloat = Field(description="of the training images, EDM units")
+
+
+def _check_auto(value: object) -> object:
+    if value == "auto":
+        return value
+    raise ValueError("expected a range such as {low: 0.1, high: 8.0}, or the word auto")
+
+
+def _sigma_kind(value: object) -> str:
+    if isinstance(value, SigmaRange):
+        return "range"
+    if not isinstance(value, dict):
+        return "auto"
+    return "by_size" if value and all(str(key).isdecimal() for key in value) else "range"
+
+
+SigmaChoice = Annotated[
+    Annotated[Literal["auto"], BeforeValidator(_check_auto), Tag("auto")]
+    | Annotated[SigmaRange, Tag("range")]
+    | Annotated[dict[int, AutoRange], Tag("by_size")],
+    Discriminator(_sigma_kind),
+]
+
+
 class ShareRange(_Model):
     """A range of a share, searched uniformly."""
 
@@ -231,14 +259,18 @@ MixRatio = Annotated[
     Discriminator(_mix_kind),
     BeforeValidator(_as_choices),
 ]
-_UNION_TAGS = {"range", "choices", "lognormal", "uniform_time"}
+_UNION_TAGS = {"auto", "range", "by_size", "choices", "lognormal", "uniform_time"}
 
 
 class SpaceConfig(_Model):
     """What is searched. Each train size is a context with a frontier of its own, not a knob."""
 
     train_size: tuple[Annotated[int, Field(ge=2)], ...] = Field(min_length=1)
-    sigma_tn: SigmaRange
+    sigma_tn: SigmaChoice = Field(
+        "auto",
+        description="a range for all train sizes; auto: one for each, from the collapse level of its images, "
+        "written into RUN_DIR/sweep.yaml",
+    )
     mix_ratio: MixRatio = Field(
         ("natural",), description="a range, or a list of choices; natural: P(sigma >= sigma_tn)"
     )
@@ -253,7 +285,17 @@ class SpaceConfig(_Model):
             raise ValueError("train_size names a size twice")
         if not isinstance(self.mix_ratio, ShareRange) and not self.mix_ratio:
             raise ValueError("mix_ratio needs at least one choice")
+        if isinstance(self.sigma_tn, dict) and set(self.sigma_tn) != set(self.train_size):
+            raise ValueError("sigma_tn must name each size of train_size, and no other; or set it to auto")
         return self
+
+    def sigma_range(self, train_size: int) -> SigmaRange:
+        """The range of sigma_tn for a train size. UserError while `auto` stands for it."""
+        if isinstance(self.sigma_tn, SigmaRange):
+            return self.sigma_tn
+        if isinstance(self.sigma_tn, dict):
+            return self.sigma_tn[train_size]
+        raise UserError("space.sigma_tn: auto has no range yet; a sweep writes it into RUN_DIR/sweep.yaml")
 
 
 MethodName = Literal["algorithm1", "masking", "noise_only"]
@@ -308,10 +350,14 @@ class SweepConfig(_Model):
 
     @model_validator(mode="after")
     def _network_fits(self) -> Self:
-        if self.space.sigma_tn.high > self.sampling.sigma_max:
+        space, sigma_max = self.space, self.sampling.sigma_max
+        highest = 0.0
+        if space.sigma_tn != "auto":
+            highest = max(space.sigma_range(size).high for size in space.train_size)
+        if highest > sigma_max:
             raise ValueError(
-                f"space.sigma_tn.high {self.space.sigma_tn.high} is above sampling.sigma_max "
-                f"{self.sampling.sigma_max}: such a model would never see a noisy image"
+                f"space.sigma_tn.high {highest} is above sampling.sigma_max {sigma_max}: "
+                "such a model would never see a noisy image"
             )
         if max(self.space.train_size) < self.training.batch_size // 64:
             raise ValueError("training.batch_size is more than 64 times the largest train size")
@@ -401,7 +447,7 @@ def _first_problem(model: type[BaseModel], error: ValidationError) -> str:
     location = [part for part in problem["loc"] if part not in _UNION_TAGS]
     key = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":
-        names = _field_names(model, location[:-1])
+        names = [name for name in _field_names(model, location[:-1]) if name != location[-1]]
         near = difflib.get_close_matches(str(location[-1]), names, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(names)}"
         return f"unknown key '{key}': {hint}"
@@ -416,7 +462,7 @@ def _first_problem(model: type[BaseModel], error: ValidationError) -> str:
 def _field_names(model: type[BaseModel], location: list[Any]) -> list[str]:
     """The keys that are known at `location`, below `model`."""
     models = [model]
-    for part in location:
+    for part in (part for part in location if not str(part).isdecimal()):
         annotations = [m.model_fields[str(part)].annotation for m in models if str(part) in m.model_fields]
         models = [found for annotation in annotations for found in _models_in(annotation)]
     return sorted({name for found in models for name in found.model_fields})

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from pareto_amb.config import SweepConfig, TrainingRun, read_yaml
+from pareto_amb.config import AutoRange, SweepConfig, TrainingRun, read_yaml
 from pareto_amb.errors import UserError
 from pareto_amb.results import load_results
 from pareto_amb.run_directory import RunDirectory
@@ -60,7 +60,7 @@ def build_recommendation(
             refused[size] = str(error)
         else:
             training = _training_run(config, found)
-            caution = _range_caution(config, found.sigma_tn)
+            caution = _range_caution(config, size, found.sigma_tn)
             served.append(ExportedRecommendation(**found.model_dump(), caution=caution, training=training))
     if not served:
         raise UserError("; ".join(refused.values()))
@@ -75,16 +75,20 @@ def build_recommendation(
     )
 
 
-def _range_caution(config: SweepConfig, sigma_tn: float) -> str:
+def _range_caution(config: SweepConfig, train_size: int, sigma_tn: float) -> str:
     """One sentence when the recommended sigma_tn lies at an end of the range that was searched."""
-    low, high = config.space.sigma_tn.low, config.space.sigma_tn.high
+    searched = config.space.sigma_range(train_size)
+    low, high = searched.low, searched.high
     place = math.log(sigma_tn / low) / math.log(high / low)
     if EDGE <= place <= 1 - EDGE:
         return ""
     end = "low" if place < EDGE else "high"
+    remedy = f"move space.sigma_tn.{end}"
+    if isinstance(searched, AutoRange):
+        remedy = f"replace space.sigma_tn: auto by a range with a {end}er {end} end"
     return (
         f"sigma_tn lies at the {end} end of the searched range {low:g} to {high:g}; "
-        f"move space.sigma_tn.{end} and search again to see beyond it"
+        f"{remedy} and search again to see beyond it"
     )
 
 

@@ -13,6 +13,7 @@ from pareto_amb.diffusion.checkpoint import read_initial_weights
 from pareto_amb.diffusion.networks import create_network
 from pareto_amb.diffusion.speed import require_compiler
 from pareto_amb.evaluation.encoders import Encoder, load_encoder
+from pareto_amb.theory import TrainingPosterior, auto_range
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,7 @@ class Materials:
 
 def load_materials(config: SweepConfig, console: Console) -> Materials:
     """Load images and encoders, and check that the network fits. UserError names what cannot be used."""
-    with console.status("loading images"):
-        image_set = load_images(config.data)
-    for note in image_set.notes:
-        console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
-    splits = {size: split(image_set, size, config.seed) for size in config.space.train_size}
+    image_set, splits = load_splits(config, console)
     _check_training(config, image_set)
     evaluation = config.evaluation
     with console.status("loading encoders"):
@@ -67,6 +64,30 @@ def load_materials(config: SweepConfig, console: Console) -> Materials:
         if evaluation.similarity_encoder != evaluation.fid_encoder:
             similarity = load_encoder(evaluation.similarity_encoder, evaluation.preprocessing)
     return Materials(image_set, splits, fid, similarity)
+
+
+def load_splits(config: SweepConfig, console: Console) -> tuple[ImageSet, dict[int, Split]]:
+    """Load the images and split them for each train size. UserError names what cannot be used."""
+    with console.status("loading images"):
+        image_set = load_images(config.data)
+    for note in image_set.notes:
+        console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
+    return image_set, {size: split(image_set, size, config.seed) for size in config.space.train_size}
+
+
+def resolve_sigma_tn(config: SweepConfig, image_set: ImageSet, splits: dict[int, Split]) -> SweepConfig:
+    """The configuration with `space.sigma_tn: auto` replaced by a range for each train size.
+
+    A range, or what an earlier call put there, stays as it is. Raises UserError where no range can be set.
+    """
+    if config.space.sigma_tn != "auto":
+        return config
+    ranges = {}
+    for size, part in splits.items():
+        posterior = TrainingPosterior(image_set.images[part.train], config.seed)
+        ranges[size] = auto_range(posterior.collapse_level(), config.sampling.sigma_max)
+    space = config.space.model_copy(update={"sigma_tn": ranges})
+    return config.model_copy(update={"space": space})
 
 
 def _check_training(config: SweepConfig, image_set: ImageSet) -> None:

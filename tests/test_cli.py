@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 COMMAND = [sys.executable, "-m", "pareto_amb"]
@@ -112,6 +113,20 @@ def test_a_dry_run_prints_the_whole_plan_and_its_cost_and_starts_nothing(tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_shows_the_range_that_auto_finds(tmp_path: Path) -> None:
+    auto = ["--set", "space.sigma_tn=auto", "--set", "space.train_size=[50, 100]"]
+    done = run("sweep", "digits", "--dry-run", *auto, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = yaml.safe_load(done.stdout)["space"]["sigma_tn"]
+    assert list(found) == ["50", "100"]
+    for size, searched in found.items():
+        assert (
+            f"# sigma_tn: auto: with {size} images collapse level {searched['collapse_level']}" in done.stdout
+        )
+        assert 0.6 < searched["collapse_level"] < 1.0
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_recipe_of_every_cell_is_in_the_dry_run(tmp_path: Path) -> None:
     save_images(tmp_path / "set", "0.png", "1.png")
     run("data", "prepare", "set", "--resolution", "32", "--output", "tiny.zip", cwd=tmp_path)
@@ -164,6 +179,7 @@ def test_help_needs_neither_torch_nor_ray(statement: str) -> None:
 @pytest.mark.parametrize(
     "module",
     ["pareto_amb.diffusion.losses", "pareto_amb.diffusion.trainer", "pareto_amb.evaluation.evaluate",
+     "pareto_amb.scan", "pareto_amb.theory",
      "pareto_amb.search.frontier", "pareto_amb.search.recommend"],
 )  # fmt: skip
 def test_the_core_imports_neither_ray_nor_mlflow(module: str) -> None:

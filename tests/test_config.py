@@ -33,6 +33,18 @@ def test_every_shipped_space_is_valid_and_survives_being_written_out(name: str) 
         ("space.sigma_tn={low: -1, high: 1}", "space.sigma_tn.low: Input should be greater than 0"),
         ("space.sigma_tn={low: 1}", "key 'space.sigma_tn.high' is missing"),
         ("space.sigma_tn.high=100", "space.sigma_tn.high 100.0 is above sampling.sigma_max 80.0"),
+        ("space.sigma_tn=atuo", "or the word auto (got 'atuo')"),
+        ("space.sigma_tn=0.3", "expected a range such as {low: 0.1, high: 8.0}, or the word auto (got 0.3)"),
+        ("space.sigma_tn={low: 1, high: 2, hihg: 3}", "'space.sigma_tn.hihg': did you mean 'high'?"),
+        ("space.sigma_tn={low: 1, high: 2, collapse_level: 3}", "sigma_tn.collapse_level': known keys"),
+        ("space.sigma_tn={50: {low: 1, high: 2}}", "key 'space.sigma_tn.50.collapse_level' is missing"),
+        (
+            "space.sigma_tn={50: {low: 1, high: 2, collapse_level: 3, lwo: 1}}",
+            "unknown key 'space.sigma_tn.50.lwo': did you mean 'low'?",
+        ),
+        ("space.sigma_tn={51: {low: 1, high: 2, collapse_level: 3}}", "sigma_tn must name each size"),
+        ("space.sigma_tn={50: {low: 1, high: 81, collapse_level: 3}}", "sigma_tn.high 81.0 is above"),
+        ("space.sigma_tn={}", "key 'space.sigma_tn.low' is missing"),
         ("space.mix_ratio=1.5", "space.mix_ratio.0: a mix ratio lies strictly between 0 and 1"),
         ("space.mix_ratio=[natural, 0]", "space.mix_ratio.1: a mix ratio lies strictly"),
         ("space.mix_ratio={low: 0.5, high: 0.2}", "space.mix_ratio: the range is empty"),
@@ -114,3 +126,20 @@ def test_methods_that_compete_are_named_once_and_known() -> None:
     for value in ("[masking, masking]", "[]", "[maskign]"):
         with pytest.raises(UserError, match=r"search"):
             resolve(f"search.methods={value}")
+
+
+def test_sigma_tn_is_auto_unless_a_range_is_given() -> None:
+    values = search_spaces.load("smoke")
+    del values["space"]["sigma_tn"]
+    space = parse(SweepConfig, values, "smoke").space
+    assert space.sigma_tn == "auto"
+    with pytest.raises(UserError, match=r"space\.sigma_tn: auto has no range yet"):
+        space.sigma_range(50)
+    assert resolve("space.sigma_tn={low: 0.2, high: 3}").space.sigma_range(50).high == 3
+
+
+def test_ranges_by_size_survive_being_written_out() -> None:
+    first, second = "{low: 0.02, high: 0.8, collapse_level: 1}", "{low: 0.01, high: 0.4, collapse_level: 0.5}"
+    config = resolve("space.train_size=[50, 80]", f"space.sigma_tn={{50: {first}, 80: {second}}}")
+    assert config.space.sigma_range(80).low == 0.01
+    assert parse(SweepConfig, yaml.safe_load(to_yaml(config)), "written") == config

@@ -256,3 +256,24 @@ def test_methods_compete_in_one_sweep(tmp_path: Path) -> None:
     solver = ["--solver", "dpmpp_2m", "--steps", "3"]
     run("sample", checkpoint, "--count", "2", *solver, "--output", "pictures", cwd=tmp_path)
     assert len(list((tmp_path / "pictures").iterdir())) == 2
+
+
+def test_auto_sets_the_range_once_and_a_resumed_sweep_keeps_it(tmp_path: Path) -> None:
+    auto = ["--set", "space.sigma_tn=auto", "--set", "search.baseline_seeds=1"]
+    first = run("sweep", "smoke", "--output", "run", "--trials", "1", *auto, *TINY, cwd=tmp_path)
+    written = yaml.safe_load((tmp_path / "run" / "sweep.yaml").read_text())["space"]["sigma_tn"]["50"]
+    line = (
+        f"sigma_tn: auto: with 50 images collapse level {written['collapse_level']:g} -> "
+        f"searched {written['low']:g} to {written['high']:g}"
+    )
+    assert line in first.stdout
+    # What another machine's rounding could do: resuming must take what is written, not measure again.
+    moved = (tmp_path / "run" / "sweep.yaml").read_text().replace(f"high: {written['high']}", "high: 0.65")
+    (tmp_path / "run" / "sweep.yaml").write_text(moved)
+    again = run("sweep", "--resume", "run", "--trials", "2", "--dry-run", cwd=tmp_path)
+    assert yaml.safe_load(again.stdout)["space"]["sigma_tn"]["50"] == {**written, "high": 0.65}
+    table = pd.read_parquet(tmp_path / "run" / "results.parquet")
+    trials = table[table.method == "algorithm1"].drop_duplicates("trial_id")
+    assert len(trials) == 1
+    assert trials.sigma_tn.between(written["low"], written["high"]).all()
+    assert "at 50 images, whose collapse level is" in (tmp_path / "run" / "report.html").read_text()

@@ -77,5 +77,13 @@ def _without_copies(images: Tensor, candidates: Tensor, train: Tensor) -> Tensor
     return torch.tensor(kept, dtype=torch.int64)
 
 
+def distinct(images: Tensor) -> Tensor:
+    """The images (N, C, H, W) without those whose pixels equal an earlier one's, in order."""
+    first: dict[bytes, int] = {}
+    for index, image in enumerate(images):
+        first.setdefault(_digest(image), index)
+    return images[list(first.values())] if len(first) < len(images) else images
+
+
 def _digest(image: Tensor) -> bytes:
     return hashlib.sha256(image.contiguous().numpy().data).digest()

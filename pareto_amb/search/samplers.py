@@ -46,15 +46,19 @@ Context = tuple[int, str]
 """A train size and a method: each has a search of its own."""
 
 
-def distributions(space: SpaceConfig, method: str) -> dict[str, BaseDistribution]:
-    """What is searched for a method, in Optuna's terms: sigma_tn log-uniform, shares uniform or a choice."""
+def distributions(space: SpaceConfig, train_size: int, method: str) -> dict[str, BaseDistribution]:
+    """What is searched at a train size for a method, in Optuna's terms.
+
+    sigma_tn is log-uniform, shares are uniform or a choice.
+    """
+    sigma_tn = space.sigma_range(train_size)
     mix: BaseDistribution
     if isinstance(space.mix_ratio, ShareRange):
         mix = FloatDistribution(space.mix_ratio.low, space.mix_ratio.high)
     else:
         mix = CategoricalDistribution(list(space.mix_ratio))
     known: dict[str, BaseDistribution] = {
-        "sigma_tn": FloatDistribution(space.sigma_tn.low, space.sigma_tn.high, log=True),
+        "sigma_tn": FloatDistribution(sigma_tn.low, sigma_tn.high, log=True),
         "mix_ratio": mix,
         "corruption": FloatDistribution(space.corruption.low, space.corruption.high),
     }
@@ -197,7 +201,11 @@ class ParetoSearcher(Searcher):
         self._config = config
         self._noise = noise_distribution(config.training)
         methods: tuple[str, ...] = config.search.methods
-        self._distributions = {method: distributions(config.space, method) for method in methods}
+        self._distributions = {
+            (size, method): distributions(config.space, size, method)
+            for size in config.space.train_size
+            for method in methods
+        }
         self._baselines: dict[int, list[list[float]]] = {size: [] for size in config.space.train_size}
         url = URL.create("sqlite", database=str(study_path))
         storage = RDBStorage(url.render_as_string(hide_password=False))
@@ -223,17 +231,18 @@ class ParetoSearcher(Searcher):
     def _open_search(self, context: Context, results: ResultsTable) -> ParetoSampler:
         """The search of a context, as far as its study and the results table have it."""
         search, seed, label = self._config.search, self._config.seed, _label(context)
-        searched, known = self._distributions[context[1]], self._studies[context].get_trials()
+        searched, known = self._distributions[context], self._studies[context].get_trials()
         count = min(search.startup_trials, search.trials)
         points = startup_points(searched, count, derive_seed(seed, f"startup/{label}"))
         sampler = make_sampler(search, derive_seed(seed, f"search/{label}/{len(known)}"))
         n_rungs = len(self._config.evaluation.rungs)
         found = ParetoSampler(searched, sampler, points[len(known) :], n_rungs)
         for trial in known:
-            if trial.state != TrialState.FAIL:
-                found.begin(trial.number, trial.params)
-                for row in results.rows(self._trial_config(context, trial)["trial_id"]):
-                    found.report(trial.number, row["rung"] - 1, [row[name] for name in SHOWN])
+            found.begin(trial.number, trial.params)
+            for row in results.rows(self._trial_config(context, trial)["trial_id"]):
+                found.report(trial.number, row["rung"] - 1, [row[name] for name in SHOWN])
+            if trial.state == TrialState.FAIL:
+                found.forget(trial.number)
         return found
 
     def _count_planned(self) -> int:
@@ -309,7 +318,7 @@ class ParetoSearcher(Searcher):
             return None
         params = search.propose(self._reference(context[0]))
         begun = create_trial(
-            params=params, distributions=self._distributions[context[1]], state=TrialState.RUNNING
+            params=params, distributions=self._distributions[context], state=TrialState.RUNNING
         )
         self._studies[context].add_trial(begun)
         begun.number = search.n_begun

@@ -10,6 +10,10 @@ import pandas as pd
 import pytest
 
 from dashboards.report import write_report
+from dashboards.scan import write_scan
+from pareto_amb.config import DataConfig
+from pareto_amb.data import load_images
+from pareto_amb.scan import scan_images
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
@@ -67,6 +71,18 @@ def test_report_works_from_disk(browser: Any, run_dir: Path) -> None:
         "const done = arguments[0]; Plotly.toImage('frontier-300', {format: 'png'}).then(done, done)"
     )
     assert str(picture).startswith("data:image/png")
+    assert severe(browser) == []
+
+
+def test_the_page_of_a_scan_works_from_disk(browser: Any, tmp_path: Path) -> None:
+    digits = load_images(DataConfig(source="digits", resolution=8, channels=1))
+    page = tmp_path / "scan.html"
+    write_scan(scan_images(digits, [10, 40]), page)
+    browser.get(page.as_uri())
+    lines = browser.execute_script("return document.querySelectorAll('#plot .scatterlayer .trace').length")
+    assert lines == 2
+    loaded = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+    assert all(name.startswith(("data:", "blob:")) for name in loaded)
     assert severe(browser) == []
 
 

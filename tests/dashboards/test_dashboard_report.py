@@ -78,6 +78,18 @@ def test_report_answers_first(run_dir: Path, results: pd.DataFrame) -> None:
     assert figures(page) == ["frontier-300", "sigma-300", "any-300", "mix-300"]
 
 
+def test_the_searched_range_is_told_in_both_units_and_whether_auto_set_it(
+    new_run: Callable[..., Path], make_config: Callable[..., SweepConfig], results: pd.DataFrame
+) -> None:
+    assert "0.100 to 10.0 (VP 0.100 to 0.995), log-uniformly" in page_of(new_run(results)).words
+    ranges = {300: {"low": 0.1, "high": 4.0, "collapse_level": 5.0}}
+    config = make_config(space={"train_size": [300], "sigma_tn": ranges, "mix_ratio": [0.5]})
+    words = page_of(new_run(results, config)).words
+    assert "auto: 0.100 to 4.00 (VP 0.100 to 0.970) at 300 images, whose collapse level is 5.00" in words
+    unresolved = make_config(space={"train_size": [300]})
+    assert "auto, not set yet" in page_of(new_run(results, unresolved)).words
+
+
 def test_gallery_and_failed_trial_are_shown(run_dir: Path) -> None:
     page = page_of(run_dir)
     images = [str(attrs["src"]) for tag, attrs in page.tags if tag == "img"]

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pareto_amb.data import ImageSet, Split, split
+from pareto_amb.data.subsets import distinct
 from pareto_amb.errors import UserError
 
 
@@ -77,3 +78,10 @@ def test_the_whole_set_leaves_nothing_held_out():
 def test_a_size_above_the_set_is_refused_with_both_numbers():
     with pytest.raises(UserError, match=r"space\.train_size: 6 is more than the 5 images"):
         split(image_set(5), 6, 0)
+
+
+def test_distinct_keeps_the_first_of_each_image_in_order():
+    images = image_set(6).images
+    mixed = images[[2, 0, 2, 5, 0, 2]]
+    assert torch.equal(distinct(mixed), images[[2, 0, 5]])
+    assert torch.equal(distinct(images), images)

@@ -113,15 +113,27 @@ def test_a_trial_stopped_early_is_not_told_as_complete(tmp_path: Path) -> None:
 
 def test_startup_points_cover_the_space_evenly() -> None:
     space = make_config().space
-    points = startup_points(distributions(space, "algorithm1"), 16, seed=3)
+    points = startup_points(distributions(space, 50, "algorithm1"), 16, seed=3)
     low, high = np.log(space.sigma_tn.low), np.log(space.sigma_tn.high)
     bins = [int((np.log(p["sigma_tn"]) - low) / (high - low) * 16) for p in points]
     assert sorted(bins) == list(range(16))
     assert [p["mix_ratio"] for p in points].count("natural") == 8
     ranged = make_config("space.mix_ratio={low: 0.2, high: 0.6}").space
-    assert all(
-        0.2 <= p["mix_ratio"] <= 0.6 for p in startup_points(distributions(ranged, "algorithm1"), 9, seed=0)
-    )
+    searched = distributions(ranged, 50, "algorithm1")
+    assert all(0.2 <= p["mix_ratio"] <= 0.6 for p in startup_points(searched, 9, seed=0))
+
+
+def test_each_size_is_searched_in_the_range_that_auto_found_for_it(tmp_path: Path) -> None:
+    found = {50: (0.02, 0.05), 80: (0.3, 0.4)}
+    ranges = {s: {"low": low, "high": high, "collapse_level": 1.0} for s, (low, high) in found.items()}
+    config = make_config(f"space.sigma_tn={ranges}", "space.train_size=[50, 80]", "search.trials=8")
+    searcher, results = open_searcher(tmp_path, config)
+    for k in range(searcher.n_total):
+        trial = searcher.suggest(f"ray{k}")
+        assert isinstance(trial, dict)
+        low, high = found[trial["train_size"]]
+        assert trial["method"] == "ddpm" or low <= trial["sigma_tn"] <= high
+        finish(searcher, results, f"ray{k}", trial)
 
 
 @pytest.mark.parametrize("sampler", ["gp", "tpe", "random"])
