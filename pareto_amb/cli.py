@@ -11,8 +11,6 @@ import typer
 from pareto_amb.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from pareto_amb.config import SweepConfig
     from pareto_amb.sweep import SweepOutcome
 
@@ -66,12 +64,6 @@ def _options(
     ] = False,
 ) -> None:
     pass
-
-
-def _console(quiet: bool = False) -> "Console":
-    from rich.console import Console
-
-    return Console(highlight=False, soft_wrap=True, quiet=quiet)
 
 
 @app.command()
@@ -164,10 +156,11 @@ def _run(
     from pareto_amb.run_directory import RunDirectory
     from pareto_amb.storage import write_text
     from pareto_amb.sweep import locked, run_sweep, start_run
+    from pareto_amb.terminal import make_console
     from pareto_amb.tracking import Tracker, tracking_uri
 
     check_address(address)
-    console = _console()
+    console = make_console()
     materials = load_materials(config, console)
     run = RunDirectory(path) if resumed else start_run(config, path)
     with locked(run):
@@ -306,12 +299,13 @@ def train(
     from pareto_amb.diffusion.parallel import join_world
     from pareto_amb.export import load_training_block
     from pareto_amb.production import train_model
+    from pareto_amb.terminal import make_console
 
     with join_world(_print_error) as world:
         with world.together():
             block: dict[str, Any] = load_training_block(recommendation, train_size)
             run = parse(TrainingRun, apply_overrides(block, overrides or []), str(recommendation))
-        console = _console(quiet=not world.is_first)
+        console = make_console(quiet=not world.is_first)
         checkpoint = train_model(run, output or recommendation.parent / "training", console, world)
         console.print(f"next:\n  pareto-amb sample {checkpoint}", markup=False)
 
@@ -328,9 +322,10 @@ def sample(
 ) -> None:
     """Generate images from a checkpoint of `train` or of a sweep."""
     from pareto_amb.production import sample_images
+    from pareto_amb.terminal import make_console
 
     folder = output or checkpoint.parent / f"{checkpoint.stem}-samples"
-    sample_images(checkpoint, folder, count, seed, steps, _console())
+    sample_images(checkpoint, folder, count, seed, steps, make_console())
     print(f"{count} images in {folder}")
 
 
@@ -348,21 +343,12 @@ def prepare(
     A dataset.json in the source holds the labels; without one, when every image is in one of two or
     more folders, each folder is a class. FFHQ's numbered folders (00000, 01000, ...) are not classes.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
     from pareto_amb.data.prepare import prepare as write_zip
+    from pareto_amb.terminal import counting, make_console
 
-    console = _console()
-    columns = ("preparing images", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("images", total=None)
-        done = write_zip(
-            source,
-            output,
-            resolution,
-            channels,
-            progress=lambda count, total: bar.update(task, completed=count, total=total),
-        )
+    console = make_console()
+    with counting(console, "preparing images") as show:
+        done = write_zip(source, output, resolution, channels, progress=show)
     for note in done.notes:
         console.print(f"note: {note}", markup=False)
     classes = f"{done.n_classes} classes" if done.n_classes else "no labels"

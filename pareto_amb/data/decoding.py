@@ -1,4 +1,4 @@
-"""From the bytes of one image file to square uint8 pixels, on Pillow."""
+"""From the bytes of one image file to uint8 pixels, on Pillow."""
 
 import io
 import struct
@@ -40,10 +40,19 @@ def decode(
     of a pixel type without a known range.
     """
     image, turned = _load(content, shown)
-    if image.mode not in _GREY | _COLOUR and not image.mode.startswith("I;16"):
-        raise UserError(f"{shown}: pixels of type {image.mode} have no known range; save it with 8 bits")
     pixels, changes = fit(image, resolution, channels)
     return pixels, (*turned, *changes)
+
+
+def decode_uncropped(content: bytes, shown: str) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """Decode one image at the size it has, in colour: (3, H, W), and what was changed on the way.
+
+    Like `decode` in all else.
+    """
+    image, turned = _load(content, shown)
+    image, recoloured = _recolour(image, channels=3)
+    pixels = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+    return pixels, (*turned, *recoloured)
 
 
 def fit(image: Image.Image, resolution: int, channels: int) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
@@ -56,6 +65,13 @@ def fit(image: Image.Image, resolution: int, channels: int) -> tuple[NDArray[np.
 
 def _load(content: bytes, shown: str) -> tuple[Image.Image, tuple[str, ...]]:
     """Decode with the EXIF orientation applied."""
+    image, turned = _open(content, shown)
+    if image.mode not in _GREY | _COLOUR and not image.mode.startswith("I;16"):
+        raise UserError(f"{shown}: pixels of type {image.mode} have no known range; save it with 8 bits")
+    return image, turned
+
+
+def _open(content: bytes, shown: str) -> tuple[Image.Image, tuple[str, ...]]:
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
