@@ -18,9 +18,9 @@ from pareto_amb.evaluation.frechet import GaussianStatistics, fit_gaussian, frec
 from pareto_amb.evaluation.memorization import (
     calibrate_threshold,
     nearest_neighbours,
-    normalize,
     share_above,
 )
+from pareto_amb.evaluation.neighbours import normalize
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,26 @@ def fit_gaussian(features: Tensor) -> GaussianStatistics:
     return GaussianStatistics(mean, rows.T.contiguous(), n)
 
 
+def gaussian_from_covariance(mean: Tensor, covariance: Tensor, n: int) -> GaussianStatistics:
+    """Statistics of n images from a published mean (D,) and covariance (D, D), singular ones included.
+
+    Raises UserError when the two do not fit together or are not a mean and a covariance.
+    """
+    mean, covariance = mean.to("cpu", torch.float64), covariance.to("cpu", torch.float64)
+    dim = len(mean)
+    if mean.ndim != 1 or covariance.shape != (dim, dim):
+        raise UserError(f"a mean {tuple(mean.shape)} and a covariance {tuple(covariance.shape)} do not fit")
+    if not (torch.isfinite(mean).all() and torch.isfinite(covariance).all()):
+        raise UserError("the reference statistics hold NaN or infinity")
+    scale = float(covariance.diagonal().abs().max())
+    if not torch.allclose(covariance, covariance.T, rtol=0, atol=1e-6 * scale):
+        raise UserError("the covariance of the reference statistics is not symmetric")
+    values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
+    if values[0] < -1e-6 * scale:
+        raise UserError("the covariance of the reference statistics has negative eigenvalues")
+    return GaussianStatistics(mean, vectors * values.clamp(min=0.0).sqrt(), n)
+
+
 def _drop_the_mean_row(centred: Tensor) -> Tensor:
     """(N - 1, D) rows with the Gram matrix of the (N, D) rows given, whose columns sum to zero.
 
@@ -86,3 +106,23 @@ def _nuclear_norm(matrix: Tensor) -> Tensor:
         return eigenvalues.sqrt().sum()
     singular: Tensor = torch.linalg.svdvals(wide)
     return singular.sum()
+
+
+def frechet_influence(features: Tensor, a: GaussianStatistics, b: GaussianStatistics) -> Tensor:
+    """How each row of `features` (N, D) pulls at frechet_distance(a, b), float64 (N,), mean 0.
+
+    `a` is fitted to `features`. It is N times the derivative of the distance by the weight of a row:
+    2 (μ₁ − μ₂)·(x − μ₁) + (x − μ₁)ᵀ (1 − T) (x − μ₁) less its mean, where T = C₂^½ (C₂^½ C₁ C₂^½)^-½ C₂^½
+    is the linear map that takes the first Gaussian to the second.
+    """
+    product = a.factor.T @ b.factor
+    squared, vectors = torch.linalg.eigh(product.T @ product)
+    kept = squared > _MIN_EIGENVALUE_RATIO * squared[-1]
+    transport = b.factor @ (vectors[:, kept] * squared[kept] ** -0.25)
+    shift = 2.0 * (a.mean - b.mean)
+    parts = []
+    for block in torch.split(features, 4096):
+        centred = block.double() - a.mean
+        parts.append(centred @ shift + centred.square().sum(1) - (centred @ transport).square().sum(1))
+    influence = torch.cat(parts)
+    return influence - influence.mean()

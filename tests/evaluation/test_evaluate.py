@@ -10,7 +10,8 @@ from pareto_amb.errors import UserError
 from pareto_amb.evaluation.encoders import Encoder, load_encoder
 from pareto_amb.evaluation.evaluate import build_references, evaluate_samples
 from pareto_amb.evaluation.frechet import fit_gaussian, frechet_distance
-from pareto_amb.evaluation.memorization import nearest_neighbours, wilson_interval
+from pareto_amb.evaluation.intervals import wilson
+from pareto_amb.evaluation.memorization import nearest_neighbours
 
 PIXELS = load_encoder("pixels")
 
@@ -36,8 +37,8 @@ def test_copies_are_found(digits):
     noise = torch.randint(0, 256, (450, 1, 8, 8), generator=generator).to(torch.uint8)
     samples = torch.cat([digits[7:57], noise])  # a tenth are training images
     result = evaluate_samples(samples, reference, PIXELS, PIXELS)
-    low, high = wilson_interval(float(result.metrics["memorization"]), 500)
-    assert low <= 0.1 <= high
+    share = wilson(float(result.metrics["memorization"]), 500)
+    assert share.low <= 0.1 <= share.high
     assert result.neighbour[:50].tolist() == list(range(7, 57))
     assert torch.equal(reference.train_images[result.neighbour[:50]], samples[:50])
     assert result.similarity[:50].min() > 1 - 1e-6
@@ -73,8 +74,8 @@ def test_calibration_is_checked_on_other_images(digits):
     reference = build_references(digits, split(1797, 300), PIXELS, PIXELS, config())[300]
     n_checked = (1797 - 300) // 2
     share = reference.heldout["heldout_memorization"]
-    low, high = wilson_interval(share, n_checked)
-    assert low <= 0.01 <= high
+    checked = wilson(float(share), n_checked)
+    assert checked.low <= 0.01 <= checked.high
     features = (digits.double() / 127.5 - 1).flatten(1)
     similarity = nearest_neighbours(features[300:], features[:300])[0]
     (threshold,) = reference.thresholds

@@ -1,16 +1,18 @@
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pareto_amb.evaluation import neighbours
 from pareto_amb.evaluation.memorization import (
     calibrate_threshold,
     nearest_neighbours,
-    normalize,
     share_above,
-    wilson_interval,
 )
+from pareto_amb.evaluation.neighbours import normalize
 
 
 def brute_force(queries: torch.Tensor, bank: torch.Tensor) -> tuple[list[float], list[int]]:
@@ -26,8 +28,8 @@ def brute_force(queries: torch.Tensor, bank: torch.Tensor) -> tuple[list[float],
     return similarities, indices
 
 
-def check(queries: torch.Tensor, bank: torch.Tensor, block: int = 4096) -> None:
-    similarity, index = nearest_neighbours(queries, bank, block)
+def check(queries: torch.Tensor, bank: torch.Tensor) -> None:
+    similarity, index = nearest_neighbours(queries, bank)
     expected_similarity, expected_index = brute_force(queries, bank)
     assert similarity.dtype == torch.float32
     assert index.dtype == torch.int64
@@ -45,13 +47,15 @@ def test_brute_force_on_small_whole_numbers(q, n, dim, block, seed):
     generator = torch.Generator().manual_seed(seed)
     queries = torch.randint(-1, 2, (q, dim), generator=generator).float()
     bank = torch.randint(-1, 2, (n, dim), generator=generator).float()
-    check(queries, bank, block)
+    with mock.patch.object(neighbours, "BLOCK", block):
+        check(queries, bank)
 
 
 def test_duplicates_in_a_large_bank_go_to_the_first():
     bank = torch.randn(257, 700, generator=torch.Generator().manual_seed(0)).repeat(3, 1)
     for block in (64, 300, 4096):
-        similarity, index = nearest_neighbours(bank * 3.7, bank, block)
+        with mock.patch.object(neighbours, "BLOCK", block):
+            similarity, index = nearest_neighbours(bank * 3.7, bank)
         assert index.tolist() == list(range(257)) * 3
         assert similarity.min() > 1 - 1e-6
 
@@ -67,7 +71,7 @@ def test_one_training_image_and_identical_sets():
 def test_opposite_vectors_and_an_empty_bank():
     similarity, index = nearest_neighbours(torch.tensor([[1.0, 0.0]]), torch.tensor([[-2.0, 0.0]]))
     assert (similarity.item(), index.item()) == (-1.0, 0)
-    with pytest.raises(ValueError, match="no images"):
+    with pytest.raises(ValueError, match="1 nearest of 0 images"):
         nearest_neighbours(torch.ones(1, 2), torch.ones(0, 2))
 
 
@@ -84,11 +88,3 @@ def test_threshold_and_share():
     assert np.isnan(share_above(torch.empty(0), 0.5))
     with pytest.raises(ValueError, match="no held-out images"):
         calibrate_threshold(torch.empty(0), 0.99)
-
-
-def test_wilson_interval():
-    low, high = wilson_interval(0.1, 100)
-    assert (low, high) == pytest.approx((0.0552, 0.1744), abs=1e-4)  # Newcombe's formula by hand
-    assert wilson_interval(0.0, 10)[0] == 0
-    assert wilson_interval(1.0, 10)[1] == 1
-    assert wilson_interval(0.1, 100, 0.99)[1] > high
