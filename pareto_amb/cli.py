@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from pareto_amb.commands.evaluate import encode, evaluate
 from pareto_amb.errors import UserError
 
 if TYPE_CHECKING:
@@ -327,6 +328,10 @@ def sample(
     folder = output or checkpoint.parent / f"{checkpoint.stem}-samples"
     sample_images(checkpoint, folder, count, seed, steps, make_console())
     print(f"{count} images in {folder}")
+
+
+app.command()(evaluate)
+app.command()(encode)
 
 
 @data_app.command()

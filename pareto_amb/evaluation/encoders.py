@@ -17,6 +17,7 @@ Files are read as safetensors or with `torch.load(weights_only=True)`: reading o
 
 import hashlib
 import io
+import logging
 import os
 import pickle
 import re
@@ -180,7 +181,8 @@ def _find_weights(name: str, entry: "_Entry", address: str, weights: str | Path 
         hint = "" if folder else ", PARETO_AMB_WEIGHTS being a folder of yours"
         reason = " ".join(str(error).split())[:120]
         raise UserError(
-            f"{name}: no weights; download {address} and save it as {file}{hint} ({reason})"
+            f"{name}: no weights; download {address} and save it as {file}{hint}, or use the encoder "
+            f"efficientnet_lite0, which comes with pareto-amb ({reason})"
         ) from error
 
 
@@ -190,6 +192,7 @@ def _download(address: str) -> Path:
     if host == "huggingface.co":
         from huggingface_hub import hf_hub_download
 
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it would report each of its tries
         repository, _, file = rest.partition("/resolve/main/")
         return Path(hf_hub_download(repository, file))
     path = Path(str(torch.hub.get_dir())) / "checkpoints" / address.rpartition("/")[2]

@@ -28,6 +28,7 @@ from pareto_amb.data.image_set import describe_changes
 from pareto_amb.data.stream import ImageStream, content_fingerprint
 from pareto_amb.errors import UserError
 from pareto_amb.evaluation.encoders import Encoder
+from pareto_amb.evaluation.frechet import GaussianStatistics, fit_gaussian, gaussian_from_covariance
 from pareto_amb.storage import replace_file
 from pareto_amb.terminal import ShowCount, counting
 
@@ -89,15 +90,17 @@ def encode_images(
     stream: ImageStream,
     encoders: Sequence[Encoder],
     console: Console,
+    label: str,
     device: torch.device | str = "cpu",
     cache: "FeatureCache | None" = None,
 ) -> list[EncodedImages]:
     """The features of a stream in each of `encoders`, from the cache where they are known.
 
+    `label` is what the console calls the images.
+
     Memory: the features, and a fixed number of images, however many there are. Raises UserError when
     an image cannot be used (`ImageStream.images`), is too small for an encoder, or changes meanwhile.
     """
-    label = stream.path.name
     fingerprint = None
     if cache is not None:
         with counting(console, f"{label}: reading") as show:
@@ -108,6 +111,8 @@ def encode_images(
         if encoded is None or (encoded.provenance.skipped and not stream.skip_corrupt):
             with counting(console, f"{label}: encoding with {encoder.name}") as show:
                 encoded = _encode(stream, encoder, device, show)
+            count = encoded.provenance.count
+            console.print(f"{label}: {count:,} images encoded with {encoder.name}", markup=False)
             if cache is not None:
                 cache.store(encoded, console)
         found.append(encoded)
@@ -226,6 +231,81 @@ def load_features(path: Path) -> EncodedImages:
         reason = _reason(error)
         raise UserError(f"{path}: not a file of features ({reason}); encode the images again") from error
     return encoded
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What generated images are measured against: statistics, and the features (M, D) where known."""
+
+    statistics: GaussianStatistics
+    features: Tensor | None = None
+    note: str = ""
+
+
+def is_feature_file(path: Path) -> bool:
+    """Whether a path names a file of features or statistics, by its suffix."""
+    return path.suffix in SUFFIXES and not path.is_dir()
+
+
+def load_reference(path: Path, encoders: Sequence[Encoder], size: tuple[int, int]) -> Reference:
+    """A reference from features that `save_features` wrote, or from an npz with `mu` and `sigma`.
+
+    The latter, as other FID programs write them, are a mean (D,) and a covariance (D, D) and do not
+    say where they are from. Raises UserError when the file cannot be used, or is of another encoder or
+    preprocessing than each of `encoders`, or of images of another size than `size` (height, width).
+    """
+    statistics = _load_statistics(path) if path.suffix == ".npz" else None
+    if statistics is not None:
+        _check_length(path, len(statistics.statistics.mean), encoders, size)
+        return statistics
+    encoded = load_features(path)
+    made_of = encoded.provenance
+    for encoder in encoders:
+        if encoder.fingerprint != made_of.encoder_fingerprint:
+            raise UserError(
+                f"{path}: features of {made_of.encoder} ({made_of.preprocessing}, "
+                f"{made_of.encoder_fingerprint[:8]}), but {encoder.name} ({encoder.preprocessing}, "
+                f"{encoder.fingerprint[:8]}) is used here: choose one --encoder and --preprocessing for both"
+            )
+    if (made_of.height, made_of.width) != size:
+        raise UserError(
+            f"{path}: features of images of {made_of.width} x {made_of.height} pixels, but the generated "
+            f"ones have {size[1]} x {size[0]}; bring both to one size"
+        )
+    return Reference(fit_gaussian(encoded.features), encoded.features)
+
+
+def _check_length(path: Path, length: int, encoders: Sequence[Encoder], size: tuple[int, int]) -> None:
+    for encoder in encoders:
+        expected = encoder.dim or 3 * size[0] * size[1]
+        if length != expected:
+            raise UserError(
+                f"{path}: statistics of features of length {length:,}, but {encoder.name} gives "
+                f"{expected:,}; choose one --encoder for both"
+            )
+
+
+def _load_statistics(path: Path) -> Reference | None:
+    """The mean and covariance of an npz; None when it holds other things."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            if not {"mu", "sigma"} <= set(arrays):
+                return None
+            mean, covariance = (
+                torch.from_numpy(np.atleast_1d(arrays["mu"])),
+                torch.from_numpy(arrays["sigma"]),
+            )
+    except _UNUSABLE as error:
+        raise UserError(f"{path}: cannot be read as statistics ({_reason(error)})") from error
+    try:
+        statistics = gaussian_from_covariance(mean, covariance, n=0)  # it does not say of how many images
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    note = (
+        f"{path}: its encoder and preprocessing are not recorded and cannot be checked; without its "
+        "features there is no kernel distance, precision, recall, density or coverage"
+    )
+    return Reference(statistics, note=note)
 
 
 def _check(encoded: EncodedImages) -> None:

@@ -116,7 +116,7 @@ def test_without_heldout_images(digits):
     reference = build_references(digits[:50], everything, PIXELS, PIXELS, given)[50]
     assert all(math.isnan(value) for value in reference.heldout.values())
     assert evaluate_samples(digits[:9], reference, PIXELS, PIXELS).metrics["memorization"] == 1
-    with pytest.raises(UserError, match="train_size 50 leaves 0 held-out images"):
+    with pytest.raises(UserError, match="train_size 50: 0 held-out images"):
         build_references(digits[:50], everything, PIXELS, PIXELS, config())
     settings = config(reference="heldout", thresholds=(0.9,))
     with pytest.raises(UserError, match="train_size 50 leaves 0 images for the FID"):

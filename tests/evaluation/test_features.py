@@ -51,7 +51,7 @@ def encode(
     to: Console | None = None,
 ) -> list[EncodedImages]:
     with open_stream(folder, skip_corrupt) as stream:
-        return encode_images(stream, encoders or (PIXELS,), to or console(), cache=cache)
+        return encode_images(stream, encoders or (PIXELS,), to or console(), "set", cache=cache)
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def half(tensors, path, metadata):
 features.save_file = half
 with open_stream(Path(sys.argv[1])) as stream:
     cache = features.FeatureCache(Path(sys.argv[2]))
-    features.encode_images(stream, [load_encoder("pixels")], Console(), cache=cache)
+    features.encode_images(stream, [load_encoder("pixels")], Console(), "set", cache=cache)
 """
 
 

@@ -1,0 +1,57 @@
+"""Comparison in pixels, of images that stream by."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pareto_amb.data.stream import ImageStream
+from pareto_amb.evaluation.memorization import l2_ratio
+from pareto_amb.terminal import ShowCount
+
+MAX_PIXELS = 64 * 64
+"""Of an image: beyond, distances in pixels cost more than encoding and say little."""
+MAX_TRAIN_BYTES = 2**30
+"""Of the training images, which are held in memory."""
+
+_VALUES_AT_ONCE = 2**23
+
+
+def why_no_l2_ratio(train: ImageStream) -> str:
+    """Why the l2 ratio is left out for images like these; empty when it is not."""
+    height, width = train.size
+    if height * width > MAX_PIXELS:
+        return f"it is worked out for images of up to {MAX_PIXELS:,} pixels"
+    if 3 * height * width * len(train.files.names) > MAX_TRAIN_BYTES:
+        return f"the training images have more than {MAX_TRAIN_BYTES:,} bytes of pixels"
+    return ""
+
+
+def stream_l2_ratio(generated: ImageStream, train: ImageStream, show: ShowCount) -> Tensor:
+    """`l2_ratio` of each generated image, float64 (N,): a ratio of distances has no unit, so of bytes.
+
+    Memory: the training images as bytes and a fixed number of generated ones. Raises UserError as
+    `ImageStream.images` does.
+    """
+    bank = torch.from_numpy(np.concatenate(list(_blocks(train))))
+    found: list[Tensor] = []
+    for block in _blocks(generated):
+        found.append(l2_ratio(torch.from_numpy(block), bank))
+        show(sum(map(len, found)), len(generated.files.names))
+    return torch.cat(found)
+
+
+def _blocks(stream: ImageStream) -> Iterator[NDArray[np.uint8]]:
+    """The images that can be decoded, as rows of bytes (B, 3·H·W)."""
+    size = max(_VALUES_AT_ONCE // (3 * stream.size[0] * stream.size[1]), 1)
+    rows: list[NDArray[np.uint8]] = []
+    for image in stream.images():
+        if image.pixels is not None:
+            rows.append(image.pixels.reshape(-1))
+        if len(rows) == size:
+            yield np.stack(rows)
+            rows = []
+    if rows:
+        yield np.stack(rows)
