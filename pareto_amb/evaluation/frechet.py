@@ -30,12 +30,13 @@ _BLOCK = 4096  # rows of features that are taken to float64 at once
 class GaussianStatistics:
     """Mean and covariance of n feature vectors of length D, float64.
 
-    `mean` is (D,); `factor` is (D, K) with covariance = factor @ factor.T and K = min(D, n - 1).
+    `mean` is (D,); `factor` is (D, K) with covariance = factor @ factor.T and K ≤ D. `n` is None where
+    it is not known.
     """
 
     mean: Tensor
     factor: Tensor
-    n: int
+    n: int | None
 
     @property
     def covariance(self) -> Tensor:
@@ -76,9 +77,8 @@ def _factor_of_many(features: Tensor, mean: Tensor) -> Tensor:
     products = torch.zeros((len(mean), len(mean)), dtype=torch.float64)
     for block in blocks:
         products += _gram(_centred(block, mean))
-    factor, failed = torch.linalg.cholesky_ex(products)
-    diagonal = factor.diagonal()
-    if not failed and diagonal.min().square() > _MIN_PIVOT_RATIO * diagonal.max().square():
+    factor = _cholesky(products)
+    if factor is not None:
         return factor
     triangle = torch.zeros((0, len(mean)), dtype=torch.float64)
     for block in blocks:
@@ -86,30 +86,42 @@ def _factor_of_many(features: Tensor, mean: Tensor) -> Tensor:
     return triangle.T.contiguous()
 
 
+def _cholesky(covariance: Tensor) -> Tensor | None:
+    """The Cholesky factor of a matrix (D, D), None where it would lose digits or there is none."""
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    pivots = factor.diagonal().square()
+    lossless = not failed and bool(pivots.min() > _MIN_PIVOT_RATIO * pivots.max())
+    return factor if lossless else None
+
+
 def _gram(rows: Tensor) -> Tensor:
     """rowsᵀ rows; NumPy knows that it is symmetric and saves half the work."""
     array = rows.numpy()
-    return torch.from_numpy(array.T @ array)
+    product: Tensor = torch.from_numpy(array.T @ array)
+    return product
 
 
-def gaussian_from_covariance(mean: Tensor, covariance: Tensor, n: int) -> GaussianStatistics:
-    """Statistics of n images from a published mean (D,) and covariance (D, D), singular ones included.
+def gaussian_from_covariance(mean: Tensor, covariance: Tensor, n: int | None = None) -> GaussianStatistics:
+    """Statistics from a mean (D,) and a covariance (D, D), which may be singular, of n images.
 
-    Raises UserError when the two do not fit together or are not a mean and a covariance.
+    Raises UserError when they are not a mean and a covariance of the same length.
     """
     mean, covariance = mean.to("cpu", torch.float64), covariance.to("cpu", torch.float64)
-    dim = len(mean)
-    if mean.ndim != 1 or covariance.shape != (dim, dim):
-        raise UserError(f"a mean {tuple(mean.shape)} and a covariance {tuple(covariance.shape)} do not fit")
+    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+        shapes = f"{tuple(mean.shape)} and {tuple(covariance.shape)}"
+        raise UserError(f"not a mean (D,) and a covariance (D, D): their shapes are {shapes}")
     if not (torch.isfinite(mean).all() and torch.isfinite(covariance).all()):
-        raise UserError("the reference statistics hold NaN or infinity")
-    scale = float(covariance.diagonal().abs().max())
-    if not torch.allclose(covariance, covariance.T, rtol=0, atol=1e-6 * scale):
-        raise UserError("the covariance of the reference statistics is not symmetric")
-    values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
-    if values[0] < -1e-6 * scale:
-        raise UserError("the covariance of the reference statistics has negative eigenvalues")
-    return GaussianStatistics(mean, vectors * values.clamp(min=0.0).sqrt(), n)
+        raise UserError("the mean or the covariance holds NaN or infinity")
+    allowed = 1e-6 * float(covariance.diagonal().abs().max())  # they may have been stored in float32
+    if (covariance - covariance.T).abs().max() > allowed:
+        raise UserError("the covariance is not symmetric")
+    factor = _cholesky(covariance)
+    if factor is None:
+        values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
+        if values[0] < -allowed:
+            raise UserError("the covariance has negative eigenvalues")
+        factor = vectors * values.clamp(min=0.0).sqrt()
+    return GaussianStatistics(mean, factor, n)
 
 
 def _drop_the_mean_row(centred: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from pareto_amb.errors import UserError
 BLOCK = 4096  # rows a block: memory is a block of each side and their product
 
 _CROWDED = 16  # candidates a query and neighbour, above which a float64 product is cheaper
-_GATHERED = 2**18  # values compared in float64 at once: they stay in the processor's cache
+_GATHERED = 2**18  # values taken to float64 at once: they stay in the processor's cache
 
 
 def normalize(features: Tensor) -> Tensor:
@@ -49,7 +49,8 @@ def row_lengths(features: Tensor) -> Tensor:
 
     Raises UserError when a value is not finite.
     """
-    length: Tensor = torch.linalg.vector_norm(features, dim=1, dtype=torch.float64)
+    pieces = torch.split(features, max(1, _GATHERED // features.shape[1]))
+    length = torch.cat([piece.double().square_().sum(1) for piece in pieces]).sqrt_()
     if not torch.isfinite(length).all():
         raise UserError("the features hold NaN or infinity: the encoder's weights are not usable")
     return length
