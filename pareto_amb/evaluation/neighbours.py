@@ -50,7 +50,7 @@ def row_lengths(features: Tensor) -> Tensor:
     Raises UserError when a value is not finite.
     """
     pieces = torch.split(features, max(1, _GATHERED // features.shape[1]))
-    length = torch.cat([piece.double().square_().sum(1) for piece in pieces]).sqrt_()
+    length = torch.cat([piece.double().square().sum(1) for piece in pieces]).sqrt_()
     if not torch.isfinite(length).all():
         raise UserError("the features hold NaN or infinity: the encoder's weights are not usable")
     return length
