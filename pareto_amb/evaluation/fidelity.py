@@ -18,19 +18,20 @@ from pareto_amb.evaluation.frechet import (
     frechet_distance,
     frechet_influence,
 )
-from pareto_amb.evaluation.intervals import Z95, Estimate, bootstrap, wilson
-from pareto_amb.evaluation.neighbours import BLOCK, closest, require_finite
+from pareto_amb.evaluation.intervals import UNKNOWN, Z95, Estimate, bootstrap, wilson
+from pareto_amb.evaluation.neighbours import BLOCK, closest
 from pareto_amb.randomness import make_generator
 
 PRECISION_K = 3
 """Neighbours that make the balls of precision and recall (Kynkäänniemi et al. 2019)."""
 COVERAGE_K = 5
 """Neighbours that make the balls of density and coverage (Naeem et al. 2020)."""
-FID_INFINITY_PARTS = (1, 2, 3, 4, 5)
+FID_INFINITY_RATIO = 5
+"""Images a feature dimension that FID∞ needs."""
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1000
 
-_ROUNDING = 1e-6  # of a float32 squared distance, on the scale of the squared lengths
+_ROUNDING = 1e-6  # error of a float32 squared distance, on the scale of the squared lengths
 
 
 def fid(generated: Tensor, reference: GaussianStatistics) -> Estimate:
@@ -53,20 +54,28 @@ def fid(generated: Tensor, reference: GaussianStatistics) -> Estimate:
 def fid_infinity(generated: Tensor, reference: GaussianStatistics, seed: int = 0) -> Estimate:
     """FID∞, the Fréchet distance extrapolated to infinitely many images (Chong & Forsyth 2020).
 
-    The distance is nearly linear in 1/N. The images are dealt at random into 1, 2, 3, 4 and 5 equal
-    parts, the distances of the parts averaged, and a line through the five averages drawn on to
-    1/N = 0.
+    The bias of the distance is nearly linear in 1/N. The images (N, D) are dealt at random into 1, 2
+    and 3 equal parts, and a line through the mean distances of the parts is drawn on to 1/N = 0. As
+    every image has a share in each of the three means, the line follows the bias and not the luck of
+    a subset, and the interval of the distance itself holds for FID∞. It may be slightly negative.
+
+    Unknown for fewer than 5·D images, where the bias is no longer linear.
     """
-    order = torch.randperm(len(generated), generator=make_generator(seed, "fid_infinity"))
-    inverse_sizes, distances = [], []
-    for parts in FID_INFINITY_PARTS:
-        size = len(generated) // parts
-        some = [order[i * size : (i + 1) * size] for i in range(parts)]
-        found = [frechet_distance(fit_gaussian(generated[rows]), reference) for rows in some]
+    n, dim = generated.shape
+    if n < FID_INFINITY_RATIO * dim:
+        return UNKNOWN
+    full = fid(generated, reference)
+    order = torch.randperm(n, generator=make_generator(seed, "fid_infinity"))
+    inverse_sizes, distances = [1 / n], [full.value]
+    for parts in (2, 3):
+        size = n // parts
+        found = [
+            frechet_distance(fit_gaussian(generated[rows]), reference)
+            for rows in torch.split(order, size)[:parts]
+        ]
         inverse_sizes.append(1 / size)
         distances.append(sum(found) / parts)
     value = float(np.polynomial.Polynomial.fit(inverse_sizes, distances, 1)(0.0))
-    full = fid(generated, reference)
     spread = full.high - full.value
     return Estimate(value, value - spread, value + spread)
 
@@ -85,8 +94,6 @@ def kernel_distance(generated: Tensor, real: Tensor, seed: int = 2020) -> Estima
     smaller = min(len(generated), len(real))
     if smaller < 4:
         raise UserError(f"a kernel distance needs at least 4 images on each side, got {smaller}")
-    require_finite(generated)
-    require_finite(real)
     size = min(KID_SUBSET_SIZE, smaller // 2)
     found = kid_features_to_metric(
         generated.float(), real.float(), kid_subsets=KID_SUBSETS, kid_subset_size=size,
@@ -124,35 +131,53 @@ def prdc(generated: Tensor, real: Tensor) -> PRDC:
             f"precision and coverage need at least {COVERAGE_K + 1} real and {PRECISION_K + 1} generated "
             f"images, got {len(real)} and {len(generated)}"
         )
-    n, m = len(generated), len(real)
-    radii = closest(real, real, COVERAGE_K + 1)[0].square()
-    narrow, wide = radii[:, PRECISION_K], radii[:, COVERAGE_K]
-    generated_radii = closest(generated, generated, PRECISION_K + 1)[0][:, -1].square()
-    mean = real.mean(0, dtype=torch.float64)
-    precise, around = torch.zeros(n, dtype=torch.bool), torch.zeros(n, dtype=torch.int64)
-    recalled, covered = torch.zeros(m, dtype=torch.bool), torch.zeros(m, dtype=torch.bool)
-    for i in range(0, n, BLOCK):
-        for j in range(0, m, BLOCK):
-            some, others = slice(i, i + BLOCK), slice(j, j + BLOCK)
-            excess = _squared_distances(generated[some].double() - mean, real[others].double() - mean)
-            precise[some] |= (excess <= narrow[others].float()).any(1)
-            inside = excess <= wide[others].float()
-            around[some] += inside.sum(1)
-            covered[others] |= inside.any(0)
-            recalled[others] |= (excess <= generated_radii[some, None].float()).any(0)
+    radii = closest(real, real, COVERAGE_K + 1)[0].square().float()  # the nearest is the image itself
+    generated_radii = closest(generated, generated, PRECISION_K + 1)[0].square().float()
+    found = _balls(generated, real, generated_radii[:, -1], radii[:, PRECISION_K], radii[:, COVERAGE_K])
+    precise, around, recalled, covered = found
     return PRDC(
-        precision=wilson(int(precise.sum()) / n, n),
-        recall=wilson(int(recalled.sum()) / m, m),
+        precision=_share(precise),
+        recall=_share(recalled),
         density=bootstrap(around / COVERAGE_K, lambda values: values.mean(1)),
-        coverage=wilson(int(covered.sum()) / m, m),
+        coverage=_share(covered),
     )
 
 
-def _squared_distances(one: Tensor, other: Tensor) -> Tensor:
-    """Squared distances (N, M) of rows (N, D) and (M, D), float32, less their rounding error.
+def _share(which: Tensor) -> Estimate:
+    return wilson(int(which.sum()) / len(which), len(which))
 
-    A distance that rounding alone would put outside a ball counts as inside it.
+
+def _balls(
+    generated: Tensor, real: Tensor, generated_radii: Tensor, narrow: Tensor, wide: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Which images lie in which balls; radii are squared.
+
+    Returns: generated images (N,) in a `narrow` ball of `real`; number of `wide` balls around each,
+    float32; real images (M,) in a ball of `generated`; real images whose `wide` ball holds one.
     """
-    a, b = one.square().sum(1).float(), other.square().sum(1).float()
-    product = torch.addmm(b, one.float(), other.float().T, alpha=-2.0).add_(a[:, None])
-    return product.sub_(_ROUNDING * (a[:, None] + b))
+    n, m = len(generated), len(real)
+    precise, around = torch.zeros(n, dtype=torch.bool), torch.zeros(n)
+    recalled, covered = torch.zeros(m, dtype=torch.bool), torch.zeros(m, dtype=torch.bool)
+    mean = real.mean(0)
+    for j in range(0, m, BLOCK):
+        others = slice(j, j + BLOCK)
+        centred = (real[others] - mean).float()
+        for i in range(0, n, BLOCK):
+            some = slice(i, i + BLOCK)
+            squared = _squared_distances((generated[some] - mean).float(), centred)
+            precise[some] |= (squared <= narrow[others]).any(1)
+            recalled[others] |= (squared <= generated_radii[some, None]).any(0)
+            inside = squared <= wide[others]
+            covered[others] |= inside.any(0)
+            around[some] += inside.float().sum(1)
+    return precise, around, recalled, covered
+
+
+def _squared_distances(one: Tensor, other: Tensor) -> Tensor:
+    """Squared distances (N, M) of rows (N, D) and (M, D), float32, less what rounding may add.
+
+    So an image on the edge of a ball counts as inside.
+    """
+    a, b = one.square().sum(1), other.square().sum(1)
+    product = torch.addmm((1 - _ROUNDING) * b, one, other.T, alpha=-2.0)
+    return product.add_((1 - _ROUNDING) * a[:, None])

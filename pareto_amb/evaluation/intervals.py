@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor
@@ -66,3 +67,19 @@ def bootstrap(
         found.append(statistic(values[torch.randint(n, shape, generator=generator)]))
     low, high = torch.cat(found).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return Estimate(float(statistic(values[None])), low, high)
+
+
+def quantile(values: Tensor, q: float) -> Estimate:
+    """The `q` quantile of `values` (N,), interpolated, with its percentile bootstrap interval.
+
+    A resample's quantile is the k-th smallest of N uniform draws from the ordered values, k = qN; the
+    position of that one has a beta distribution, so that the interval needs no resampling. Unknown
+    when there are no values.
+    """
+    n = len(values)
+    if n == 0:
+        return UNKNOWN
+    ordered = values.double().sort().values
+    k = min(max(round(q * n), 1), n)
+    low, high = (int(stats.beta.ppf(p, k, n + 1 - k) * n) for p in (0.025, 0.975))
+    return Estimate(float(np.quantile(ordered.numpy(), q)), float(ordered[low]), float(ordered[high]))

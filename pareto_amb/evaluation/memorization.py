@@ -132,7 +132,11 @@ def c_t(generated: Tensor, heldout: Tensor, train: Tensor) -> Estimate:
     copying; below -1.96 by more than chance would. Positive: they lie farther away, underfitting.
 
     The interval is that of U's expectation (DeLong et al. 1988), in the same unit.
+
+    Raises UserError for fewer than 2 generated or held-out images.
     """
+    if min(len(generated), len(heldout)) < 2:
+        raise UserError("C_T needs at least 2 generated and 2 held-out images")
     generated_distance = closest(generated, train)[0][:, 0]
     heldout_distance = closest(heldout, train)[0][:, 0]
     return _mann_whitney_z(generated_distance, heldout_distance)

@@ -11,21 +11,13 @@ from pareto_amb.errors import UserError
 
 BLOCK = 4096  # rows a block: memory is a block of each side and their product
 
-_TIE = 1e-9  # similarities, and squared distances on the scale of the features, that count as equal
-_CROWDED = 8  # candidates a query and neighbour, above which a float64 product is cheaper
-_GATHERED = 2**22  # values of a set gathered at once for the comparison in float64
-
-
-def require_finite(features: Tensor) -> None:
-    """Raise UserError when `features` (N, D) hold a value that is not finite."""
-    if not all(bool(torch.isfinite(block).all()) for block in torch.split(features, BLOCK)):
-        raise UserError("the features hold NaN or infinity: the encoder's weights are not usable")
+_CROWDED = 16  # candidates a query and neighbour, above which a float64 product is cheaper
+_GATHERED = 2**18  # values taken to float64 at once: they stay in the processor's cache
 
 
 def normalize(features: Tensor) -> Tensor:
     """Scale each row of `features` (N, D) to length 1; zeros stay zeros. Keeps the dtype."""
-    length = features.double().norm(dim=1, keepdim=True)
-    return (features.double() / torch.where(length > 0, length, 1.0)).to(features.dtype)
+    return features / _divisors(features)[:, None].to(features.dtype)
 
 
 def most_similar(queries: Tensor, bank: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
@@ -36,7 +28,7 @@ def most_similar(queries: Tensor, bank: Tensor, k: int = 1) -> tuple[Tensor, Ten
 
     Raises ValueError when `bank` has fewer than k rows, UserError for features that are not finite.
     """
-    similarity, index = _highest(queries, bank, k, _Cosine())
+    similarity, index = _highest(_Cosine(queries, bank), k)
     return similarity.clamp(-1.0, 1.0), index
 
 
@@ -48,126 +40,167 @@ def closest(queries: Tensor, bank: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
 
     Raises ValueError when `bank` has fewer than k rows, UserError for features that are not finite.
     """
-    negative, index = _highest(queries, bank, k, _Euclidean(bank))
+    negative, index = _highest(_Euclidean(queries, bank), k)
     return (-negative).clamp(min=0.0).sqrt(), index
+
+
+def row_lengths(features: Tensor) -> Tensor:
+    """The lengths of the rows of `features` (N, D), float64 (N,).
+
+    Raises UserError when a value is not finite.
+    """
+    pieces = torch.split(features, max(1, _GATHERED // features.shape[1]))
+    length = torch.cat([piece.double().square().sum(1) for piece in pieces]).sqrt_()
+    if not torch.isfinite(length).all():
+        raise UserError("the features hold NaN or infinity: the encoder's weights are not usable")
+    return length
+
+
+def _divisors(features: Tensor) -> Tensor:
+    """The lengths of the rows, 1 for those of zeros, or so short that float32 cannot hold the length."""
+    length = row_lengths(features)
+    return length.where(length > 1e-37, 1.0)
 
 
 class _Cosine:
     """Cosine similarity: the product of rows of length 1."""
 
-    tie = _TIE
+    tie = 1e-9  # equal images may have been rescaled, or stored in float32 after it
 
-    def rows(self, features: Tensor) -> Tensor:
-        return normalize(features.double())
+    def __init__(self, queries: Tensor, bank: Tensor) -> None:
+        self.queries, self.bank = queries, bank
+        self.query_length, self.bank_length = _divisors(queries), _divisors(bank)
+        self.scale = torch.ones_like(self.query_length)
 
-    def scale(self, queries: Tensor) -> Tensor:
-        return torch.ones(len(queries), dtype=queries.dtype, device=queries.device)
+    def query_rows(self, part: slice, dtype: torch.dtype) -> Tensor:
+        return self.queries[part].to(dtype) / self.query_length[part, None].to(dtype)
+
+    def bank_rows(self, part: slice, dtype: torch.dtype) -> Tensor:
+        return self.bank[part].to(dtype) / self.bank_length[part, None].to(dtype)
 
     def product(self, queries: Tensor, bank: Tensor) -> Tensor:
         return queries @ bank.T
 
-    def exact(self, queries: Tensor, bank: Tensor) -> Tensor:
-        return (queries * bank).sum(1)
+    def exact(self, row: Tensor, column: Tensor) -> Tensor:
+        products = self.queries[row].double().mul_(self.bank[column].double())
+        return products.sum(1) / (self.query_length[row] * self.bank_length[column])
 
 
 class _Euclidean:
-    """Minus the squared distance, of rows from which the mean of the bank is taken."""
+    """Minus the squared distance; the products are of rows from which the mean of the bank is taken."""
 
-    tie = 1e-12  # squared differences keep all their digits: only rounding makes ties here
+    tie = 1e-12  # the error of a float64 product; squared differences keep all their digits
 
-    def __init__(self, bank: Tensor) -> None:
-        self.mean = bank.mean(0, dtype=torch.float64)
-        squared = [self.rows(block).square().sum(1).max() for block in torch.split(bank, BLOCK)]
-        self.largest = torch.stack(squared).max()
+    def __init__(self, queries: Tensor, bank: Tensor) -> None:
+        self.queries, self.bank = queries, bank
+        self.mean = bank.mean(0)
+        farthest = max(self._squared_lengths(block).max() for block in torch.split(bank, BLOCK))
+        blocks = [self._squared_lengths(block) for block in torch.split(queries, BLOCK)]
+        self.scale = torch.cat(blocks) + farthest
 
-    def rows(self, features: Tensor) -> Tensor:
-        return features.double() - self.mean
+    def _squared_lengths(self, features: Tensor) -> Tensor:
+        return row_lengths(features - self.mean).square()
 
-    def scale(self, queries: Tensor) -> Tensor:
-        return queries.square().sum(1) + self.largest
+    def query_rows(self, part: slice, dtype: torch.dtype) -> Tensor:
+        return (self.queries[part] - self.mean).to(dtype)
+
+    def bank_rows(self, part: slice, dtype: torch.dtype) -> Tensor:
+        return (self.bank[part] - self.mean).to(dtype)
 
     def product(self, queries: Tensor, bank: Tensor) -> Tensor:
-        product = torch.addmm(-bank.square().sum(1), queries, bank.T, alpha=2.0)
+        product = torch.addmm(bank.square().sum(1), queries, bank.T, alpha=2.0, beta=-1.0)
         return product.sub_(queries.square().sum(1, keepdim=True))
 
-    def exact(self, queries: Tensor, bank: Tensor) -> Tensor:
-        return -(queries - bank).square_().sum(1)
+    def exact(self, row: Tensor, column: Tensor) -> Tensor:
+        return -self.queries[row].double().sub_(self.bank[column].double()).square_().sum(1)
 
 
-def _highest(queries: Tensor, bank: Tensor, k: int, space: _Cosine | _Euclidean) -> tuple[Tensor, Tensor]:
+_Space = _Cosine | _Euclidean
+
+
+def _highest(space: _Space, k: int) -> tuple[Tensor, Tensor]:
     """The k highest scores of each query, falling, and their rows: float64 and int64 (Q, k)."""
-    if len(bank) < k:
-        raise ValueError(f"{k} nearest of {len(bank)} images cannot be had")
-    require_finite(queries)
-    require_finite(bank)
-    best = torch.full((len(queries), k), -torch.inf, dtype=torch.float64, device=queries.device)
-    index = torch.zeros((len(queries), k), dtype=torch.int64, device=queries.device)
-    for start in range(0, len(bank), BLOCK):
-        block = space.rows(bank[start : start + BLOCK])
-        for first in range(0, len(queries), BLOCK):
+    if len(space.bank) < k:
+        raise ValueError(f"{k} nearest of {len(space.bank)} images cannot be had")
+    best = torch.full((len(space.queries), k), -torch.inf, dtype=torch.float64, device=space.queries.device)
+    index = torch.zeros(best.shape, dtype=torch.int64, device=best.device)
+    fast = torch.float32 if torch.get_float32_matmul_precision() == "highest" else torch.float64
+    for start in range(0, len(space.bank), BLOCK):
+        others = slice(start, start + BLOCK)
+        bank = space.bank_rows(others, fast)
+        for first in range(0, len(space.queries), BLOCK):
             part = slice(first, first + BLOCK)
-            rows = space.rows(queries[part])
-            scores, columns = _candidates(rows, block, best[part, -1], k, space)
+            scale = space.scale[part]
+            product = space.product(space.query_rows(part, fast), bank)
+            row, column = _candidates(product, best[part, -1], _rounding(bank) * scale, space.tie * scale, k)
+            if len(row) > _CROWDED * k * len(scale):
+                row, column = _winners(space, part, others, k)
+            scores, columns = _by_query(space, row, column, first, start, len(scale))
             scores = torch.cat([best[part], scores], dim=1)
-            columns = torch.cat([index[part], columns + start], dim=1)
-            best[part], places = _pick(scores, k, space.tie * space.scale(rows))
+            columns = torch.cat([index[part], columns], dim=1)
+            best[part], places = _pick(scores, k, space.tie * scale)
             index[part] = columns.gather(1, places)
     return best, index
 
 
-def _candidates(
-    queries: Tensor, bank: Tensor, known: Tensor, k: int, space: _Cosine | _Euclidean
-) -> tuple[Tensor, Tensor]:
-    """Scores and rows of all `bank` (N, D) that may be among the k best: float64, int64 (Q, C).
+def _rounding(rows: Tensor) -> float:
+    """How far a product of `rows` (N, D) may be off, on the scale of their squared lengths.
 
-    `known` (Q,) is the k-th best score so far. Where there are fewer than C candidates the score is
-    -inf. A product of length D in a floating-point type with unit roundoff u is off by at most
-    (D + 8)·u on the scale of the rows, rounding them included.
+    In a type with unit roundoff u a sum of D products is off by at most D·u (Higham 2002, §3.1);
+    rounding the rows and adding their squared lengths adds less than 8·u.
     """
-    fast = torch.float32 if torch.get_float32_matmul_precision() == "highest" else torch.float64
-    product = space.product(queries.to(fast), bank.to(fast))
-    scale = space.scale(queries)
-    error = (queries.shape[1] + 8) * torch.finfo(fast).eps / 2 * scale
-    kth = product.topk(min(k, len(bank))).values[:, -1].double() if k > 1 else product.amax(1).double()
-    if k > len(bank):
-        kth = torch.full_like(kth, -torch.inf)
-    floor = torch.maximum(kth - 2 * error, known - error) - space.tie * scale
-    near = product >= floor[:, None]
-    row, column = near.nonzero(as_tuple=True)
-    if len(row) > _CROWDED * max(k, 2) * len(queries):
-        wide = space.product(queries, bank)
-        column = _pick(wide, min(k, len(bank)), space.tie * scale)[1].flatten()
-        row = torch.arange(len(queries), device=row.device).repeat_interleave(len(column) // len(queries))
-    return _by_query(row, column, _exact(queries, bank, row, column, space), len(queries))
+    return (rows.shape[1] + 8) * torch.finfo(rows.dtype).eps / 2
 
 
-def _exact(queries: Tensor, bank: Tensor, row: Tensor, column: Tensor, space: _Cosine | _Euclidean) -> Tensor:
-    """The scores (P,) of the pairs given by number, in float64."""
-    at_once = max(1, _GATHERED // queries.shape[1])
-    pairs = zip(torch.split(row, at_once), torch.split(column, at_once), strict=True)
-    parts = [space.exact(queries[some], bank[others]) for some, others in pairs]
-    return torch.cat(parts) if parts else queries.new_empty(0)
+def _candidates(product: Tensor, known: Tensor, error: Tensor, tie: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The pairs that may be among the k best: rows and columns (P,) of `product` (Q, N).
+
+    `known` (Q,) is the k-th best score of earlier blocks; `product` is off by at most `error` (Q,).
+    """
+    floor = known - error
+    if product.shape[1] >= k:
+        kth = product.amax(1) if k == 1 else product.topk(k).values[:, -1]
+        floor = torch.maximum(floor, kth.double() - 2 * error)
+    row, column = (product >= (floor - tie)[:, None].to(product.dtype)).nonzero(as_tuple=True)
+    return row, column
 
 
-def _by_query(row: Tensor, column: Tensor, score: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Pairs sorted by row, as a table with one line a query, filled up with -inf: (n, C) each."""
+def _winners(space: _Space, part: slice, others: slice, k: int) -> tuple[Tensor, Tensor]:
+    """The k best pairs of each query in one block by a product in float64: rows and columns (P,).
+
+    For sets so full of nearly equal images that float32 leaves too many candidates.
+    """
+    product = space.product(space.query_rows(part, torch.float64), space.bank_rows(others, torch.float64))
+    k = min(k, product.shape[1])
+    column = _pick(product, k, space.tie * space.scale[part])[1].flatten()
+    return torch.arange(len(product), device=column.device).repeat_interleave(k), column
+
+
+def _by_query(
+    space: _Space, row: Tensor, column: Tensor, first: int, start: int, n: int
+) -> tuple[Tensor, Tensor]:
+    """Exact scores and bank rows of pairs (P,) sorted by query: (n, C) each, filled up with -inf.
+
+    `row` counts from query `first`, `column` from row `start` of the bank.
+    """
+    at_once = max(1, _GATHERED // space.bank.shape[1])
+    pairs = zip(torch.split(row + first, at_once), torch.split(column + start, at_once), strict=True)
+    exact = torch.cat([space.exact(*some) for some in pairs])
     counts = torch.bincount(row, minlength=n)
     place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
-    width = int(counts.max())
-    scores = torch.full((n, width), -torch.inf, dtype=score.dtype, device=row.device)
-    columns = torch.zeros((n, width), dtype=torch.int64, device=row.device)
-    scores[row, place], columns[row, place] = score, column
+    scores = torch.full((n, int(counts.max())), -torch.inf, dtype=exact.dtype, device=row.device)
+    columns = torch.zeros(scores.shape, dtype=torch.int64, device=row.device)
+    scores[row, place], columns[row, place] = exact, column + start
     return scores, columns
 
 
 def _pick(scores: Tensor, k: int, tie: Tensor) -> tuple[Tensor, Tensor]:
     """The k highest of `scores` (Q, C) and their places, the first of those within `tie` (Q,)."""
-    left = scores.clone() if k > 1 else scores
+    left = scores.clone()
     values, places = [], []
     for _ in range(k):
         place = (left >= (left.amax(1) - tie)[:, None]).byte().argmax(1, keepdim=True)
-        values.append(scores.gather(1, place))
+        values.append(left.gather(1, place))
         places.append(place)
-        if k > 1:
-            left.scatter_(1, place, -torch.inf)
+        left.scatter_(1, place, -torch.inf)
     return torch.cat(values, dim=1), torch.cat(places, dim=1)
