@@ -242,15 +242,18 @@ def test_no_cache_leaves_none(run: Run, saved: Sets, own_cache: Path) -> None:
     assert not own_cache.exists()
 
 
-def test_every_encoder_has_its_figures_and_the_first_the_verdict(run: Run, saved: Sets) -> None:
-    more = ("--heldout", saved.heldout, "--encoder", "efficientnet_lite0", "--threshold", "0.97")
-    done = run("evaluate", *saved.arguments(*more))
-    assert done.code == 0
+def test_every_encoder_has_its_figures_and_the_first_the_verdict(run: Run, sets: Sets) -> None:
+    for folder, kept in ((sets.generated, 40), (sets.train, 40), (sets.heldout, 80)):
+        for file in sorted(folder.iterdir())[kept:]:
+            file.unlink()  # of the generated ones the 20 copies and 20 others stay
+    more = ("--heldout", sets.heldout, "--encoder", "efficientnet_lite0", "--threshold", "0.99")
+    assert run("evaluate", *sets.arguments(*more)).code == 0
     found = result()
     first, second = found["encoders"]
-    assert (first["encoder"], first["threshold"], first["threshold_calibrated"]) == ("pixels", 0.97, False)
+    assert (first["encoder"], first["threshold"], first["threshold_calibrated"]) == ("pixels", 0.99, False)
     assert (second["encoder"], second["threshold_calibrated"]) == ("efficientnet_lite0", True)
-    assert within(second["metrics"]["memorization"], 0.1)
+    assert within(first["metrics"]["memorization"], 0.5)
+    assert within(second["metrics"]["memorization"], 0.5)
     assert found["memorization"] == first["metrics"]["memorization"]
     assert first["metrics"]["fid"]["value"] != second["metrics"]["fid"]["value"]
     assert "In features of efficientnet_lite0" in page()
@@ -305,7 +308,9 @@ def test_a_few_images_are_enough_for_what_can_be_said_of_them(run: Run, tmp_path
     assert metrics["fid"]["value"] > 0
     assert metrics["kid"]["value"] is None
     assert metrics["precision"]["value"] is None
-    assert "few generated images" in done.out
+    assert (
+        "note: pixels: too few images for fid_infinity, kid, precision, recall, density, coverage" in done.out
+    )
 
 
 # --- broken images --------------------------------------------------------------------------------

@@ -298,7 +298,7 @@ def _load_statistics(path: Path) -> Reference | None:
     except _UNUSABLE as error:
         raise UserError(f"{path}: cannot be read as statistics ({_reason(error)})") from error
     try:
-        statistics = gaussian_from_covariance(mean, covariance, n=0)  # it does not say of how many images
+        statistics = gaussian_from_covariance(mean, covariance)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     note = (

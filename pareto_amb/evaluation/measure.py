@@ -1,5 +1,6 @@
 """From image sets on disk to one report: which generated images are copies, how many, how sure."""
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ BORDERLINE = 6
 """Pairs kept as pictures from just above the threshold, and from just below."""
 
 _NAMED = 3
-_MIN_FOR_FID_INFINITY = 2 * max(fidelity.FID_INFINITY_PARTS)
+_MIN_FOR_KID = 4
 
 
 @dataclass(frozen=True)
@@ -292,13 +293,14 @@ def _reference_role(sets: Mapping[str, _ImageSet]) -> str:
 
 def _fidelity_metrics(generated: Tensor, reference: Reference, seed: int) -> dict[str, Estimate]:
     """Quality and variety; a figure that needs more images than there are is left out."""
-    found = {"fid": fidelity.fid(generated, reference.statistics)}
-    if len(generated) >= _MIN_FOR_FID_INFINITY:
-        found["fid_infinity"] = fidelity.fid_infinity(generated, reference.statistics, seed)
+    found = {
+        "fid": fidelity.fid(generated, reference.statistics),
+        "fid_infinity": fidelity.fid_infinity(generated, reference.statistics, seed),
+    }
     real = reference.features
     if real is None:
         return found
-    if min(len(generated), len(real)) >= 4:
+    if min(len(generated), len(real)) >= _MIN_FOR_KID:
         found["kid"] = fidelity.kernel_distance(generated, real, seed)
     if len(generated) > fidelity.PRECISION_K and len(real) > fidelity.COVERAGE_K:
         found |= vars(fidelity.prdc(generated, real))
@@ -328,7 +330,7 @@ def _report(
         copies=ranking.copies(),
         closest=ranking.closest(),
         borderline=ranking.borderline(),
-        notes=tuple(_notes(sources, sets, given, why_no_ratio)),
+        notes=tuple(_notes(sources, sets, reports, given, why_no_ratio)),
         environment=describe_environment(),
     )
 
@@ -417,6 +419,7 @@ def _describe_reference(sources: Sources, sets: Mapping[str, _ImageSet]) -> str:
 def _notes(
     sources: Sources,
     sets: Mapping[str, _ImageSet],
+    reports: tuple[EncoderReport, ...],
     given: Reference | None,
     why_no_ratio: str,
 ) -> list[str]:
@@ -437,6 +440,12 @@ def _notes(
         notes += [f"{role}: {line}" for line in (*images.stream.files.notes, *images.encoded[0].notes())]
     if why_no_ratio:
         notes.append(f"the l2 ratio is left out: {why_no_ratio}")
-    if len(sets["generated"].names) < _MIN_FOR_FID_INFINITY:
-        notes.append("few generated images: figures that need more are left out, the others say little")
-    return notes
+    return notes + [_too_few(report, given) for report in reports if _too_few(report, given)]
+
+
+def _too_few(report: EncoderReport, given: Reference | None) -> str:
+    """Which figures of an encoder are left out because they need more images; empty when none is."""
+    only_statistics = given is not None and given.features is None
+    asked = [metric for metric in QUALITY if metric.key == "fid_infinity" or not only_statistics]
+    missing = [metric.key for metric in asked if math.isnan(report.metrics[metric.key].value)]
+    return f"{report.encoder}: too few images for {', '.join(missing)}" if missing else ""

@@ -8,13 +8,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pareto_amb.data.stream import ImageStream
+from pareto_amb.evaluation.encoders import load_encoder
 from pareto_amb.evaluation.memorization import l2_ratio
 from pareto_amb.terminal import ShowCount
 
 MAX_PIXELS = 64 * 64
 """Of an image: beyond, distances in pixels cost more than encoding and say little."""
 MAX_TRAIN_BYTES = 2**30
-"""Of the training images, which are held in memory."""
+"""Of the training images' pixels, which are held in memory as float32."""
 
 _VALUES_AT_ONCE = 2**23
 
@@ -24,34 +25,35 @@ def why_no_l2_ratio(train: ImageStream) -> str:
     height, width = train.size
     if height * width > MAX_PIXELS:
         return f"it is worked out for images of up to {MAX_PIXELS:,} pixels"
-    if 3 * height * width * len(train.files.names) > MAX_TRAIN_BYTES:
-        return f"the training images have more than {MAX_TRAIN_BYTES:,} bytes of pixels"
+    if 4 * 3 * height * width * len(train.files.names) > MAX_TRAIN_BYTES:
+        return f"the pixels of the training images need more than {MAX_TRAIN_BYTES / 2**30:.0f} GiB"
     return ""
 
 
 def stream_l2_ratio(generated: ImageStream, train: ImageStream, show: ShowCount) -> Tensor:
-    """`l2_ratio` of each generated image, float64 (N,): a ratio of distances has no unit, so of bytes.
+    """`l2_ratio` of each generated image, float64 (N,).
 
-    Memory: the training images as bytes and a fixed number of generated ones. Raises UserError as
-    `ImageStream.images` does.
+    Memory: the pixels of the training images and of a fixed number of generated ones. Raises UserError
+    as `ImageStream.images` does.
     """
-    bank = torch.from_numpy(np.concatenate(list(_blocks(train))))
+    bank = torch.cat(list(_blocks(train)))
     found: list[Tensor] = []
     for block in _blocks(generated):
-        found.append(l2_ratio(torch.from_numpy(block), bank))
+        found.append(l2_ratio(block, bank))
         show(sum(map(len, found)), len(generated.files.names))
     return torch.cat(found)
 
 
-def _blocks(stream: ImageStream) -> Iterator[NDArray[np.uint8]]:
-    """The images that can be decoded, as rows of bytes (B, 3·H·W)."""
+def _blocks(stream: ImageStream) -> Iterator[Tensor]:
+    """The images that can be decoded, as rows of pixels, float32 (B, 3·H·W)."""
+    encoder = load_encoder("pixels")
     size = max(_VALUES_AT_ONCE // (3 * stream.size[0] * stream.size[1]), 1)
-    rows: list[NDArray[np.uint8]] = []
+    block: list[NDArray[np.uint8]] = []
     for image in stream.images():
         if image.pixels is not None:
-            rows.append(image.pixels.reshape(-1))
-        if len(rows) == size:
-            yield np.stack(rows)
-            rows = []
-    if rows:
-        yield np.stack(rows)
+            block.append(image.pixels)
+        if len(block) == size:
+            yield encoder.encode(torch.from_numpy(np.stack(block)))
+            block = []
+    if block:
+        yield encoder.encode(torch.from_numpy(np.stack(block)))
