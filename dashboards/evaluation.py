@@ -93,7 +93,7 @@ def render(report: EvaluationReport) -> str:
         TEMPLATE,
         True,
         report=report,
-        name=printable(Path(report.image_sets["generated"].path).name),
+        name=printable(Path(report.image_sets["generated"].path).resolve().name),
         verdict=verdict(report),
         headline=[(title, _row(metrics[key], first, "")) for key, title in headline.items()],
         points=[printable(note) for note in report.notes],

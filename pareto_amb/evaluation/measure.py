@@ -343,8 +343,9 @@ class _Ranking:
     ) -> None:
         self._generated, self._train, self._found, self._identical = generated, train, found, identical
         self._order = torch.argsort(found.similarity, descending=True, stable=True).tolist()
-        above = 0 if found.threshold is None else int((found.similarity > found.threshold).sum())
-        self._n_copies = above
+        self._n_copies = 0
+        if found.threshold is not None:
+            self._n_copies = int((found.similarity.double() > found.threshold).sum())
 
     def copies(self) -> tuple[Copy, ...]:
         return tuple(map(self._copy, self._order[: self._n_copies]))
