@@ -165,7 +165,7 @@ def frechet_influence(features: Tensor, a: GaussianStatistics, b: GaussianStatis
     """How each row of `features` (N, D) pulls at frechet_distance(a, b): float32 (N,), mean 0.
 
     `a` is fitted to `features`. It is N times the derivative of the distance by the weight of a row:
-    2 (μ₁ − μ₂)·(x − μ₁) + (x − μ₁)ᵀ (1 − T) (x − μ₁) less its mean, where
+    2 (μ₁ − μ₂)·(x − μ₁) + (x − μ₁)ᵀ (1 − T) (x − μ₁)·N/(N − 1) less its mean, where
     T = C₂^½ (C₂^½ C₁ C₂^½)^-½ C₂^½ is the linear map that takes the first Gaussian to the second.
     Good to three digits, which is enough for an interval.
     """
@@ -174,11 +174,11 @@ def frechet_influence(features: Tensor, a: GaussianStatistics, b: GaussianStatis
     kept = squared > _MIN_TRANSPORT_RATIO * squared[-1]
     transport = factor @ (vectors[:, kept] * squared[kept] ** -0.25)
     shift = 2.0 * (a.mean - b.mean).float()
-    mean = a.mean.float()
+    mean, unbiased = a.mean.float(), len(features) / (len(features) - 1)
     parts = []
     for block in torch.split(features.cpu(), _BLOCK):
         centred = block.float() - mean
         pull = centred.square().sum(1) - (centred @ transport).square().sum(1)
-        parts.append(pull + centred @ shift)
+        parts.append(unbiased * pull + centred @ shift)
     influence = torch.cat(parts)
     return influence - influence.mean()

@@ -70,16 +70,16 @@ def bootstrap(
 
 
 def quantile(values: Tensor, q: float) -> Estimate:
-    """The `q` quantile of `values` (N,), interpolated, with its percentile bootstrap interval.
+    """The `q` quantile of `values` (N,), interpolated, with the interval of its order statistics.
 
-    A resample's quantile is the k-th smallest of N uniform draws from the ordered values, k = qN; the
-    position of that one has a beta distribution, so that the interval needs no resampling. Unknown
-    when there are no values.
+    The number of values below the true quantile is binomial, whatever the distribution, which gives
+    the interval without resampling (David & Nagaraja 2003, §7.1). The highest value bounds it where
+    there are too few to tell more. Unknown when there are no values.
     """
     n = len(values)
     if n == 0:
         return UNKNOWN
     ordered = values.double().sort().values
-    k = min(max(round(q * n), 1), n)
-    low, high = (int(stats.beta.ppf(p, k, n + 1 - k) * n) for p in (0.025, 0.975))
+    low, high = (int(place) for place in stats.binom.ppf([0.025, 0.975], n, q))
+    low, high = max(low - 1, 0), min(high, n - 1)
     return Estimate(float(np.quantile(ordered.numpy(), q)), float(ordered[low]), float(ordered[high]))

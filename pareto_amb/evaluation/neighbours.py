@@ -102,10 +102,14 @@ class _Euclidean:
         return row_lengths(features - self.mean).square()
 
     def query_rows(self, part: slice, dtype: torch.dtype) -> Tensor:
-        return (self.queries[part] - self.mean).to(dtype)
+        return self._centred(self.queries[part], dtype)
 
     def bank_rows(self, part: slice, dtype: torch.dtype) -> Tensor:
-        return (self.bank[part] - self.mean).to(dtype)
+        return self._centred(self.bank[part], dtype)
+
+    def _centred(self, features: Tensor, dtype: torch.dtype) -> Tensor:
+        """Rounded after the mean is taken, not before: on the scale of what is left."""
+        return (features.to(torch.promote_types(features.dtype, dtype)) - self.mean).to(dtype)
 
     def product(self, queries: Tensor, bank: Tensor) -> Tensor:
         product = torch.addmm(bank.square().sum(1), queries, bank.T, alpha=2.0, beta=-1.0)
