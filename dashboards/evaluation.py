@@ -57,7 +57,7 @@ class Row:
 class Section:
     """What was found in the features of one encoder."""
 
-    title: str
+    encoder: str
     key: str
     copying: list[Row]
     quality: list[Row]
@@ -124,7 +124,7 @@ def _row(metric: Metric, found: Any, encoder: str) -> Row:
 
 def _section(number: int, encoder: EncoderReport) -> Section:
     return Section(
-        title=f"In features of {encoder.encoder}",
+        encoder=encoder.encoder,
         key=f"similarity-{number}",
         copying=[_row(metric, encoder.metrics, encoder.encoder) for metric in COPYING],
         quality=[_row(metric, encoder.metrics, encoder.encoder) for metric in QUALITY],
@@ -172,7 +172,7 @@ def similarity_figure(encoder: EncoderReport) -> go.Figure:
     if encoder.threshold is not None:
         figure.add_trace(_threshold_line(encoder.threshold, top))
     figure.update_layout(template=theme.TEMPLATE, height=360)
-    figure.update_xaxes(title_text=f"similarity to the nearest training image ({encoder.encoder})")
+    figure.update_xaxes(title_text="similarity to the nearest training image")
     figure.update_yaxes(title_text="share of images", tickformat="~%", rangemode="tozero")
     return figure
 

@@ -85,7 +85,7 @@ QUALITY = (
     Metric(
         "fid_infinity", "… of infinitely many images", "number",
         "The Fréchet distance without the part that comes from having few images (FID∞, Chong & Forsyth "
-        "2020).",
+        "2020). Needs 5 images a feature.",
     ),
     Metric(
         "kid", "Kernel distance", "number",
