@@ -18,7 +18,7 @@ from pareto_amb.evaluation.frechet import (
     frechet_influence,
 )
 from pareto_amb.evaluation.intervals import UNKNOWN, Z95, Estimate, bootstrap, wilson
-from pareto_amb.evaluation.neighbours import BLOCK, closest
+from pareto_amb.evaluation.neighbours import block_rows, closest
 from pareto_amb.randomness import make_generator
 
 PRECISION_K = 3
@@ -153,11 +153,12 @@ def _balls(
     precise, around = torch.zeros(n, dtype=torch.bool), torch.zeros(n)
     recalled, covered = torch.zeros(m, dtype=torch.bool), torch.zeros(m, dtype=torch.bool)
     mean = real.mean(0)
-    for j in range(0, m, BLOCK):
-        others = slice(j, j + BLOCK)
+    step = block_rows(real.shape[1])
+    for j in range(0, m, step):
+        others = slice(j, j + step)
         centred = (real[others] - mean).float()
-        for i in range(0, n, BLOCK):
-            some = slice(i, i + BLOCK)
+        for i in range(0, n, step):
+            some = slice(i, i + step)
             squared = _squared_distances((generated[some] - mean).float(), centred)
             precise[some] |= (squared <= narrow[others]).any(1)
             recalled[others] |= (squared <= generated_radii[some, None]).any(0)

@@ -6,9 +6,12 @@ complex numbers, and singular covariances (fewer images than features) need no s
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.linalg import get_blas_funcs
 from torch import Tensor
 
 from pareto_amb.errors import UserError
@@ -23,7 +26,7 @@ _MIN_PIVOT_RATIO = 1e-10
 # Likewise for the directions of the linear map between two Gaussians, in float32.
 _MIN_TRANSPORT_RATIO = 1e-6
 
-_BLOCK = 4096  # rows of features that are taken to float64 at once
+_BLOCK = 1024  # rows of features that are taken to float64 at once
 
 
 @dataclass(frozen=True)
@@ -73,21 +76,24 @@ def _factor_of_many(features: Tensor, mean: Tensor) -> Tensor:
     The Cholesky factor where all its digits can be had from the sum; the triangle of a QR
     decomposition, which loses none, where directions are (nearly) constant.
     """
-    blocks = torch.split(features, _BLOCK)
-    products = torch.zeros((len(mean), len(mean)), dtype=torch.float64)
-    for block in blocks:
-        products += _gram(_centred(block, mean))
-    factor = _cholesky(products)
+    dim = len(mean)
+    products = np.zeros((dim, dim), order="F")
+    for block in torch.split(features, _BLOCK):
+        products = _add_gram(products, _centred(block, mean))
+    factor = _cholesky(torch.from_numpy(products))
     if factor is not None:
         return factor
-    triangle = torch.zeros((0, len(mean)), dtype=torch.float64)
-    for block in blocks:
+    triangle = torch.zeros((0, dim), dtype=torch.float64)
+    for block in torch.split(features, max(_BLOCK, 2 * dim)):
         triangle = torch.linalg.qr(torch.cat([triangle, _centred(block, mean)]), mode="r")[1]
     return triangle.T.contiguous()
 
 
 def _cholesky(covariance: Tensor) -> Tensor | None:
-    """The Cholesky factor of a matrix (D, D), None where it would lose digits or there is none."""
+    """The Cholesky factor of a matrix (D, D), None where it would lose digits or there is none.
+
+    Only the lower triangle of the matrix is read.
+    """
     factor, failed = torch.linalg.cholesky_ex(covariance)
     pivots = factor.diagonal().square()
     lossless = not failed and bool(pivots.min() > _MIN_PIVOT_RATIO * pivots.max())
@@ -95,10 +101,18 @@ def _cholesky(covariance: Tensor) -> Tensor | None:
 
 
 def _gram(rows: Tensor) -> Tensor:
-    """rowsᵀ rows; NumPy knows that it is symmetric and saves half the work."""
-    array = rows.numpy()
-    product: Tensor = torch.from_numpy(array.T @ array)
-    return product
+    """The lower triangle of rowsᵀ rows (D, D), which is all that eigh reads; half the work of a product."""
+    dim = rows.shape[1]
+    return torch.from_numpy(_add_gram(np.zeros((dim, dim), rows.numpy().dtype, order="F"), rows))
+
+
+def _add_gram(total: NDArray[Any], rows: Tensor) -> NDArray[Any]:
+    """`total` (D, D), in column order, with rowsᵀ rows added to its lower triangle in place."""
+    array = rows.contiguous().numpy().T
+    added: NDArray[Any] = get_blas_funcs("syrk", (total, array))(
+        1.0, array, beta=1.0, c=total, lower=1, overwrite_c=1
+    )
+    return added
 
 
 def gaussian_from_covariance(mean: Tensor, covariance: Tensor, n: int | None = None) -> GaussianStatistics:

@@ -34,12 +34,15 @@ def nearest_neighbours(queries: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
 def calibrate_threshold(heldout_similarity: Tensor, quantile: float) -> float:
     """The similarity that a share 1 - `quantile` of real, unseen images exceeds.
 
-    `heldout_similarity` (N,) is their similarity to the nearest training image. Raises ValueError
-    when it is empty.
+    `heldout_similarity` (N,) is their similarity to the nearest training image. The threshold lies at
+    place quantile·(N + 1) of the ordered similarities, above which a further image falls with
+    probability 1 - quantile: the usual place, 1 + quantile·(N - 1), would let twice as many pass for
+    N = 100. Too few images, N < quantile / (1 - quantile), give the highest similarity, which a share
+    1 / (N + 1) exceeds. Raises ValueError when there are none.
     """
     if len(heldout_similarity) == 0:
         raise ValueError("no held-out images to calibrate the threshold on")
-    return float(np.quantile(heldout_similarity.double().numpy(), quantile))
+    return float(np.quantile(heldout_similarity.double().numpy(), quantile, method="weibull"))
 
 
 def share_above(similarity: Tensor, threshold: float) -> float:

@@ -9,10 +9,15 @@ from torch import Tensor
 
 from pareto_amb.errors import UserError
 
-BLOCK = 4096  # rows a block: memory is a block of each side and their product
-
+_MAX_ROWS = 4096  # of a block: memory is a block of each side and their product
+_MAX_VALUES = 2**23  # of a block
 _CROWDED = 16  # candidates a query and neighbour, above which a float64 product is cheaper
 _GATHERED = 2**18  # values taken to float64 at once: they stay in the processor's cache
+
+
+def block_rows(dim: int) -> int:
+    """How many rows of length `dim` are compared at once."""
+    return max(1, min(_MAX_ROWS, _MAX_VALUES // dim))
 
 
 def normalize(features: Tensor) -> Tensor:
@@ -94,12 +99,11 @@ class _Euclidean:
     def __init__(self, queries: Tensor, bank: Tensor) -> None:
         self.queries, self.bank = queries, bank
         self.mean = bank.mean(0)
-        farthest = max(self._squared_lengths(block).max() for block in torch.split(bank, BLOCK))
-        blocks = [self._squared_lengths(block) for block in torch.split(queries, BLOCK)]
-        self.scale = torch.cat(blocks) + farthest
+        self.scale = self._squared_lengths(queries) + self._squared_lengths(bank).max()
 
     def _squared_lengths(self, features: Tensor) -> Tensor:
-        return row_lengths(features - self.mean).square()
+        blocks = torch.split(features, block_rows(features.shape[1]))
+        return torch.cat([row_lengths(block - self.mean).square() for block in blocks])
 
     def query_rows(self, part: slice, dtype: torch.dtype) -> Tensor:
         return self._centred(self.queries[part], dtype)
@@ -129,11 +133,12 @@ def _highest(space: _Space, k: int) -> tuple[Tensor, Tensor]:
     best = torch.full((len(space.queries), k), -torch.inf, dtype=torch.float64, device=space.queries.device)
     index = torch.zeros(best.shape, dtype=torch.int64, device=best.device)
     fast = torch.float32 if torch.get_float32_matmul_precision() == "highest" else torch.float64
-    for start in range(0, len(space.bank), BLOCK):
-        others = slice(start, start + BLOCK)
+    step = block_rows(space.bank.shape[1])
+    for start in range(0, len(space.bank), step):
+        others = slice(start, start + step)
         bank = space.bank_rows(others, fast)
-        for first in range(0, len(space.queries), BLOCK):
-            part = slice(first, first + BLOCK)
+        for first in range(0, len(space.queries), step):
+            part = slice(first, first + step)
             scale = space.scale[part]
             product = space.product(space.query_rows(part, fast), bank)
             row, column = _candidates(product, best[part, -1], _rounding(bank) * scale, space.tie * scale, k)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from pareto_amb.errors import UserError
-from pareto_amb.evaluation import fidelity, neighbours
+from pareto_amb.evaluation import neighbours
 from pareto_amb.evaluation.fidelity import fid, fid_infinity, kernel_distance, prdc
 from pareto_amb.evaluation.frechet import GaussianStatistics, fit_gaussian, frechet_distance
 
@@ -150,7 +150,7 @@ def test_prdc_by_brute_force(n, m, dim, whole, block, shift, seed):
     generated, real = (torch.randn(size, dim, generator=generator) for size in (n, m))
     if whole:
         generated, real = generated.round(), real.round()
-    with mock.patch.object(neighbours, "BLOCK", block), mock.patch.object(fidelity, "BLOCK", block):
+    with mock.patch.object(neighbours, "_MAX_ROWS", block):
         found = prdc(generated + shift, real)
     values = (found.precision.value, found.recall.value, found.density.value, found.coverage.value)
     assert values == pytest.approx(brute_force(generated + shift, real))

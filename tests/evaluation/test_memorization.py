@@ -55,14 +55,14 @@ def test_brute_force_on_small_whole_numbers(q, n, dim, block, seed):
     generator = torch.Generator().manual_seed(seed)
     queries = torch.randint(-1, 2, (q, dim), generator=generator).float()
     bank = torch.randint(-1, 2, (n, dim), generator=generator).float()
-    with mock.patch.object(neighbours, "BLOCK", block):
+    with mock.patch.object(neighbours, "_MAX_ROWS", block):
         check(queries, bank)
 
 
 def test_duplicates_in_a_large_bank_go_to_the_first():
     bank = torch.randn(257, 700, generator=torch.Generator().manual_seed(0)).repeat(3, 1)
     for block in (64, 300, 4096):
-        with mock.patch.object(neighbours, "BLOCK", block):
+        with mock.patch.object(neighbours, "_MAX_ROWS", block):
             similarity, index = nearest_neighbours(bank * 3.7, bank)
         assert index.tolist() == list(range(257)) * 3
         assert similarity.min() > 1 - 1e-6
@@ -85,12 +85,23 @@ def test_opposite_vectors_and_an_empty_bank():
 
 def test_threshold_and_share():
     similarity = torch.arange(101) / 100
-    assert calibrate_threshold(similarity, 0.99) == pytest.approx(0.99)
+    assert calibrate_threshold(similarity, 0.5) == pytest.approx(0.5)
+    assert calibrate_threshold(similarity[1:100], 0.99) == pytest.approx(0.99)
+    assert calibrate_threshold(similarity[:10], 0.99) == pytest.approx(0.09)
     assert share_above(similarity, 0.5) == pytest.approx(50 / 101)
     assert share_above(torch.tensor([0.5]), 0.5) == 0  # strictly above
     assert np.isnan(share_above(torch.empty(0), 0.5))
     with pytest.raises(ValueError, match="no held-out images"):
         calibrate_threshold(torch.empty(0), 0.99)
+
+
+@pytest.mark.parametrize("n", [99, 400])
+def test_the_calibrated_threshold_is_exceeded_as_often_as_it_claims(n):
+    generator = torch.Generator().manual_seed(0)
+    seen = torch.randn(3000, n, generator=generator)
+    thresholds = torch.tensor([calibrate_threshold(some, 0.99) for some in seen])
+    exceeded = 1 - torch.special.ndtr(thresholds)
+    assert float(exceeded.mean()) == pytest.approx(0.01, rel=0.08)
 
 
 def test_a_tenth_of_exact_copies_is_reported_as_a_tenth():

@@ -46,7 +46,7 @@ def test_brute_force_on_small_whole_numbers(q, n, dim, k, block, crowded, seed):
     generator = torch.Generator().manual_seed(seed)
     queries = torch.randint(-1, 2, (q, dim), generator=generator).float()
     bank = torch.randint(-1, 2, (n, dim), generator=generator).float()
-    with mock.patch.multiple(neighbours, BLOCK=block, _CROWDED=crowded, _GATHERED=3 * dim):
+    with mock.patch.multiple(neighbours, _MAX_ROWS=block, _CROWDED=crowded, _GATHERED=3 * dim):
         check(queries, bank, min(k, n))
 
 
@@ -92,7 +92,10 @@ def test_no_product_is_larger_than_a_block():
 
     generator = torch.Generator().manual_seed(0)
     queries, bank = (torch.randn(n, 4, generator=generator) for n in (25, 42))
-    with mock.patch.object(neighbours, "BLOCK", 10), mock.patch.object(neighbours._Cosine, "product", record):
+    with (
+        mock.patch.object(neighbours, "_MAX_ROWS", 10),
+        mock.patch.object(neighbours._Cosine, "product", record),
+    ):
         most_similar(queries, bank)
     assert len(shapes) == 3 * 5
     assert np.max(shapes) == 10
