@@ -12,8 +12,6 @@ from pareto_amb.evaluation.encoders import load_encoder
 from pareto_amb.evaluation.memorization import l2_ratio
 from pareto_amb.terminal import ShowCount
 
-MAX_PIXELS = 64 * 64
-"""Of an image: beyond, distances in pixels cost more than encoding and say little."""
 MAX_TRAIN_BYTES = 2**30
 """Of the training images' pixels, which are held in memory as float32."""
 
@@ -23,8 +21,6 @@ _VALUES_AT_ONCE = 2**23
 def why_no_l2_ratio(train: ImageStream) -> str:
     """Why the l2 ratio is left out for images like these; empty when it is not."""
     height, width = train.size
-    if height * width > MAX_PIXELS:
-        return f"it is worked out for images of up to {MAX_PIXELS:,} pixels"
     if 4 * 3 * height * width * len(train.files.names) > MAX_TRAIN_BYTES:
         return f"the pixels of the training images need more than {MAX_TRAIN_BYTES / 2**30:.0f} GiB"
     return ""
@@ -36,10 +32,14 @@ def stream_l2_ratio(generated: ImageStream, train: ImageStream, show: ShowCount)
     Memory: the pixels of the training images and of a fixed number of generated ones. Raises UserError
     as `ImageStream.images` does.
     """
-    bank = torch.cat(list(_blocks(train)))
+    height, width = train.size
+    bank, count = torch.empty(len(train.files.names), 3 * height * width), 0
+    for block in _blocks(train):
+        bank[count : count + len(block)] = block
+        count += len(block)
     found: list[Tensor] = []
     for block in _blocks(generated):
-        found.append(l2_ratio(block, bank))
+        found.append(l2_ratio(block, bank[:count]))
         show(sum(map(len, found)), len(generated.files.names))
     return torch.cat(found)
 

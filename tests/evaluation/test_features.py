@@ -148,7 +148,7 @@ def test_a_damaged_cache_file_is_made_again_with_a_note(
     to = console()
     (again,) = encode(folder, cache=cache, to=to)
     assert torch.equal(again.features, first.features)
-    assert said(to).startswith(f"note: {path}: ")
+    assert f"note: {path}: " in said(to)
     assert load_features(path).provenance == first.provenance
 
 
@@ -201,7 +201,7 @@ def test_a_process_killed_while_writing_leaves_nothing_that_is_read(
     assert list(cache.folder.glob("*.safetensors")) == []
     to = console()
     (found,) = encode(folder, cache=cache, to=to)
-    assert said(to) == ""
+    assert "note" not in said(to)
     (path,) = cache.folder.glob("*.safetensors")
     assert torch.equal(load_features(path).features, found.features)
 
