@@ -1,6 +1,6 @@
-"""Plotly figures and the one-file HTML report of a run.
+"""Plotly figures and one-file HTML pages.
 
-Everything here reads a run directory: its results table, its sweep file and its stored
-sample images. Nothing here imports Ray, Optuna, MLflow or PyTorch, so a report can be
-made on any laptop.
+`report` reads a run directory: its results table, its sweep file and its stored sample images. It
+imports neither Ray, Optuna, MLflow nor PyTorch, so a report can be made on any laptop. `evaluation`
+shows what one evaluation found.
 """

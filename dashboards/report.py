@@ -3,19 +3,16 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
-from dashboards import figures, theme, wording
+from dashboards import figures, wording
 from dashboards.gallery import Gallery, build_gallery, read_samples
 from dashboards.method import facts
+from dashboards.page import render_page
 from dashboards.run_files import Run, read_run
 from pareto_amb.errors import UserError
 from pareto_amb.search.frontier import BASELINE, comparable
@@ -73,24 +70,16 @@ def write_report(run_dir: Path) -> Path:
 
 def render(run: Run) -> str:
     """The page as text."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     sections = [_section(run, size) for size in run.train_sizes()]
     drawn = any(plot.spec is not None for section in sections for plot in section.plots)
-    return environment.get_template(TEMPLATE).render(
+    return render_page(
+        TEMPLATE,
+        drawn,
         run=run,
         sections=sections,
         trials=trial_rows(run.results),
         statuses=_statuses(run.results),
         facts=facts(run),
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        plotlyjs=Markup(get_plotlyjs()) if drawn else "",
-        theme=theme,
         w=wording,
     )
 

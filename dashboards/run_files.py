@@ -78,16 +78,16 @@ def _read_environment(path: Path) -> list[tuple[str, str]]:
     except (OSError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not a JSON file ({reason}); delete it and report again") from error
-    return _flatten(values if isinstance(values, dict) else {"environment": values})
+    return flatten(values if isinstance(values, dict) else {"environment": values})
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested mappings as dotted keys, lists joined with commas."""
     pairs: list[tuple[str, str]] = []
     for key, value in values.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
-            pairs += _flatten(value, f"{name}.")
+            pairs += flatten(value, f"{name}.")
         elif isinstance(value, list):
             pairs.append((name, ", ".join(str(item) for item in value)))
         else:

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from pareto_amb.commands.evaluate import encode, evaluate
+from pareto_amb.commands.scan import scan
 from pareto_amb.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from pareto_amb.config import DataConfig, SweepConfig
-    from pareto_amb.scan import Scan
+    from pareto_amb.config import SweepConfig
     from pareto_amb.sweep import SweepOutcome
 
 app = typer.Typer(
@@ -67,12 +66,6 @@ def _options(
     ] = False,
 ) -> None:
     pass
-
-
-def _console(quiet: bool = False) -> "Console":
-    from rich.console import Console
-
-    return Console(highlight=False, soft_wrap=True, quiet=quiet)
 
 
 @app.command()
@@ -161,8 +154,9 @@ def _with_sigma_range(config: "SweepConfig") -> "SweepConfig":
     if config.space.sigma_tn != "auto":
         return config
     from pareto_amb.materials import load_splits, resolve_sigma_tn
+    from pareto_amb.terminal import make_console
 
-    return resolve_sigma_tn(config, *load_splits(config, _console(quiet=True)))
+    return resolve_sigma_tn(config, *load_splits(config, make_console(quiet=True)))
 
 
 def _sigma_lines(config: "SweepConfig") -> list[str]:
@@ -184,10 +178,11 @@ def _run(
     from pareto_amb.run_directory import RunDirectory
     from pareto_amb.storage import write_text
     from pareto_amb.sweep import locked, run_sweep, start_run
+    from pareto_amb.terminal import make_console
     from pareto_amb.tracking import Tracker, tracking_uri
 
     check_address(address)
-    console = _console()
+    console = make_console()
     materials = load_materials(config, console)
     with console.status("measuring the collapse level"):
         config = resolve_sigma_tn(config, materials.image_set, materials.splits)
@@ -267,93 +262,6 @@ def _print_summary(outcome: "SweepOutcome") -> None:
 
 
 @app.command()
-def scan(
-    data: Annotated[
-        str, typer.Argument(metavar="DATA", help="A folder or zip of images, or the word digits or cifar10.")
-    ],
-    train_size: Annotated[
-        list[int] | None,
-        typer.Option(min=2, help="Training images; may be repeated. Default: 100, 300, 1000 and 3000."),
-    ] = None,
-    resolution: Annotated[
-        int | None,
-        typer.Option(help="Side in pixels, as in the sweep. Default: 64; digits 8, cifar10 32."),
-    ] = None,
-    channels: Annotated[
-        int | None, typer.Option(help="3 for colour, 1 for grey. Default: 3; digits 1.")
-    ] = None,
-    output: Annotated[
-        Path, typer.Option(metavar="FILE.html", help="Where the curve is drawn, for a browser.")
-    ] = Path("scan.html"),
-) -> None:
-    """Show which noise levels are worth searching for an image set: seconds, nothing is trained.
-
-    A training image with noise sigma may still be recognised among all training images, or it may not. The
-    effective number says how many of them the best possible denoiser averages: 1 where it recognises the
-    image, and where training long enough therefore means copying. The collapse level is the sigma above
-    which that number exceeds 1. sigma_tn: auto, the default of a sweep, searches 0.02 to 0.8 times the
-    collapse level.
-
-    Give the resolution and the train sizes that you will train with: the collapse level grows with the
-    resolution and falls slowly with more images. Example: pareto-amb scan photos.zip --train-size 500
-    """
-    from dashboards.scan import write_scan
-    from pareto_amb.data import load_images
-    from pareto_amb.scan import scan_images
-
-    config = _data_config(data, resolution, channels)
-    console = _console()
-    with console.status("loading images"):
-        image_set = load_images(config)
-    for note in image_set.notes:
-        console.print(f"note: {note}", markup=False)
-    with console.status("comparing images"):
-        found = scan_images(image_set, train_size)
-    _print_scan(found)
-    write_scan(found, output)
-    print(f"\nthe curve: {output}")
-
-
-def _data_config(data: str, resolution: int | None, channels: int | None) -> "DataConfig":
-    """The images that the arguments of `scan` name; shapes that are not given are the source's own."""
-    from pareto_amb.config import DataConfig, parse
-
-    named = {"digits": {"resolution": 8, "channels": 1}, "cifar10": {"resolution": 32}}
-    place = {"source": data, **named[data]} if data in named else {"source": "images", "path": data}
-    given = {"resolution": resolution, "channels": channels}
-    shape = {key: value for key, value in given.items() if value is not None}
-    hint = "give a folder or zip of images, or the word digits or cifar10"
-    return parse(DataConfig, {**place, **shape, "origin": hint}, "scan")
-
-
-def _print_scan(found: "Scan") -> None:
-    from pareto_amb.diffusion.units import sigma_to_vp
-
-    channels, *sides = found.shape
-    colour = "grey" if channels == 1 else "colour"
-    print(f"{found.name}: {found.total:,} images of {' x '.join(map(str, sides))}, {colour}")
-    for size in found.sizes:
-        if size.distinct < size.train_size:
-            print(f"note: {size.distinct:,} of {size.train_size:,} training images differ; copies count once")
-    heads = "".join(f"{size.train_size:>10,}" for size in found.sizes)
-    print(f"\neffective number, of so many training images:\n{'sigma':>8}{'VP':>8}{heads}")
-    for position, sigma in enumerate(found.sigmas):
-        if sigma in found.round_sigmas:
-            numbers = "".join(f"{size.effective_numbers[position]:10,.2f}" for size in found.sizes)
-            print(f"{sigma:8g}{sigma_to_vp(sigma):8.4f}{numbers}")
-    print("\ntrain size   collapse level   auto searches sigma_tn   (variance-preserving)")
-    for size in found.sizes:
-        low, high, level = size.searched.low, size.searched.high, size.searched.collapse_level
-        vp = f"({sigma_to_vp(low):.3g} to {sigma_to_vp(high):.3g})"
-        print(f"{size.train_size:>10,}{level:17g}{f'{low:g} to {high:g}':>25}   {vp}")
-    low = min(size.searched.low for size in found.sizes)
-    high = max(size.searched.high for size in found.sizes)
-    print("\nin the sweep file, under space:")
-    print(f"  train_size: {[size.train_size for size in found.sizes]}")
-    print(f"  sigma_tn: auto  # or one range for all: {{low: {low:g}, high: {high:g}}}")
-
-
-@app.command()
 def report(run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR")]) -> None:
     """Write RUN_DIR/report.html again from the results table."""
     from dashboards.report import write_report
@@ -419,12 +327,13 @@ def train(
     from pareto_amb.diffusion.parallel import join_world
     from pareto_amb.export import load_training_block
     from pareto_amb.production import train_model
+    from pareto_amb.terminal import make_console
 
     with join_world(_print_error) as world:
         with world.together():
             block: dict[str, Any] = load_training_block(recommendation, train_size)
             run = parse(TrainingRun, apply_overrides(block, overrides or []), str(recommendation))
-        console = _console(quiet=not world.is_first)
+        console = make_console(quiet=not world.is_first)
         checkpoint = train_model(run, output or recommendation.parent / "training", console, world)
         console.print(f"next:\n  pareto-amb sample {checkpoint}", markup=False)
 
@@ -445,10 +354,16 @@ def sample(
 ) -> None:
     """Generate images from a checkpoint of `train` or of a sweep."""
     from pareto_amb.production import sample_images
+    from pareto_amb.terminal import make_console
 
     folder = output or checkpoint.parent / f"{checkpoint.stem}-samples"
-    sample_images(checkpoint, folder, count, seed, solver, steps, _console())
+    sample_images(checkpoint, folder, count, seed, solver, steps, make_console())
     print(f"{count} images in {folder}")
+
+
+app.command()(scan)
+app.command()(evaluate)
+app.command()(encode)
 
 
 @data_app.command()
@@ -465,21 +380,12 @@ def prepare(
     A dataset.json in the source holds the labels; without one, when every image is in one of two or
     more folders, each folder is a class. FFHQ's numbered folders (00000, 01000, ...) are not classes.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
     from pareto_amb.data.prepare import prepare as write_zip
+    from pareto_amb.terminal import counting, make_console
 
-    console = _console()
-    columns = ("preparing images", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("images", total=None)
-        done = write_zip(
-            source,
-            output,
-            resolution,
-            channels,
-            progress=lambda count, total: bar.update(task, completed=count, total=total),
-        )
+    console = make_console()
+    with counting(console, "preparing images") as show:
+        done = write_zip(source, output, resolution, channels, progress=show)
     for note in done.notes:
         console.print(f"note: {note}", markup=False)
     classes = f"{done.n_classes} classes" if done.n_classes else "no labels"

@@ -179,7 +179,7 @@ def test_help_needs_neither_torch_nor_ray(statement: str) -> None:
 @pytest.mark.parametrize(
     "module",
     ["pareto_amb.diffusion.losses", "pareto_amb.diffusion.trainer", "pareto_amb.evaluation.evaluate",
-     "pareto_amb.scan", "pareto_amb.theory",
+     "pareto_amb.evaluation.measure", "pareto_amb.scan", "pareto_amb.theory",
      "pareto_amb.search.frontier", "pareto_amb.search.recommend"],
 )  # fmt: skip
 def test_the_core_imports_neither_ray_nor_mlflow(module: str) -> None:

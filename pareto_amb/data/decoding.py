@@ -1,4 +1,4 @@
-"""From the bytes of one image file to square uint8 pixels, on Pillow."""
+"""From the bytes of one image file to uint8 pixels, on Pillow."""
 
 import io
 import struct
@@ -17,6 +17,7 @@ MAX_PIXELS = 89_478_485
 
 _GREY = {"1", "L", "LA", "La"}
 _COLOUR = {"RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV"}
+_GREY_TO_RGB = "grey: converted to RGB"
 _BROKEN_IMAGE = (
     OSError,
     SyntaxError,
@@ -40,10 +41,19 @@ def decode(
     of a pixel type without a known range.
     """
     image, turned = _load(content, shown)
-    if image.mode not in _GREY | _COLOUR and not image.mode.startswith("I;16"):
-        raise UserError(f"{shown}: pixels of type {image.mode} have no known range; save it with 8 bits")
     pixels, changes = fit(image, resolution, channels)
     return pixels, (*turned, *changes)
+
+
+def decode_uncropped(content: bytes, shown: str) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """Decode one image at the size it has, in colour: (3, H, W), and what was changed on the way.
+
+    Like `decode` in all else, but that grey images are now RGB, with three equal channels, is no change.
+    """
+    image, turned = _load(content, shown)
+    image, recoloured = _recolour(image, channels=3)
+    pixels = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+    return pixels, (*turned, *(change for change in recoloured if change != _GREY_TO_RGB))
 
 
 def fit(image: Image.Image, resolution: int, channels: int) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
@@ -56,6 +66,13 @@ def fit(image: Image.Image, resolution: int, channels: int) -> tuple[NDArray[np.
 
 def _load(content: bytes, shown: str) -> tuple[Image.Image, tuple[str, ...]]:
     """Decode with the EXIF orientation applied."""
+    image, turned = _open(content, shown)
+    if image.mode not in _GREY | _COLOUR and not image.mode.startswith("I;16"):
+        raise UserError(f"{shown}: pixels of type {image.mode} have no known range; save it with 8 bits")
+    return image, turned
+
+
+def _open(content: bytes, shown: str) -> tuple[Image.Image, tuple[str, ...]]:
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -90,7 +107,7 @@ def _recolour(image: Image.Image, channels: int) -> tuple[Image.Image, tuple[str
         image, transparent = _on_white(image)
         changes += ["transparent: composited on white"] if transparent else []
     if grey and target == "RGB":
-        changes.append("grey: converted to RGB")
+        changes.append(_GREY_TO_RGB)
     elif not grey and target == "L":
         changes.append("in colour: converted to grey")
     elif mode in _COLOUR - {"RGB", "RGBA"}:

@@ -69,7 +69,7 @@ def open_files(path: Path) -> Iterator[ImageFiles]:
     except _BROKEN_ZIP as error:
         raise UserError(
             f"{path}: not a zip, or one cut short ({_reason(error)}); copy it again, "
-            "or point data.path to a folder or zip of images"
+            "or name a folder or zip of images"
         ) from error
     with archive:
         yield _not_empty(path, _list_zip(path, archive))

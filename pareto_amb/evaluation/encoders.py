@@ -17,10 +17,11 @@ Files are read as safetensors or with `torch.load(weights_only=True)`: reading o
 
 import hashlib
 import io
+import logging
 import os
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -93,20 +94,30 @@ class Encoder(nn.Module):
             raise ValueError(f"expected uint8 images (N, 1 or 3, H, W), got {images.dtype} {shape}")
         if len(images) == 0:
             raise ValueError("there are no images to encode")
+        features: list[Tensor] = []
+        for encoded in self.encode_batches(torch.split(images, batch_size), device):
+            features.append(encoded)
+            if progress is not None:
+                progress(sum(map(len, features)), len(images))
+        return torch.cat(features)
+
+    def encode_batches(
+        self, batches: Iterable[Tensor], device: torch.device | str = "cpu"
+    ) -> Iterator[Tensor]:
+        """Features (B, dim), float32 on the CPU, of each batch of uint8 images (B, C, H, W).
+
+        The weights are on `device` until the last batch is taken. Raises UserError as `encode` does.
+        """
         self.to(device)
-        features = []
         try:
-            with torch.inference_mode():
-                for batch in torch.split(images, batch_size):
-                    features.append(self(batch.to(device)).cpu())
-                    if progress is not None:
-                        progress(sum(map(len, features)), len(images))
+            for batch in batches:
+                with torch.inference_mode():
+                    encoded = self(batch.to(device)).cpu()
+                if not torch.isfinite(encoded).all():
+                    raise UserError(f"{self.name}: features are not finite; its weights file is not usable")
+                yield encoded.clone()  # an ordinary tensor again, outside inference mode
         finally:
             self.to("cpu")
-        result = torch.cat(features).clone()  # an ordinary tensor again, outside inference mode
-        if not torch.isfinite(result).all():
-            raise UserError(f"{self.name}: features are not finite; its weights file is not usable")
-        return result
 
 
 def load_encoder(
@@ -170,7 +181,8 @@ def _find_weights(name: str, entry: "_Entry", address: str, weights: str | Path 
         hint = "" if folder else ", PARETO_AMB_WEIGHTS being a folder of yours"
         reason = " ".join(str(error).split())[:120]
         raise UserError(
-            f"{name}: no weights; download {address} and save it as {file}{hint} ({reason})"
+            f"{name}: no weights; download {address} and save it as {file}{hint}, or use the encoder "
+            f"efficientnet_lite0, which comes with pareto-amb ({reason})"
         ) from error
 
 
@@ -180,6 +192,7 @@ def _download(address: str) -> Path:
     if host == "huggingface.co":
         from huggingface_hub import hf_hub_download
 
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it would report each of its tries
         repository, _, file = rest.partition("/resolve/main/")
         return Path(hf_hub_download(repository, file))
     path = Path(str(torch.hub.get_dir())) / "checkpoints" / address.rpartition("/")[2]
@@ -289,7 +302,7 @@ def _prepare_dinov2_paper(images: Tensor) -> Tensor:
     if (high + 1) // 2 >= height or (wide + 1) // 2 >= width:
         raise UserError(
             f"images of {height}x{width} pixels are too small to be reflected to a multiple of "
-            f"{PATCH}; set evaluation.preprocessing to standard"
+            f"{PATCH}; use the standard preprocessing"
         )
     padding = (wide // 2, wide - wide // 2, high // 2, high - high // 2)
     return F.pad(_rgb(images).float() / 255, padding, mode="reflect")

@@ -18,9 +18,9 @@ from pareto_amb.evaluation.frechet import GaussianStatistics, fit_gaussian, frec
 from pareto_amb.evaluation.memorization import (
     calibrate_threshold,
     nearest_neighbours,
-    normalize,
     share_above,
 )
+from pareto_amb.evaluation.neighbours import normalize
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,27 @@ def _encode_with_both(
     return fid_features, similarity_encoder.encode(images, batch_size, device)
 
 
+def calibrate_on_half(heldout_similarity: Tensor, quantile: float) -> tuple[float, Tensor]:
+    """A threshold from every second held-out image, and the similarities (M/2,) of the others.
+
+    The others are the yardstick: measured on the images that made the threshold, it would be
+    1 - `quantile` by construction. `heldout_similarity` is (M,), in an order that is no pattern.
+
+    Raises UserError, without a remedy, for fewer than 4 images or when too many are copies.
+    """
+    if len(heldout_similarity) < 4:
+        raise UserError(
+            f"{len(heldout_similarity)} held-out images, at least 4 are needed to calibrate the threshold"
+        )
+    threshold = calibrate_threshold(heldout_similarity[0::2], quantile)
+    if threshold > 1.0 - 1e-6:
+        raise UserError(
+            f"more than {1 - quantile:.1%} of the held-out images are copies of training images, so no "
+            "threshold tells copies apart: remove duplicates from the data"
+        )
+    return threshold, heldout_similarity[1::2]
+
+
 def _thresholds_and_yardstick(
     unseen: Tensor, bank: Tensor, train_size: int, config: EvaluationConfig
 ) -> tuple[tuple[float, ...], Tensor]:
@@ -138,19 +159,13 @@ def _thresholds_and_yardstick(
     similarity, _ = nearest_neighbours(unseen, bank) if len(unseen) else (torch.empty(0), None)
     if config.thresholds is not None:
         return config.thresholds, similarity
-    if len(unseen) < 4:
+    try:
+        threshold, yardstick = calibrate_on_half(similarity, config.calibration_quantile)
+    except UserError as error:
         raise UserError(
-            f"train_size {train_size} leaves {len(unseen)} held-out images, at least 4 are needed "
-            "to calibrate the threshold; lower it or set evaluation.thresholds"
-        )
-    threshold = calibrate_threshold(similarity[0::2], config.calibration_quantile)
-    if threshold > 1.0 - 1e-6:
-        raise UserError(
-            f"train_size {train_size}: more than {1 - config.calibration_quantile:.1%} of the "
-            "held-out images are copies of training images, so no threshold tells copies apart; "
-            "remove duplicates from the data or set evaluation.thresholds"
-        )
-    return (threshold,), similarity[1::2]
+            f"train_size {train_size}: {error}; or lower it, or set evaluation.thresholds"
+        ) from error
+    return (threshold,), yardstick
 
 
 def _copy_metrics(similarity: Tensor, thresholds: tuple[float, ...], primary: int) -> dict[str, float]:

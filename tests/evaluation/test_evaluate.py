@@ -10,7 +10,8 @@ from pareto_amb.errors import UserError
 from pareto_amb.evaluation.encoders import Encoder, load_encoder
 from pareto_amb.evaluation.evaluate import build_references, evaluate_samples
 from pareto_amb.evaluation.frechet import fit_gaussian, frechet_distance
-from pareto_amb.evaluation.memorization import nearest_neighbours, wilson_interval
+from pareto_amb.evaluation.intervals import wilson
+from pareto_amb.evaluation.memorization import calibrate_threshold, nearest_neighbours
 
 PIXELS = load_encoder("pixels")
 
@@ -36,8 +37,8 @@ def test_copies_are_found(digits):
     noise = torch.randint(0, 256, (450, 1, 8, 8), generator=generator).to(torch.uint8)
     samples = torch.cat([digits[7:57], noise])  # a tenth are training images
     result = evaluate_samples(samples, reference, PIXELS, PIXELS)
-    low, high = wilson_interval(float(result.metrics["memorization"]), 500)
-    assert low <= 0.1 <= high
+    share = wilson(float(result.metrics["memorization"]), 500)
+    assert share.low <= 0.1 <= share.high
     assert result.neighbour[:50].tolist() == list(range(7, 57))
     assert torch.equal(reference.train_images[result.neighbour[:50]], samples[:50])
     assert result.similarity[:50].min() > 1 - 1e-6
@@ -73,12 +74,12 @@ def test_calibration_is_checked_on_other_images(digits):
     reference = build_references(digits, split(1797, 300), PIXELS, PIXELS, config())[300]
     n_checked = (1797 - 300) // 2
     share = reference.heldout["heldout_memorization"]
-    low, high = wilson_interval(share, n_checked)
-    assert low <= 0.01 <= high
+    checked = wilson(float(share), n_checked)
+    assert checked.low <= 0.01 <= checked.high
     features = (digits.double() / 127.5 - 1).flatten(1)
     similarity = nearest_neighbours(features[300:], features[:300])[0]
     (threshold,) = reference.thresholds
-    assert threshold == pytest.approx(float(similarity[0::2].double().quantile(0.99)))
+    assert threshold == calibrate_threshold(similarity[0::2], 0.99)
     assert reference.heldout["heldout_similarity_mean"] == pytest.approx(float(similarity[1::2].mean()))
     assert 0.9 < threshold < 1
     assert reference.heldout[f"heldout_memorization_at_{threshold:.3f}"] == share
@@ -115,7 +116,7 @@ def test_without_heldout_images(digits):
     reference = build_references(digits[:50], everything, PIXELS, PIXELS, given)[50]
     assert all(math.isnan(value) for value in reference.heldout.values())
     assert evaluate_samples(digits[:9], reference, PIXELS, PIXELS).metrics["memorization"] == 1
-    with pytest.raises(UserError, match="train_size 50 leaves 0 held-out images"):
+    with pytest.raises(UserError, match="train_size 50: 0 held-out images"):
         build_references(digits[:50], everything, PIXELS, PIXELS, config())
     settings = config(reference="heldout", thresholds=(0.9,))
     with pytest.raises(UserError, match="train_size 50 leaves 0 images for the FID"):

@@ -1,4 +1,5 @@
 import warnings
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -9,7 +10,15 @@ from hypothesis import strategies as st
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
 from pareto_amb.errors import UserError
-from pareto_amb.evaluation.frechet import GaussianStatistics, fit_gaussian, frechet_distance
+from pareto_amb.evaluation import frechet
+from pareto_amb.evaluation.fidelity import fid
+from pareto_amb.evaluation.frechet import (
+    GaussianStatistics,
+    fit_gaussian,
+    frechet_distance,
+    frechet_influence,
+    gaussian_from_covariance,
+)
 
 
 def random_features(n: int, dim: int, seed: int, decay: float = 2.0) -> torch.Tensor:
@@ -123,3 +132,64 @@ def test_unusable_features_are_refused():
         fit_gaussian(torch.tensor([[0.0], [float("nan")]]))
     with pytest.raises(ValueError, match="length 4 and 5"):
         frechet_distance(fit_gaussian(torch.randn(3, 4)), fit_gaussian(torch.randn(3, 5)))
+
+
+def test_many_images_in_blocks():
+    features = random_features(500, 20, 1)
+    whole = fit_gaussian(features)
+    with mock.patch.object(frechet, "_BLOCK", 64):
+        blocks = fit_gaussian(features)
+        constant = fit_gaussian(torch.cat([features, torch.ones(500, 3)], dim=1))
+    torch.testing.assert_close(blocks.covariance, whole.covariance, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(constant.covariance[:20, :20], whole.covariance, rtol=1e-12, atol=1e-14)
+    assert constant.covariance[20:].abs().max() < 1e-14
+
+
+def test_features_are_left_as_they_are():
+    features = random_features(50, 5, 1)
+    before = features.clone()
+    fid(features, fit_gaussian(features))
+    assert torch.equal(features, before)
+
+
+@pytest.mark.parametrize(("n", "dim"), [(400, 30), (20, 30)])
+def test_statistics_from_a_published_covariance(n, dim):
+    """Singular where there were fewer images than features."""
+    fitted, other = fit_gaussian(random_features(n, dim, 1)), fit_gaussian(random_features(300, dim, 2))
+    published = gaussian_from_covariance(fitted.mean, fitted.covariance)
+    assert published.n is None
+    assert frechet_distance(published, other) == pytest.approx(frechet_distance(fitted, other), rel=1e-7)
+    rounded = gaussian_from_covariance(fitted.mean.float(), fitted.covariance.float())
+    assert frechet_distance(rounded, other) == pytest.approx(frechet_distance(fitted, other), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("mean", "covariance", "message"),
+    [
+        (torch.zeros(3), torch.eye(2), r"their shapes are \(3,\) and \(2, 2\)"),
+        (torch.zeros(2, 2), torch.eye(2), "their shapes are"),
+        (torch.zeros(2), torch.full((2, 2), torch.nan), "NaN or infinity"),
+        (torch.zeros(2), torch.tensor([[1.0, 0.5], [0.0, 1.0]]), "not symmetric"),
+        (torch.zeros(2), torch.tensor([[1.0, 2.0], [2.0, 1.0]]), "negative eigenvalues"),
+    ],
+)
+def test_what_is_no_covariance_is_refused(mean, covariance, message):
+    with pytest.raises(UserError, match=message):
+        gaussian_from_covariance(mean, covariance)
+
+
+@pytest.mark.parametrize(("n", "dim"), [(60, 4), (12, 20)])
+def test_influence_is_the_derivative_by_the_weight_of_a_row(n, dim):
+    features, reference = random_features(n, dim, 1, 1.0), fit_gaussian(random_features(100, dim, 2, 1.0))
+
+    def weighted(row: int, change: float) -> float:
+        weights = torch.full((n,), (1 - change) / n, dtype=torch.float64)
+        weights[row] += change
+        mean = weights @ features
+        factor = ((features - mean) * (weights * n / (n - 1)).sqrt()[:, None]).T.contiguous()
+        return frechet_distance(GaussianStatistics(mean, factor, n), reference)
+
+    influence = frechet_influence(features, fit_gaussian(features), reference)
+    slope = [(weighted(row, 1e-5) - weighted(row, -1e-5)) / 2e-5 for row in range(0, n, 5)]
+    np.testing.assert_allclose(influence[::5], slope, rtol=2e-3, atol=2e-3 * float(influence.abs().max()))
+    assert float(influence.mean()) == pytest.approx(0, abs=1e-5)

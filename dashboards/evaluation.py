@@ -1,0 +1,229 @@
+"""The page of one evaluation: did it copy, which images, how sure, next to what is normal."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+from PIL import Image
+
+from dashboards import theme
+from dashboards.gallery import data_uri
+from dashboards.page import render_page
+from dashboards.run_files import flatten
+from pareto_amb.evaluation.report import (
+    COPYING,
+    PIXEL_METRICS,
+    QUALITY,
+    EncoderReport,
+    EvaluationReport,
+    ImageSetSummary,
+    Metric,
+    Pair,
+    format_interval,
+    format_value,
+    metric_label,
+    verdict,
+)
+from pareto_amb.storage import write_text
+
+TEMPLATE = "evaluation.html.jinja"
+BINS = 60
+SHOWN_SIDE = 256
+"""Pixels: larger images are shrunk to this side on the page."""
+
+ROLES = {
+    "generated": "Generated images",
+    "train": "Training images",
+    "heldout": "Held-out images",
+    "reference": "Reference images",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure, in words."""
+
+    label: str
+    value: str
+    interval: str
+    explanation: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """What was found in the features of one encoder."""
+
+    encoder: str
+    key: str
+    copying: list[Row]
+    quality: list[Row]
+    spec: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ShownPair:
+    """A generated image beside its nearest training image, as PNG data URIs."""
+
+    generated: str
+    train: str
+    generated_name: str
+    train_name: str
+    similarity: str
+    copied: bool
+    identical: bool
+
+
+def write_page(report: EvaluationReport, path: Path) -> Path:
+    """Write the page, whole or not at all, and return its path. Raises OSError when it cannot be."""
+    write_text(path, render(report))
+    return path
+
+
+def render(report: EvaluationReport) -> str:
+    """The page as text."""
+    first = report.encoders[0].metrics
+    headline = {"memorization": "Copies", "heldout_memorization": "Normal for unseen images",
+                "excess_copy_rate": "Excess"}  # fmt: skip
+    metrics = {metric.key: metric for metric in COPYING}
+    return render_page(
+        TEMPLATE,
+        True,
+        report=report,
+        name=printable(Path(report.image_sets["generated"].path).resolve().name),
+        verdict=verdict(report),
+        headline=[(title, _row(metrics[key], first, "")) for key, title in headline.items()],
+        points=[printable(note) for note in report.notes],
+        closest=[_shown(pair) for pair in report.closest],
+        borderline=[_shown(pair) for pair in report.borderline],
+        sections=[_section(number, encoder) for number, encoder in enumerate(report.encoders)],
+        pixels=[_row(metric, report.pixel_metrics, "") for metric in PIXEL_METRICS],
+        facts=_facts(report),
+        reference=printable(report.reference),
+        environment=flatten(report.environment),
+    )
+
+
+def printable(text: str) -> str:
+    """Text that can be written as UTF-8: a file name may hold bytes that are none."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _row(metric: Metric, found: Any, encoder: str) -> Row:
+    estimate = found[metric.key]
+    return Row(
+        metric_label(metric, encoder),
+        format_value(estimate.value, metric.kind),
+        format_interval(estimate, metric.kind),
+        metric.explanation,
+    )
+
+
+def _section(number: int, encoder: EncoderReport) -> Section:
+    return Section(
+        encoder=encoder.encoder,
+        key=f"similarity-{number}",
+        copying=[_row(metric, encoder.metrics, encoder.encoder) for metric in COPYING],
+        quality=[_row(metric, encoder.metrics, encoder.encoder) for metric in QUALITY],
+        spec=json.loads(similarity_figure(encoder).to_json()),
+    )
+
+
+def _shown(pair: Pair) -> ShownPair:
+    return ShownPair(
+        generated=data_uri(_shrunk(pair.generated_pixels)),
+        train=data_uri(_shrunk(pair.train_pixels)),
+        generated_name=printable(pair.names.generated),
+        train_name=printable(pair.names.train),
+        similarity=f"{pair.names.similarity:.3f}",
+        copied=pair.copied,
+        identical=pair.names.identical,
+    )
+
+
+def _shrunk(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An image (3, H, W) with no side longer than SHOWN_SIDE."""
+    if max(pixels.shape[1:]) <= SHOWN_SIDE:
+        return pixels
+    image = Image.fromarray(np.ascontiguousarray(np.moveaxis(pixels, 0, -1)))
+    image.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Image.Resampling.LANCZOS)
+    return np.moveaxis(np.asarray(image), -1, 0)
+
+
+def similarity_figure(encoder: EncoderReport) -> go.Figure:
+    """How similar generated and held-out images are to their nearest training image."""
+    generated, heldout = encoder.similarity.numpy(), encoder.heldout_similarity.numpy()
+    everything = np.concatenate([generated, heldout])
+    high = float(everything.max())
+    edges = np.linspace(min(float(everything.min()), high - 0.01), high, BINS + 1)
+    figure = go.Figure()
+    top = 0.0
+    for name, values, colour in (
+        ("held-out images, never seen by the model", heldout, theme.HELDOUT),
+        ("generated images", generated, theme.GENERATED),
+    ):
+        if len(values):
+            shares = np.histogram(values, edges)[0] / len(values)
+            top = max(top, float(shares.max()))
+            figure.add_trace(_steps(name, edges, shares, colour))
+    if encoder.threshold is not None:
+        figure.add_trace(_threshold_line(encoder.threshold, top))
+    figure.update_layout(template=theme.TEMPLATE, height=360)
+    figure.update_xaxes(title_text="similarity to the nearest training image")
+    figure.update_yaxes(title_text="share of images", tickformat="~%", rangemode="tozero")
+    return figure
+
+
+def _steps(name: str, edges: NDArray[np.float64], shares: NDArray[np.float64], colour: str) -> go.Scatter:
+    outline = [0.0, *shares.tolist(), 0.0]
+    return go.Scatter(
+        x=[float(edges[0]), *edges.tolist()],
+        y=outline,
+        mode="lines",
+        line={"shape": "hv", "width": 1.5, "color": colour},
+        fill="tozeroy",
+        fillcolor=theme.translucent(colour, 0.3),
+        name=name,
+        hovertemplate="%{x:.3f}: %{y:.1%}<extra></extra>",
+    )
+
+
+def _threshold_line(threshold: float, top: float) -> go.Scatter:
+    return go.Scatter(
+        x=[threshold, threshold],
+        y=[0, top],
+        mode="lines",
+        line={"dash": "dash", "width": 2, "color": theme.INK},
+        name=f"threshold {threshold:.4f}: copies lie to its right",
+        hoverinfo="skip",
+    )
+
+
+def _facts(report: EvaluationReport) -> list[tuple[str, str]]:
+    """What was used, as pairs of a name and its value."""
+    sets = [(ROLES[role], _describe_set(images)) for role, images in report.image_sets.items()]
+    encoders = [
+        (f"Encoder {number}", f"{e.encoder}, {e.preprocessing} preprocessing, {_threshold_words(e)}; "
+         f"fingerprint {e.fingerprint}")
+        for number, e in enumerate(report.encoders, start=1)
+    ]  # fmt: skip
+    quality = ("Fréchet distance and the like", f"measured against {printable(report.reference)}")
+    return [*sets, *encoders, quality]
+
+
+def _describe_set(images: ImageSetSummary) -> str:
+    skipped = f", {len(images.skipped):,} broken ones left out" if images.skipped else ""
+    return (
+        f"{printable(images.path)}: {images.count:,} images of {images.width}×{images.height} "
+        f"pixels{skipped}; fingerprint {images.fingerprint}"
+    )
+
+
+def _threshold_words(encoder: EncoderReport) -> str:
+    if encoder.threshold is None:
+        return "no threshold"
+    how = "calibrated on every second held-out image" if encoder.calibrated else "given"
+    return f"threshold {encoder.threshold:.4f} ({how})"

@@ -1,0 +1,1 @@
+"""Commands that do not fit on one page with the others."""

@@ -1,0 +1,220 @@
+"""`evaluate` and `encode`: what was copied, in anyone's images."""
+
+import json
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from pareto_amb.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pareto_amb.evaluation.encoders import Encoder
+    from pareto_amb.evaluation.report import EvaluationReport
+
+Preprocessing = Annotated[
+    Literal["standard", "paper"],
+    typer.Option(help="How images are prepared for DINOv2: as usual, or as the paper's code does it."),
+]
+SkipCorrupt = Annotated[
+    bool, typer.Option("--skip-corrupt", help="Leave broken images out, with a count, not refuse them.")
+]
+NoCache = Annotated[
+    bool,
+    typer.Option("--no-cache", help="Do not keep features in $PARETO_AMB_CACHE (~/.cache/pareto-amb)."),
+]
+
+
+def evaluate(
+    generated: Annotated[
+        Path, typer.Option(metavar="DIR|ZIP", help="The images to judge.", show_default=False)
+    ],
+    train: Annotated[
+        Path, typer.Option(metavar="DIR|ZIP", help="What the model was trained on.", show_default=False)
+    ],
+    heldout: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR|ZIP",
+            help="Real images of the same kind that the model never saw: the yardstick. Without them it "
+            "cannot be said what is normal. A few hundred or more.",
+        ),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR|ZIP|STATS.npz",
+            help="Real images that quality (FID ...) is measured against, or their features from "
+            "`encode`, or an npz with mu and sigma. Default: --heldout, else --train.",
+        ),
+    ] = None,
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="The network that compares images; may be repeated. The first gives the verdict. "
+            "Default: dinov2_vitg14 and inception_v3, as in the paper. efficientnet_lite0 needs no "
+            "download and is quick without a GPU.",
+        ),
+    ] = None,
+    preprocessing: Preprocessing = "standard",
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            metavar="T",
+            help="Similarity above which an image is a copy, in the first encoder. Default: the value "
+            "that 1% of the held-out images exceed.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for evaluation.json and evaluation.html. Default: evaluations/NAME-TIME.",
+        ),
+    ] = None,
+    fail_above: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Exit with 1 when the excess copy rate is above this even at the low end of its 95% "
+            "interval, e.g. 0.05: a gate for CI.",
+        ),
+    ] = None,
+    skip_corrupt: SkipCorrupt = False,
+    no_cache: NoCache = False,
+    seed: Annotated[int, typer.Option(min=0, help="Draws resamples and random subsets.")] = 0,
+) -> None:
+    """Did it copy? Measure any generated images against the images a model was trained on.
+
+    pareto-amb evaluate --generated gen/ --train train/ --heldout unseen/
+
+    Tells how many generated images are copies of training images, how sure that is, and what is normal
+    for images the model never saw; also FID, KID, precision and recall. Prints a table and writes
+    evaluation.json and evaluation.html. All images must have one size (see: data prepare).
+    """
+    from dashboards.evaluation import write_page
+    from pareto_amb.diffusion.parallel import best_device
+    from pareto_amb.evaluation.features import FeatureCache
+    from pareto_amb.evaluation.measure import Sources, evaluate_image_sets
+    from pareto_amb.evaluation.report import tables, to_json, verdict
+    from pareto_amb.storage import write_text
+    from pareto_amb.terminal import make_console
+
+    _check_limits(threshold, fail_above, heldout)
+    folder = output or Path("evaluations") / f"{generated.resolve().stem}-{datetime.now():%Y%m%d-%H%M%S}"
+    _check_folder(folder)
+    console = make_console()
+    report = evaluate_image_sets(
+        Sources(generated, train, reference, heldout),
+        _load_encoders(encoder, preprocessing, console),
+        console,
+        threshold=threshold,
+        skip_corrupt=skip_corrupt,
+        seed=seed,
+        device=best_device(),
+        cache=None if no_cache else FeatureCache.default(),
+    )
+    try:
+        write_text(folder / "evaluation.json", json.dumps(to_json(report), indent=2) + "\n")
+        page = write_page(report, folder / "evaluation.html")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    for table in tables(report):
+        console.print(table)
+    for note in report.notes:
+        console.print(f"note: {note}", markup=False)
+    console.print(f"\n{verdict(report)}\n\nnext:\n  open {page}", markup=False)
+    if fail_above is not None:
+        _gate(report, fail_above)
+
+
+def _check_limits(threshold: float | None, fail_above: float | None, heldout: Path | None) -> None:
+    if threshold is not None and not -1 <= threshold < 1:
+        raise UserError(f"--threshold {threshold:g}: a cosine similarity is at least -1 and below 1")
+    if fail_above is None:
+        return
+    if not 0 <= fail_above < 1:
+        raise UserError(f"--fail-above {fail_above:g}: a share from 0 to below 1, such as 0.05")
+    if heldout is None:
+        raise UserError("--fail-above needs --heldout: the excess is over what is normal for unseen images")
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise UserError where the results could not be written, before hours of work for them."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"--output {folder}: {there.name} is a file; name a folder")
+    if not os.access(there, os.W_OK):
+        raise UserError(f"--output {folder}: cannot be written; name another folder")
+
+
+def _load_encoders(names: list[str] | None, preprocessing: str, console: "Console") -> "list[Encoder]":
+    """The encoders by name, each once; by default those of a sweep."""
+    from pareto_amb.config import EvaluationConfig
+    from pareto_amb.evaluation.encoders import load_encoder
+
+    default = EvaluationConfig()
+    wanted = names or [default.similarity_encoder, default.fid_encoder]
+    with console.status("loading encoders"):
+        return [load_encoder(name, preprocessing) for name in dict.fromkeys(wanted)]  # type: ignore[arg-type]
+
+
+def _gate(report: "EvaluationReport", limit: float) -> None:
+    """Print whether the excess copy rate is surely above `limit`; exit with 1 when it is."""
+    found = f"the excess copy rate is at least {report.excess.low:.1%} (low end of its 95% interval)"
+    if report.excess.low > limit:
+        print(f"failed: {found}, above the limit of {limit:.1%}")
+        raise typer.Exit(1)
+    print(f"passed: {found}, not above the limit of {limit:.1%}")
+
+
+def encode(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="A folder or zip of images.", show_default=False)
+    ],
+    encoder: Annotated[
+        str, typer.Option(metavar="NAME", help="The network, e.g. inception_v3.", show_default=False)
+    ],
+    preprocessing: Preprocessing = "standard",
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A .npz or .safetensors file. Default: SOURCE-ENCODER.npz."),
+    ] = None,
+    skip_corrupt: SkipCorrupt = False,
+    no_cache: NoCache = False,
+) -> None:
+    """Write an image set's features once, as a --reference for many evaluations.
+
+    The file records the encoder, its preprocessing and the images' fingerprint; evaluate refuses it
+    with another encoder.
+    """
+    from pareto_amb.data.stream import open_stream
+    from pareto_amb.diffusion.parallel import best_device
+    from pareto_amb.evaluation.features import SUFFIXES, FeatureCache, encode_images, save_features
+    from pareto_amb.terminal import make_console
+
+    path = output or Path(f"{source.resolve().stem}-{encoder}.npz")
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"--output {path}: must end in {' or '.join(SUFFIXES)}")
+    _check_folder(path.parent)
+    console = make_console()
+    cache = None if no_cache else FeatureCache.default()
+    encoders = _load_encoders([encoder], preprocessing, console)
+    with open_stream(source, skip_corrupt) as stream:
+        (encoded,) = encode_images(stream, encoders, console, source.name, best_device(), cache)
+    try:
+        save_features(encoded, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+    made_of = encoded.provenance
+    for note in encoded.notes():
+        console.print(f"note: {note}", markup=False)
+    if made_of.skipped:
+        console.print(f"note: {len(made_of.skipped):,} broken images were left out", markup=False)
+    length = encoded.features.shape[1]
+    console.print(f"{path}: {made_of.count:,} features of length {length:,}", markup=False)

@@ -1,0 +1,85 @@
+"""Measured values with their 95% intervals."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from pareto_amb.randomness import make_generator
+
+Z95 = float(stats.norm.ppf(0.975))
+
+_RESAMPLED_AT_ONCE = 4_000_000  # values, 8 bytes each
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and its 95% interval; NaN where it is unknown."""
+
+    value: float
+    low: float
+    high: float
+
+
+UNKNOWN = Estimate(math.nan, math.nan, math.nan)
+
+
+def wilson(share: float, n: int) -> Estimate:
+    """A share observed on n independent images, with its score interval (Wilson 1927) in [0, 1].
+
+    Unknown when n is 0.
+    """
+    if n == 0:
+        return UNKNOWN
+    interval = stats.binomtest(round(share * n), n).proportion_ci(0.95, method="wilson")
+    return Estimate(share, float(interval.low), float(interval.high))
+
+
+def difference(one: Estimate, other: Estimate) -> Estimate:
+    """`one` − `other`, two shares with their Wilson intervals: Newcombe 1998, method 10."""
+    value = one.value - other.value
+    down = math.hypot(one.value - one.low, other.high - other.value)
+    up = math.hypot(one.high - one.value, other.value - other.low)
+    return Estimate(value, value - down, value + up)
+
+
+def bootstrap(
+    values: Tensor, statistic: Callable[[Tensor], Tensor], resamples: int = 1000, seed: int = 0
+) -> Estimate:
+    """`statistic` of `values` (N,), with its percentile bootstrap interval (Efron 1979).
+
+    `statistic` maps (B, N) to (B,): it is worked out for many resamples in one call. The same seed
+    gives the same interval. Unknown when there are no values.
+    """
+    n = len(values)
+    if n == 0:
+        return UNKNOWN
+    values = values.double()
+    generator = make_generator(seed, "bootstrap")
+    at_once = max(1, _RESAMPLED_AT_ONCE // n)
+    found = []
+    for done in range(0, resamples, at_once):
+        shape = (min(at_once, resamples - done), n)
+        found.append(statistic(values[torch.randint(n, shape, generator=generator)]))
+    low, high = torch.cat(found).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Estimate(float(statistic(values[None])), low, high)
+
+
+def quantile(values: Tensor, q: float) -> Estimate:
+    """The `q` quantile of `values` (N,), interpolated, with the interval of its order statistics.
+
+    The number of values below the true quantile is binomial, whatever the distribution, which gives
+    the interval without resampling (David & Nagaraja 2003, §7.1). The highest value bounds it where
+    there are too few to tell more. Unknown when there are no values.
+    """
+    n = len(values)
+    if n == 0:
+        return UNKNOWN
+    ordered = values.double().sort().values
+    low, high = (int(place) for place in stats.binom.ppf([0.025, 0.975], n, q))
+    low, high = max(low - 1, 0), min(high, n - 1)
+    return Estimate(float(np.quantile(ordered.numpy(), q)), float(ordered[low]), float(ordered[high]))

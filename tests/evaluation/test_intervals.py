@@ -1,0 +1,80 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from pareto_amb.evaluation.intervals import bootstrap, difference, quantile, wilson
+
+
+def means(values: torch.Tensor) -> torch.Tensor:
+    return values.mean(1)
+
+
+def test_wilson():
+    tenth = wilson(0.1, 100)
+    assert tenth.value == 0.1
+    assert (tenth.low, tenth.high) == pytest.approx((0.0552, 0.1744), abs=1e-4)  # Newcombe's formula by hand
+    assert wilson(0.0, 10).low == 0
+    assert wilson(1.0, 10).high == 1
+
+
+def test_without_images_nothing_is_known():
+    for unknown in (wilson(math.nan, 0), bootstrap(torch.empty(0), means), quantile(torch.empty(0), 0.5)):
+        assert math.isnan(unknown.value)
+        assert math.isnan(unknown.low)
+        assert math.isnan(unknown.high)
+    assert math.isnan(difference(wilson(0.5, 10), wilson(math.nan, 0)).low)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "low", "high"),
+    [((56, 70), (48, 80), 0.0524, 0.3339), ((9, 10), (3, 10), 0.1705, 0.8090)],
+)
+def test_difference_of_shares_as_in_newcombes_table(one, other, low, high):
+    found = difference(wilson(one[0] / one[1], one[1]), wilson(other[0] / other[1], other[1]))
+    assert found.value == pytest.approx(one[0] / one[1] - other[0] / other[1])
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_difference_of_shares_covers():
+    random = np.random.default_rng(0)
+    shares = zip(random.binomial(300, 0.06, 150) / 300, random.binomial(200, 0.02, 150) / 200, strict=True)
+    found = [difference(wilson(a, 300), wilson(b, 200)) for a, b in shares]
+    assert 0.92 <= np.mean([e.low <= 0.04 <= e.high for e in found]) <= 0.99
+
+
+def test_bootstrap_of_the_mean():
+    values = torch.randn(4000, generator=torch.Generator().manual_seed(0)).double()
+    found = bootstrap(values, means)
+    half = 1.96 * float(values.std()) / 4000**0.5
+    assert found.value == pytest.approx(float(values.mean()))
+    assert found.low == pytest.approx(found.value - half, abs=0.1 * half)
+    assert found.high == pytest.approx(found.value + half, abs=0.1 * half)
+    assert bootstrap(values, means) == found
+    assert bootstrap(values, means, seed=1) != found
+    assert bootstrap(torch.ones(3), means).low == 1
+
+
+def test_bootstrap_covers_a_skewed_mean():
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.empty(200, 150).exponential_(generator=generator)
+    found = [bootstrap(draw, means, 400, seed) for seed, draw in enumerate(draws)]
+    assert 0.89 <= np.mean([e.low <= 1 <= e.high for e in found]) <= 0.98
+
+
+@pytest.mark.parametrize("q", [0.5, 0.95])
+def test_quantile_is_nearly_the_limit_of_its_bootstrap(q):
+    values = torch.rand(500, generator=torch.Generator().manual_seed(0)).double()
+    found = quantile(values, q)
+    resampled = bootstrap(values, lambda resamples: resamples.quantile(q, dim=1))
+    assert found.value == resampled.value
+    assert found.low == pytest.approx(resampled.low, abs=0.007)
+    assert found.high == pytest.approx(resampled.high, abs=0.007)
+
+
+def test_quantile_covers():
+    found = [quantile(draw, 0.9) for draw in torch.rand(400, 120, generator=torch.Generator().manual_seed(0))]
+    assert 0.94 <= np.mean([e.low <= 0.9 <= e.high for e in found]) <= 0.99
+    one = quantile(torch.tensor([2.0]), 0.95)
+    assert (one.value, one.low, one.high) == (2, 2, 2)
