@@ -16,9 +16,62 @@ if TYPE_CHECKING:
     from pareto_amb.evaluation.encoders import Encoder
     from pareto_amb.evaluation.report import EvaluationReport
 
+Generated = Annotated[Path, typer.Option(metavar="DIR|ZIP", help="The images to judge.", show_default=False)]
+Train = Annotated[
+    Path, typer.Option(metavar="DIR|ZIP", help="What the model was trained on.", show_default=False)
+]
+Heldout = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR|ZIP",
+        help="Real images of the same kind that the model never saw: the yardstick. Without them it "
+        "cannot be said what is normal. A few hundred or more.",
+    ),
+]
+Reference = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR|ZIP|STATS.npz",
+        help="Real images that quality (FID ...) is measured against, or their features from "
+        "`encode`, or an npz with mu and sigma. Default: --heldout, else --train.",
+    ),
+]
+Encoders = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--encoder",
+        metavar="NAME",
+        help="The network that compares images; may be repeated. The first gives the verdict. "
+        "Default: dinov2_vitg14 and inception_v3, as in the paper. efficientnet_lite0 needs no "
+        "download and is quick without a GPU.",
+    ),
+]
 Preprocessing = Annotated[
     Literal["standard", "paper"],
     typer.Option(help="How images are prepared for DINOv2: as usual, or as the paper's code does it."),
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        metavar="T",
+        help="Similarity above which an image is a copy, in the first encoder. Default: the value "
+        "that 1% of the held-out images exceed.",
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Folder for evaluation.json and evaluation.html. Default: evaluations/NAME-TIME.",
+    ),
+]
+FailAbove = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        help="Exit with 1 when the excess copy rate is above this even at the low end of its 95% "
+        "interval, e.g. 0.05: a gate for CI.",
+    ),
 ]
 SkipCorrupt = Annotated[
     bool, typer.Option("--skip-corrupt", help="Leave broken images out, with a count, not refuse them.")
@@ -30,61 +83,15 @@ NoCache = Annotated[
 
 
 def evaluate(
-    generated: Annotated[
-        Path, typer.Option(metavar="DIR|ZIP", help="The images to judge.", show_default=False)
-    ],
-    train: Annotated[
-        Path, typer.Option(metavar="DIR|ZIP", help="What the model was trained on.", show_default=False)
-    ],
-    heldout: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR|ZIP",
-            help="Real images of the same kind that the model never saw: the yardstick. Without them it "
-            "cannot be said what is normal. A few hundred or more.",
-        ),
-    ] = None,
-    reference: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR|ZIP|STATS.npz",
-            help="Real images that quality (FID ...) is measured against, or their features from "
-            "`encode`, or an npz with mu and sigma. Default: --heldout, else --train.",
-        ),
-    ] = None,
-    encoder: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="The network that compares images; may be repeated. The first gives the verdict. "
-            "Default: dinov2_vitg14 and inception_v3, as in the paper. efficientnet_lite0 needs no "
-            "download and is quick without a GPU.",
-        ),
-    ] = None,
+    generated: Generated,
+    train: Train,
+    heldout: Heldout = None,
+    reference: Reference = None,
+    encoder: Encoders = None,
     preprocessing: Preprocessing = "standard",
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            metavar="T",
-            help="Similarity above which an image is a copy, in the first encoder. Default: the value "
-            "that 1% of the held-out images exceed.",
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder for evaluation.json and evaluation.html. Default: evaluations/NAME-TIME.",
-        ),
-    ] = None,
-    fail_above: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SHARE",
-            help="Exit with 1 when the excess copy rate is above this even at the low end of its 95% "
-            "interval, e.g. 0.05: a gate for CI.",
-        ),
-    ] = None,
+    threshold: Threshold = None,
+    output: Output = None,
+    fail_above: FailAbove = None,
     skip_corrupt: SkipCorrupt = False,
     no_cache: NoCache = False,
     seed: Annotated[int, typer.Option(min=0, help="Draws resamples and random subsets.")] = 0,
@@ -97,12 +104,9 @@ def evaluate(
     for images the model never saw; also FID, KID, precision and recall. Prints a table and writes
     evaluation.json and evaluation.html. All images must have one size (see: data prepare).
     """
-    from dashboards.evaluation import write_page
     from pareto_amb.diffusion.parallel import best_device
     from pareto_amb.evaluation.features import FeatureCache
     from pareto_amb.evaluation.measure import Sources, evaluate_image_sets
-    from pareto_amb.evaluation.report import tables, to_json, verdict
-    from pareto_amb.storage import write_text
     from pareto_amb.terminal import make_console
 
     _check_limits(threshold, fail_above, heldout)
@@ -119,16 +123,8 @@ def evaluate(
         device=best_device(),
         cache=None if no_cache else FeatureCache.default(),
     )
-    try:
-        write_text(folder / "evaluation.json", json.dumps(to_json(report), indent=2) + "\n")
-        page = write_page(report, folder / "evaluation.html")
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
-    for table in tables(report):
-        console.print(table)
-    for note in report.notes:
-        console.print(f"note: {note}", markup=False)
-    console.print(f"\n{verdict(report)}\n\nnext:\n  open {page}", markup=False)
+    _write(report, folder)
+    _print(report, folder, console)
     if fail_above is not None:
         _gate(report, fail_above)
 
@@ -162,6 +158,28 @@ def _load_encoders(names: list[str] | None, preprocessing: str, console: "Consol
     wanted = names or [default.similarity_encoder, default.fid_encoder]
     with console.status("loading encoders"):
         return [load_encoder(name, preprocessing) for name in dict.fromkeys(wanted)]  # type: ignore[arg-type]
+
+
+def _write(report: "EvaluationReport", folder: Path) -> None:
+    from dashboards.evaluation import write_page
+    from pareto_amb.evaluation.report import to_json
+    from pareto_amb.storage import write_text
+
+    try:
+        write_text(folder / "evaluation.json", json.dumps(to_json(report), indent=2) + "\n")
+        write_page(report, folder / "evaluation.html")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
+
+
+def _print(report: "EvaluationReport", folder: Path, console: "Console") -> None:
+    from pareto_amb.evaluation.report import tables, verdict
+
+    for table in tables(report):
+        console.print(table)
+    for note in report.notes:
+        console.print(f"note: {note}", markup=False)
+    console.print(f"\n{verdict(report)}\n\nnext:\n  open {folder / 'evaluation.html'}", markup=False)
 
 
 def _gate(report: "EvaluationReport", limit: float) -> None:
