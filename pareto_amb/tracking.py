@@ -17,7 +17,7 @@ from pareto_amb.errors import UserError
 
 EXPERIMENT = "pareto-amb"
 PARAMS = ("method", "train_size", "sigma_tn", "mix_ratio", "corruption", "seed")
-NOT_METRICS = {*PARAMS, "trial_id", "rung", "images_seen", "status", "error"}
+NOT_METRICS = {*PARAMS, "trial_id", "rung", "images_seen", "status", "error", "recorded_at"}
 STATUS = {"running": "RUNNING", "complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 
 

@@ -98,6 +98,54 @@ def hypervolume(values: NDArray[np.float64], reference: NDArray[np.float64]) -> 
     return float(((reference[0] - front[:, 0]) * heights).sum())
 
 
+def reference_point(results: pd.DataFrame, train_size: int) -> NDArray[np.float64]:
+    """Where the hypervolume of one train size ends: (2 x DDPM's mean fid, DDPM's mean memorization).
+
+    It is known once the baselines are done, whatever is searched. NaN while no baseline has finished.
+    """
+    rows = comparable(results, train_size)
+    means = rows.loc[rows.method == BASELINE, OBJECTIVES].mean().to_numpy(dtype=np.float64)
+    return np.asarray(means * [2.0, 1.0])
+
+
+def normalized_hypervolume(points: pd.DataFrame, reference: NDArray[np.float64]) -> float:
+    """The share of the box between a perfect model, (0, 0), and `reference` that `points` dominate.
+
+    DDPM itself dominates nothing of it. NaN where there is no such box: no baseline has finished, or DDPM
+    copies nothing, so that nothing can copy less.
+    """
+    if not (reference > 0).all():
+        return float("nan")
+    values = points[OBJECTIVES].to_numpy(dtype=np.float64)
+    return hypervolume(values, reference) / float(reference.prod())
+
+
+def hypervolume_history(results: pd.DataFrame, train_size: int) -> pd.DataFrame:
+    """The normalised hypervolume of one train size after each training that reached its full budget.
+
+    Columns: `trial_id`, `trainings` (cost so far, in full trainings, stopped and failed ones included) and
+    `hypervolume`, against today's reference point. It can fall: a configuration that is repeated counts
+    with the mean of its repeats. Empty when the order of the rows is not known (tables of old versions).
+    """
+    rows = results[(results.train_size == train_size) & (results.rung > 0)]
+    rows = rows.sort_values("recorded_at", kind="stable", ignore_index=True)
+    spent = (rows.budget - rows.groupby("trial_id").budget.shift(fill_value=0.0)).cumsum()
+    reference = reference_point(results, train_size)
+    finished = comparable(rows, train_size)
+    if rows.recorded_at.isna().any():
+        finished = finished.iloc[:0]
+    reached = [
+        normalized_hypervolume(average_seeds(finished.iloc[: k + 1]), reference) for k in range(len(finished))
+    ]
+    return pd.DataFrame(
+        {
+            "trial_id": finished.trial_id.tolist(),
+            "trainings": spent[finished.index].tolist(),
+            "hypervolume": reached,
+        }
+    )
+
+
 def comparable(results: pd.DataFrame, train_size: int, budget: Budget = "full") -> pd.DataFrame:
     """The rows of one train size that may share a frontier.
 
@@ -113,8 +161,30 @@ def comparable(results: pd.DataFrame, train_size: int, budget: Budget = "full") 
     return rows[rows.n_samples == complete.n_samples.max()] if len(complete) else rows
 
 
+def average_seeds(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row a configuration, from full-budget `rows` of one train size: DDPM's seeds become their mean.
+
+    Measured columns are means, the `fid_se` and `memorization_se` of these means included, `seeds` counts
+    the trainings behind a row, everything else is the first training's.
+    """
+    key = rows.trial_id.where(rows.method != BASELINE, BASELINE).rename("configuration")
+    groups = rows.groupby(key, sort=False)
+    averaged = groups.first()
+    measured = rows.select_dtypes("float").columns
+    averaged[measured] = groups[measured].mean()
+    averaged["seeds"] = groups.size()
+    for name in [f"{objective}_se" for objective in OBJECTIVES if f"{objective}_se" in rows]:
+        averaged[name] = np.sqrt((rows[name] ** 2).groupby(key).mean() / averaged.seeds)
+    return averaged.reset_index(drop=True)
+
+
 def frontier(results: pd.DataFrame, train_size: int, budget: Budget = "full") -> pd.DataFrame:
-    """The non-dominated rows of one train size, by rising fid; baselines take part like any trial."""
+    """The non-dominated points of one train size, by rising fid; DDPM takes part like any trial.
+
+    At full budget a point is a configuration (`average_seeds`), at any budget it is a row of the table.
+    """
     rows = comparable(results, train_size, budget)
+    if budget == "full":
+        rows = average_seeds(rows)
     front = rows[non_dominated(rows[OBJECTIVES].to_numpy(dtype=np.float64))]
     return front.sort_values(OBJECTIVES)
