@@ -1,7 +1,9 @@
 """The results table: one row per (trial, rung), the only thing the analysis and the report read.
 
 Columns that every row has are in SCHEMA. Further metrics may follow as extra float columns, among them
-`memorization_at_T` and `heldout_memorization_at_T`, the shares above each similarity threshold T.
+`memorization_at_T` and `heldout_memorization_at_T`, the shares above each similarity threshold T, and
+`fid_se` and `memorization_se`, the standard deviations of fid and memorization over sets of n_samples
+images of the same model (how far another training would move them is not in it).
 """
 
 import math

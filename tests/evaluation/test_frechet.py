@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
 from pareto_amb.errors import UserError
-from pareto_amb.evaluation.frechet import GaussianStatistics, fit_gaussian, frechet_distance
+from pareto_amb.evaluation.frechet import (
+    GaussianStatistics,
+    fit_gaussian,
+    frechet_distance,
+    frechet_influence,
+    frechet_standard_error,
+)
 
 
 def random_features(n: int, dim: int, seed: int, decay: float = 2.0) -> torch.Tensor:
@@ -114,6 +120,29 @@ def test_properties(n, m, dim, scale, shift):
     assert distance(a + shift, b + shift) == pytest.approx(plain, rel=1e-7, abs=1e-10)
     assert distance(a * scale, b * scale) == pytest.approx(scale**2 * plain, rel=1e-8, abs=1e-10)
     assert distance(a, a + shift) == pytest.approx(dim * shift**2, rel=1e-7, abs=1e-9)
+
+
+@pytest.mark.parametrize(("n", "m", "dim"), [(25, 80, 60), (100, 20, 60), (150, 300, 60)])
+def test_the_influence_is_what_repeating_an_image_changes(n, m, dim):
+    a, b = random_features(n, dim, 1, 1.0), fit_gaussian(random_features(m, dim, 2, 1.0))
+    many = a.repeat(200, 1)  # so that one image more is a small change
+    influence = frechet_influence(a, fit_gaussian(many), b)
+    plain = frechet_distance(fit_gaussian(many), b)
+    for row in (0, 7, 20):
+        more = frechet_distance(fit_gaussian(torch.cat([many, a[row : row + 1]])), b)
+        change = (more - plain) * len(many)
+        assert change == pytest.approx(float(influence[row]), rel=0.02, abs=0.02 * float(influence.std()))
+
+
+@pytest.mark.parametrize("n", [40, 100, 400])
+def test_the_standard_error_is_the_spread_over_sets_of_images(n):
+    reference = fit_gaussian(random_features(4000, 100, 2, 1.0))
+    sets = [random_features(n, 100, seed, 1.0) for seed in range(300, 420)]
+    sets = [features - 0.1 * seed for seed, features in zip(range(300, 420), sets, strict=True)]
+    fitted = [fit_gaussian(features) for features in sets]
+    spread = np.std([frechet_distance(some, reference) for some in fitted], ddof=1)
+    errors = [frechet_standard_error(*pair, reference) for pair in zip(sets[:20], fitted[:20], strict=True)]
+    assert np.mean(errors) == pytest.approx(spread, rel=0.25)
 
 
 def test_unusable_features_are_refused():
