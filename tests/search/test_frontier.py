@@ -80,6 +80,7 @@ def test_the_hypervolume_counts_the_unit_squares_that_some_row_dominates(
     assert hypervolume(values, np.array(reference, dtype=float)) == sum(squares)
 
 
+@settings(deadline=None)
 @given(tables(6, (2, 2)).filter(len), st.tuples(st.integers(1, 5), st.integers(1, 5)))
 def test_the_normalised_hypervolume_is_a_share_that_scales_do_not_change(
     values: np.ndarray, reference: tuple[int, int]
