@@ -12,6 +12,9 @@ BASELINE = "ddpm"
 RECOMMENDED = "algorithm1"
 """The method that recommendations come from; the others only take part in the frontier."""
 
+_GIVEN = ["sigma_tn", "mix_ratio", "corruption", "budget", "threshold", "recorded_at"]
+"""Columns of numbers that are not measured on a training: its seeds share them, and no mean is taken."""
+
 Budget = Literal["full", "any"]
 
 
@@ -134,9 +137,12 @@ def hypervolume_history(results: pd.DataFrame, train_size: int) -> pd.DataFrame:
     finished = comparable(rows, train_size)
     if rows.recorded_at.isna().any():
         finished = finished.iloc[:0]
-    reached = [
-        normalized_hypervolume(average_seeds(finished.iloc[: k + 1]), reference) for k in range(len(finished))
-    ]
+    measured, reached = finished[OBJECTIVES], []
+    points = measured.iloc[:0]
+    for k, repeat in enumerate((finished.method == BASELINE).tolist()):
+        more = pd.concat([points, measured.iloc[[k]]])
+        points = average_seeds(finished.iloc[: k + 1])[OBJECTIVES] if repeat else more
+        reached.append(normalized_hypervolume(points, reference))
     return pd.DataFrame(
         {
             "trial_id": finished.trial_id.tolist(),
@@ -170,7 +176,7 @@ def average_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     key = rows.trial_id.where(rows.method != BASELINE, BASELINE).rename("configuration")
     groups = rows.groupby(key, sort=False)
     averaged = groups.first()
-    measured = rows.select_dtypes("float").columns
+    measured = rows.select_dtypes("float").columns.difference(_GIVEN)
     averaged[measured] = groups[measured].mean()
     averaged["seeds"] = groups.size()
     for name in [f"{objective}_se" for objective in OBJECTIVES if f"{objective}_se" in rows]:

@@ -5,6 +5,7 @@ import pytest
 from pareto_amb.errors import UserError
 from pareto_amb.search.frontier import frontier
 from pareto_amb.search.recommend import recommend, summarize_baseline
+from pareto_amb.search.uncertainty import frontier_points, redraw, training_noise
 
 DDPM = [(100.0, 0.60), (104.0, 0.62), (96.0, 0.58)]
 # sigma_tn: (fid, memorization) at full budget
@@ -114,3 +115,49 @@ def test_other_methods_take_part_in_the_frontier_but_are_not_recommended() -> No
         assert recommend(everything, 100, policy).trial_id == "t0.4"
     assert recommend(everything, 100).window == recommend(rows, 100).window
     assert recommend(pd.concat([everything, masking.assign(budget=0.5)]), 100).early_stop is None
+
+
+def measured(trials: dict[float, tuple[float, float]], fid_se: float, n_samples: int) -> pd.DataFrame:
+    return results(trials).assign(fid_se=fid_se, n_samples=n_samples)
+
+
+def test_sampling_error_widens_the_interval_of_the_recommended_trial() -> None:
+    exact, coarse = (recommend(measured(TRIALS, se, 500), 100) for se in (0.0, 3.9))
+    assert exact.fid.deviation == coarse.fid.deviation == pytest.approx(4.0)  # DDPM's spread has it in it
+    more = recommend(measured(TRIALS, 10.0, 500), 100)
+    assert more.fid.deviation == pytest.approx(10.0)
+    assert more.fid.high - more.fid.value == pytest.approx(20.0)
+    few = recommend(measured(TRIALS, 0.0, 50), 100).memorization.deviation
+    assert few is not None
+    assert exact.memorization.deviation is not None
+    assert few > 2 * exact.memorization.deviation
+
+
+@pytest.mark.parametrize(("rival", "alone"), [(0.245, True), (0.225, False)])
+def test_the_interval_of_sigma_tn_holds_what_the_policy_takes_in_nine_of_ten_redraws(
+    rival: float, alone: bool
+) -> None:
+    """Two trials with certain fids: the policy takes the one that draws the lower memorization."""
+    rows = measured({0.1: (80.0, 0.20), 0.4: (80.0, rival)}, 0.0, 1000)
+    found = recommend(rows, 100)
+    draws = redraw(frontier_points(rows, 100), training_noise(rows, 100), 4000, np.random.default_rng(5))
+    first = (draws[:, 1, 1] < draws[:, 2, 1]).mean()
+    assert (first > 0.95) == alone
+    assert found.sigma_tn == 0.1
+    assert found.sigma_tn_interval == ((0.1, 0.1) if alone else (0.1, 0.4))
+    assert recommend(rows, 100) == found
+
+
+def test_the_interval_moves_with_the_fid_limit_that_ddpm_sets() -> None:
+    """The rival copies less but sits at the limit: whether it is admitted is a toss."""
+    rows = measured({0.1: (80.0, 0.20), 0.4: (108.5, 0.05)}, 1.0, 1000)
+    found = recommend(rows, 100)
+    assert found.sigma_tn == 0.1
+    assert found.sigma_tn_interval == (0.1, 0.4)
+
+
+def test_a_hopeless_point_is_never_on_the_front() -> None:
+    rows = measured({0.1: (80.0, 0.20), 0.4: (140.0, 0.5)}, 1.0, 1000)
+    assert recommend(rows, 100).p_front == 1.0
+    points = frontier_points(rows, 100).set_index("trial_id")
+    assert points.p_front["t0.4"] == 0.0
