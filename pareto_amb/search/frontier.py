@@ -167,13 +167,18 @@ def comparable(results: pd.DataFrame, train_size: int, budget: Budget = "full") 
     return rows[rows.n_samples == complete.n_samples.max()] if len(complete) else rows
 
 
+def configuration(rows: pd.DataFrame) -> "pd.Series[str]":
+    """What tells the configurations among `rows` of one train size apart: all seeds of DDPM are one."""
+    return rows.trial_id.where(rows.method != BASELINE, BASELINE).rename("configuration")
+
+
 def average_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     """One row a configuration, from full-budget `rows` of one train size: DDPM's seeds become their mean.
 
     Measured columns are means, the `fid_se` and `memorization_se` of these means included, `seeds` counts
     the trainings behind a row, everything else is the first training's.
     """
-    key = rows.trial_id.where(rows.method != BASELINE, BASELINE).rename("configuration")
+    key = configuration(rows)
     groups = rows.groupby(key, sort=False)
     averaged = groups.first()
     measured = rows.select_dtypes("float").columns.difference(_GIVEN)

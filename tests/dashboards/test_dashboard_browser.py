@@ -19,6 +19,8 @@ FLAGS = (
     "--no-first-run --disable-component-update --disable-sync --window-size=1200,1000"
 )
 
+FIGURES = ["frontier-300", "sigma-300", "any-300", "mix-300", "curves-300", "hypervolume-300"]
+
 pytestmark = pytest.mark.skipif(
     not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver (Debian: chromium chromium-driver)"
 )
@@ -57,7 +59,7 @@ def test_report_works_from_disk(browser: Any, run_dir: Path) -> None:
         "[p.id, p.querySelectorAll('svg.main-svg').length, (p.data || []).length, "
         " p.querySelectorAll('.scatterlayer .trace').length])"
     )
-    assert [name for name, *_ in drawn] == ["frontier-300", "sigma-300", "any-300", "mix-300"]
+    assert [name for name, *_ in drawn] == FIGURES
     assert all(svg > 0 and data > 0 and traces > 0 for _, svg, data, traces in drawn)
     width = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
     assert width[0] <= width[1]
