@@ -37,6 +37,7 @@ def frontier_figure(
     figure = go.Figure()
     _add_baseline_box(figure, results, train_size)
     _add_error_bars(figure, trials)
+    _add_search_figures(figure, rows, trials)
     _add_front(figure, frontier(results, train_size), "front at full budget")
     for symbol, (method, group) in zip(SYMBOLS * len(trials), _by_method(trials), strict=False):
         if method in theme.OTHER_METHODS:
@@ -71,7 +72,7 @@ def sigma_figure(
     for row, metric in enumerate(panels, start=1):
         _add_band(figure, rows, metric, (low, high), row)
         _add_panel_points(figure, trials, metric, row)
-        _mark_recommended(figure, rows, metric, recommendation, row)
+        _mark_recommended(figure, trials, metric, recommendation, row)
     for row, column in ((1, "heldout_memorization"), (3, "heldout_similarity_mean")):
         _add_level(figure, rows[column].dropna(), (low, high), row)
     figure.update_layout(template=theme.TEMPLATE, height=760)
@@ -191,6 +192,8 @@ def hover_text(row: dict[Any, Any]) -> str:
     ]
     if row["method"] != BASELINE:
         lines.insert(1, chosen(row))
+    if row.get("confirmed"):
+        lines.append(f"mean of {row['seeds']} fresh {'seed' if row['seeds'] == 1 else 'seeds'}")
     if "p_front" in row:
         lines.append(f"on the front in {row['p_front']:.0%} of redraws")
     return "<br>".join(lines)
@@ -305,6 +308,33 @@ def _add_error_bars(figure: go.Figure, points: pd.DataFrame) -> None:
             error_y=look | {"symmetric": False, "array": sides["memorization"], "arrayminus": down.tolist()},
             name="± 2 s.d. of a point",
             hoverinfo="skip",
+        )
+    )
+
+
+def _add_search_figures(figure: go.Figure, rows: pd.DataFrame, points: pd.DataFrame) -> None:
+    """Where the search had seen the trials that fresh seeds confirmed, each tied to where these see it."""
+    confirmed = points[points.confirmed].set_index("trial_id")
+    before = rows[rows.trial_id.isin(confirmed.index)]
+    if before.empty:
+        return
+    after = confirmed.loc[before.trial_id]
+    ends = zip(before.to_dict("records"), after.fid, after.memorization, strict=True)
+    steps = [((row["fid"], x, None), (row["memorization"], y, None), row) for row, x, y in ends]
+    figure.add_trace(
+        go.Scatter(
+            x=[x for xs, _, _ in steps for x in xs],
+            y=[y for _, ys, _ in steps for y in ys],
+            mode="lines+markers",
+            line={"width": 1, "dash": "dot", "color": theme.ALGORITHM1},
+            marker={
+                "size": [9, 0, 0] * len(steps),
+                "color": theme.PAPER,
+                "line": {"width": 1.5, "color": theme.ALGORITHM1},
+            },
+            name="in the search, before fresh seeds",
+            hovertext=[text for *_, row in steps for text in (f"in the search<br>{hover_text(row)}", "", "")],
+            hoverinfo="text",
         )
     )
 

@@ -151,6 +151,7 @@ def _notes(run: Run, recommendation: Recommendation) -> list[str]:
     notes = [
         wording.reduction(recommendation),
         wording.yardstick(recommendation),
+        wording.confirmation(recommendation),
         wording.sureness(recommendation),
         wording.window(recommendation),
         wording.early_stopping(run.results, recommendation),

@@ -12,6 +12,7 @@ from pareto_amb.results import parameters_of
 from pareto_amb.search.frontier import (
     BASELINE,
     RECOMMENDED,
+    average_seeds,
     comparable,
     frontier,
     hypervolume_history,
@@ -181,9 +182,28 @@ def noise_of_baseline(recommendation: Recommendation) -> str:
     )
 
 
+def confirmation(recommendation: Recommendation) -> str:
+    """What fresh seeds made of the recommended trial."""
+    found = recommendation.confirmation
+    if found is None:
+        return (
+            "Not confirmed by fresh seeds: the recommended trial is one training, the best of many, and the "
+            "best of many looks better than it is."
+        )
+    n = len(found.trials)
+    fid, copies = recommendation.fid.value, recommendation.memorization.value
+    return (
+        f"Trained again with {n} fresh {'seed' if n == 1 else 'seeds'}, whose means these figures are, "
+        f"without the training that the search picked: FID {number(fid, 4)} after "
+        f"{number(found.search_fid, 4)} in the search, memorization {percent(copies)} after "
+        f"{percent(found.search_memorization)}."
+    )
+
+
 def stopped_early(results: pd.DataFrame, train_size: int) -> str:
     """How many trials were stopped early, when, and what that saved."""
     rows = results[(results.train_size == train_size) & (results.method != BASELINE)]
+    rows = rows[rows.confirms == ""]
     last = rows.sort_values("rung").groupby("trial_id").tail(1)
     stopped = last[last.status == "pruned"]
     if stopped.empty:
@@ -199,10 +219,13 @@ def hypervolume(results: pd.DataFrame, train_size: int) -> str:
     """What the hypervolume is measured against, and how far it got."""
     fid, memorization = reference_point(results, train_size).tolist()
     reached = normalized_hypervolume(frontier(results, train_size), np.array([fid, memorization]))
+    repeats = ""
+    if average_seeds(comparable(results, train_size)).confirmed.any():
+        repeats = " It falls where fresh seeds of a trial do worse than the search found."
     return (
         "Hypervolume: of the box between a perfect model (FID 0, no copies) and one with twice DDPM's mean "
         f"FID that copies as DDPM does (FID {number(fid, 4)}, memorization {percent(memorization)}), the "
-        f"share that the front dominates. DDPM has none of it. It is {percent(reached)} in the end."
+        f"share that the front dominates. DDPM has none of it. It is {percent(reached)} in the end.{repeats}"
     )
 
 

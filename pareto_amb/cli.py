@@ -229,6 +229,10 @@ def _print_summary(outcome: "SweepOutcome") -> None:
                 f"{found.baseline.memorization.value:.3f}   held-out images "
                 f"{found.heldout_memorization:.3f}"
             )
+            if found.confirmation:
+                print(f"  {found.confirmation.describe()}")
+            else:
+                print("  note: the best of many trainings, not confirmed by fresh seeds")
             if found.early_stop:
                 print(f"  note: {found.early_stop.describe()}")
             if found.caution:

@@ -44,10 +44,11 @@ SCHEMA: dict[str, str] = {
     "eval_seconds": "float64",  # this rung's evaluation
     "status": "str",  # of the trial: running, complete, pruned, failed
     "error": "str",  # why it failed, one line
+    "confirms": "str",  # trial_id of the trial that this one repeats with a fresh seed; empty for others
     "recorded_at": "float64",  # seconds since 1970 at which the row was first written
 }
 
-DEFAULTS: dict[str, Any] = {"recorded_at": math.nan}
+DEFAULTS: dict[str, Any] = {"confirms": "", "recorded_at": math.nan}
 """What stands for a column of SCHEMA in tables written before there was one."""
 
 PARAMETERS: dict[str, tuple[str, ...]] = {
@@ -87,7 +88,8 @@ class ResultsTable:
     def record(self, row: dict[str, Any]) -> None:
         """Add a row, or replace the one of the same trial and rung; its status holds for the trial."""
         rungs = self._trials.setdefault(row["trial_id"], {})
-        rungs[row["rung"]] = {"recorded_at": time.time(), **rungs.get(row["rung"], {}), **row}
+        new = {**DEFAULTS, "recorded_at": time.time()}
+        rungs[row["rung"]] = {**new, **rungs.get(row["rung"], {}), **row}
         for known in rungs.values():
             known["status"], known["error"] = row["status"], row.get("error", "")
         self._write()

@@ -139,7 +139,7 @@ def hypervolume_history(results: pd.DataFrame, train_size: int) -> pd.DataFrame:
         finished = finished.iloc[:0]
     measured, reached = finished[OBJECTIVES], []
     points = measured.iloc[:0]
-    for k, repeat in enumerate((finished.method == BASELINE).tolist()):
+    for k, repeat in enumerate((configuration(finished) != finished.trial_id).tolist()):
         more = pd.concat([points, measured.iloc[[k]]])
         points = average_seeds(finished.iloc[: k + 1])[OBJECTIVES] if repeat else more
         reached.append(normalized_hypervolume(points, reference))
@@ -168,24 +168,38 @@ def comparable(results: pd.DataFrame, train_size: int, budget: Budget = "full") 
 
 
 def configuration(rows: pd.DataFrame) -> "pd.Series[str]":
-    """What tells the configurations among `rows` of one train size apart: all seeds of DDPM are one."""
-    return rows.trial_id.where(rows.method != BASELINE, BASELINE).rename("configuration")
+    """What tells the configurations among `rows` of one train size apart.
+
+    All seeds of DDPM are one, and so are a trial and its repeats with fresh seeds (column `confirms`).
+    """
+    original = rows.trial_id.where(_repeated(rows) == "", _repeated(rows))
+    return original.where(rows.method != BASELINE, BASELINE).rename("configuration")
+
+
+def _repeated(rows: pd.DataFrame) -> "pd.Series[str]":
+    """The trial that each row repeats, empty for most; tables made by hand may do without the column."""
+    return rows.get("confirms", pd.Series("", index=rows.index, dtype=object))
 
 
 def average_seeds(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row a configuration, from full-budget `rows` of one train size: DDPM's seeds become their mean.
+    """One row a configuration, from full-budget `rows` of one train size: the mean over its seeds.
 
-    Measured columns are means, the `fid_se` and `memorization_se` of these means included, `seeds` counts
-    the trainings behind a row, everything else is the first training's.
+    A trial that was repeated with fresh seeds is the mean of the repeats alone: its own figures are those
+    that it was picked for. `seeds` counts the trainings behind a row, `confirmed` says whether they are
+    such repeats; `fid_se` and `memorization_se` are those of the means, `trial_id` is the trial repeated.
     """
-    key = configuration(rows)
-    groups = rows.groupby(key, sort=False)
+    kept = rows[~rows.trial_id.isin(_repeated(rows))]
+    key = configuration(kept)
+    groups = kept.groupby(key, sort=False)
     averaged = groups.first()
-    measured = rows.select_dtypes("float").columns.difference(_GIVEN)
+    measured = kept.select_dtypes("float").columns.difference(_GIVEN)
     averaged[measured] = groups[measured].mean()
     averaged["seeds"] = groups.size()
-    for name in [f"{objective}_se" for objective in OBJECTIVES if f"{objective}_se" in rows]:
-        averaged[name] = np.sqrt((rows[name] ** 2).groupby(key).mean() / averaged.seeds)
+    averaged["confirmed"] = (_repeated(kept) != "").groupby(key).any()
+    averaged["trial_id"] = averaged.trial_id.where(~averaged.confirmed, averaged.index)
+    averaged["confirms"] = ""
+    for name in [f"{objective}_se" for objective in OBJECTIVES if f"{objective}_se" in kept]:
+        averaged[name] = np.sqrt((kept[name] ** 2).groupby(key).mean() / averaged.seeds)
     return averaged.reset_index(drop=True)
 
 

@@ -56,6 +56,30 @@ class EarlyStop(BaseModel):
         )
 
 
+class Confirmation(BaseModel):
+    """The recommended trial in the search, and how far the mean of its fresh seeds lies from that.
+
+    It was picked for its figures in the search, so that these flatter it; the fresh seeds do not.
+    """
+
+    trials: list[str]
+    search_fid: float
+    search_memorization: float
+    fid_change: float
+    memorization_change: float
+
+    def describe(self) -> str:
+        """One sentence for a summary."""
+        n = len(self.trials)
+        fid = self.search_fid + self.fid_change
+        memorization = self.search_memorization + self.memorization_change
+        return (
+            f"trained again with {n} fresh {'seed' if n == 1 else 'seeds'}: FID {fid:.4g} after "
+            f"{self.search_fid:.4g} in the search, memorization {memorization:.3f} after "
+            f"{self.search_memorization:.3f}"
+        )
+
+
 class Recommendation(BaseModel):
     """The recommended sigma_tn for one train size, and what speaks for it."""
 
@@ -73,6 +97,8 @@ class Recommendation(BaseModel):
     """The share of redraws of the points in which none dominates this one."""
     baseline: Baseline
     heldout_memorization: float
+    confirmation: Confirmation | None = None
+    """Where fresh seeds confirmed the trial; fid and memorization are then their means."""
     window: tuple[float, float] | None
     early_stop: EarlyStop | None
     summary: str
@@ -110,6 +136,10 @@ def recommend(
     seed noise. `knee`: the frontier point furthest below the line through the frontier's ends, both axes
     scaled to [0, 1]. `max-memorization`: best fid with memorization at most `max_memorization`.
 
+    A trial that was confirmed counts with the mean of its fresh seeds. `match-ddpm`, which confirmations
+    are made for, takes one of the confirmed trials where any of them will do: an unconfirmed one that looks
+    better would be the luckiest draw again.
+
     Raises UserError when no completed trial satisfies the policy, with the nearest one that nearly does.
     """
     if policy == "max-memorization" and (max_memorization is None or not 0 <= max_memorization <= 1):
@@ -122,7 +152,7 @@ def recommend(
             f"train size {train_size}: no {RECOMMENDED} trial has finished; continue with --resume"
         )
     rule = _Rule(policy, baseline.fid.high, max_memorization)
-    place = rule.pick(candidates[OBJECTIVES].to_numpy(dtype=np.float64))
+    place = _choose(candidates, rule)
     if place is None:
         raise UserError(_nearest_miss(candidates, rule, baseline))
     chosen = candidates.iloc[place]
@@ -140,6 +170,7 @@ def recommend(
         p_front=float(chosen.p_front),
         baseline=baseline,
         heldout_memorization=float(chosen.heldout_memorization),
+        confirmation=_confirmation(results, chosen),
         window=_window_around(candidates, float(chosen.sigma_tn), baseline),
         early_stop=_early_stop(results, chosen),
         summary=_in_words(chosen, baseline),
@@ -169,6 +200,29 @@ class _Rule:
         return int(taken[0]) if len(taken) else None
 
 
+def _choose(candidates: pd.DataFrame, rule: _Rule) -> int | None:
+    """The row of `candidates` that the rule takes, confirmed ones first where it is match-ddpm."""
+    values = candidates[OBJECTIVES].to_numpy(dtype=np.float64)
+    confirmed = np.flatnonzero(candidates.confirmed)
+    if rule.policy == "match-ddpm" and (place := rule.pick(values[confirmed])) is not None:
+        return int(confirmed[place])
+    return rule.pick(values)
+
+
+def _confirmation(results: pd.DataFrame, chosen: "pd.Series[Any]") -> Confirmation | None:
+    if not chosen.confirmed:
+        return None
+    rows = comparable(results, int(chosen.train_size))
+    search = rows[rows.trial_id == chosen.trial_id].iloc[0]
+    return Confirmation(
+        trials=rows[rows.confirms == chosen.trial_id].trial_id.tolist(),
+        search_fid=float(search.fid),
+        search_memorization=float(search.memorization),
+        fid_change=float(chosen.fid - search.fid),
+        memorization_change=float(chosen.memorization - search.memorization),
+    )
+
+
 def _span(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """The range of each column of `values` (n, 2), 1 where it is none."""
     span = np.ptp(values, axis=0)
@@ -194,7 +248,7 @@ def _nearest_miss(candidates: pd.DataFrame, rule: _Rule, baseline: Baseline) -> 
 def _sigma_interval(
     points: pd.DataFrame, candidates: pd.DataFrame, rule: _Rule, noise: TrainingNoise
 ) -> tuple[float, float]:
-    """The middle 90% of the sigma_tn that the rule takes when every point is drawn again.
+    """The middle 90% of the sigma_tn that the rule takes, of all candidates, when every point is drawn again.
 
     DDPM's mean fid is drawn with the others, and the limit of match-ddpm moves with it. A redraw in which
     the rule takes nothing does not count; (inf, -inf) when none counts.

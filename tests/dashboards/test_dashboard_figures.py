@@ -133,6 +133,31 @@ def test_the_hypervolume_is_drawn_over_what_everything_cost(results: pd.DataFram
     assert f"It is {wording.percent(final)} in the end" in wording.hypervolume(results, 300)
 
 
+def test_a_confirmed_trial_is_drawn_at_the_mean_of_its_fresh_seeds(
+    results: pd.DataFrame, recommended: Recommendation, confirm: Callable[..., pd.DataFrame]
+) -> None:
+    rows = confirm(results, recommended.trial_id)
+    found = recommend(rows, 300)
+    assert found.trial_id == recommended.trial_id
+    figure = frontier_figure(rows, 300, "inception_v3", found)
+    texts = [text for t in traces(figure, "Algorithm 1") for text in t.hovertext or ()]
+    (text,) = (text for text in texts if found.trial_id in text)
+    assert "mean of 2 fresh seeds" in text
+    (ring,) = traces(figure, "recommended")
+    assert (ring.x[0], ring.y[0]) == (found.fid.value, found.memorization.value)
+    (before,) = traces(figure, "in the search")
+    assert before.x[:2] == (recommended.fid.value, found.fid.value)
+    assert before.y[:2] == (recommended.memorization.value, found.memorization.value)
+    assert before.marker.size[:2] == (9, 0)
+    assert not traces(frontier_figure(results, 300, "inception_v3", recommended), "in the search")
+    words = wording.confirmation(found)
+    assert "Trained again with 2 fresh seeds" in words
+    assert f"memorization {wording.percent(found.memorization.value)} after " in words
+    assert "Not confirmed" in wording.confirmation(recommended)
+    assert "It falls where fresh seeds" in wording.hypervolume(rows, 300)
+    assert wording.stopped_early(rows, 300) == wording.stopped_early(results, 300)
+
+
 @pytest.mark.parametrize(
     ("case", "reason"),
     [

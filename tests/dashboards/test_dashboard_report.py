@@ -81,7 +81,7 @@ def test_report_answers_first(run_dir: Path, results: pd.DataFrame) -> None:
     assert "Every point rests on 5,000 generated samples." in words
     assert figures(page) == FIGURES
     low, high = found.sigma_tn_interval or (0, 0)
-    assert f"{low:.2f} to {high:.2f} EDM units" in words
+    assert f"90% interval {low:.2f} to {high:.2f}" in words
     assert f"no other point dominates the recommended one in {found.p_front:.0%}" in words
     assert "Stopped early: 2 of 16 trials" in words
 

@@ -174,6 +174,39 @@ def test_repeats_are_one_point_of_the_frontier() -> None:
     ]
 
 
+def repeats(trial_id: str, *figures: tuple[float, float], status: str = "complete") -> pd.DataFrame:
+    """The trial of SEARCH trained again with fresh seeds."""
+    row = SEARCH[SEARCH.trial_id == trial_id].iloc[[-1]]
+    again = [
+        row.assign(
+            trial_id=f"{trial_id}-c{k}", confirms=trial_id, fid=fid, memorization=memorization,
+            recorded_at=100.0 + k, status=status,
+        )
+        for k, (fid, memorization) in enumerate(figures, 1)
+    ]  # fmt: skip
+    return pd.concat(again)
+
+
+def confirmed_search(*more: pd.DataFrame) -> pd.DataFrame:
+    return pd.concat([SEARCH.assign(confirms=""), *more], ignore_index=True)
+
+
+def test_a_confirmed_trial_counts_with_the_mean_of_its_fresh_seeds_alone() -> None:
+    failed = repeats("t0", (1.0, 0.0), status="failed")
+    rows = confirmed_search(repeats("t2", (160.0, 0.3), (170.0, 0.2)), failed)
+    points = average_seeds(comparable(rows, 100).assign(fid_se=2.0)).set_index("trial_id")
+    assert sorted(points.index) == ["n100-ddpm-s0", "t0", "t2", "t3"]
+    assert points.loc["t2", ["fid", "memorization", "seeds", "confirmed"]].tolist() == [165, 0.25, 2, True]
+    assert points.fid_se["t2"] == pytest.approx(2 / np.sqrt(2))
+    assert points.loc["t0", ["fid", "memorization", "seeds", "confirmed"]].tolist() == [100, 0.2, 1, False]
+    assert set(points.confirms) == {""}
+    assert frontier(rows, 100).trial_id.tolist() == ["t3", "t0"]
+    history = hypervolume_history(rows, 100)
+    assert history.trial_id.tolist()[-2:] == ["t2-c1", "t2-c2"]
+    box = 200 * 0.4
+    assert history.hypervolume.tolist()[-3:] == pytest.approx([25 / box, 20 / box, 20 / box])
+
+
 def test_the_history_adds_up_what_every_training_cost_and_what_the_front_had_reached() -> None:
     history = hypervolume_history(SEARCH, 100)
     assert history.trial_id.tolist() == [f"n100-ddpm-s{k}" for k in range(3)] + ["t0", "t2", "t3"]

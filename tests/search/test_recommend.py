@@ -161,3 +161,56 @@ def test_a_hopeless_point_is_never_on_the_front() -> None:
     assert recommend(rows, 100).p_front == 1.0
     points = frontier_points(rows, 100).set_index("trial_id")
     assert points.p_front["t0.4"] == 0.0
+
+
+def repeated(sigma_tn: float, *figures: tuple[float, float]) -> pd.DataFrame:
+    """The trial of TRIALS at `sigma_tn` trained again with fresh seeds."""
+    (row,) = results()[results().sigma_tn == sigma_tn].to_dict("records")
+    name = row["trial_id"]
+    return pd.DataFrame(
+        {**row, "trial_id": f"{name}-c{k}", "confirms": name, "fid": fid, "memorization": memorization}
+        for k, (fid, memorization) in enumerate(figures, 1)
+    )
+
+
+def with_repeats(*repeats: pd.DataFrame) -> pd.DataFrame:
+    return pd.concat([results().assign(confirms=""), *repeats], ignore_index=True)
+
+
+def test_fresh_seeds_replace_the_figures_that_a_trial_was_picked_for() -> None:
+    rows = with_repeats(repeated(0.4, (104.0, 0.26), (106.0, 0.30)), repeated(0.2, (100.0, 0.31)))
+    found = recommend(rows, 100)
+    assert (found.trial_id, found.sigma_tn) == ("t0.4", 0.4)
+    assert (found.fid.value, found.memorization.value) == pytest.approx((105.0, 0.28))
+    assert found.fid.high == pytest.approx(105.0 + 2 * 4 / np.sqrt(2))
+    confirmation = found.confirmation
+    assert confirmation is not None
+    assert confirmation.trials == ["t0.4-c1", "t0.4-c2"]
+    assert (confirmation.search_fid, confirmation.search_memorization) == (103.0, 0.2)
+    assert (confirmation.fid_change, confirmation.memorization_change) == pytest.approx((2.0, 0.08))
+    assert "2 fresh seeds: FID 105 after 103 in the search, memorization 0.280 after 0.200" in (
+        confirmation.describe()
+    )
+    assert "memorization 0.28" in found.summary
+
+
+def test_the_luckiest_of_the_unconfirmed_does_not_beat_a_confirmed_trial() -> None:
+    rows = with_repeats(repeated(0.4, (105.0, 0.45), (105.0, 0.45)), repeated(0.2, (100.0, 0.42)))
+    found = recommend(rows, 100)  # t0.1 measured 0.40, once
+    assert found.sigma_tn == 0.2
+    assert found.confirmation is not None
+    assert found.sigma_tn_interval is not None
+    assert found.sigma_tn_interval[0] == 0.1
+
+
+def test_where_fresh_seeds_refute_every_candidate_an_unconfirmed_trial_is_left() -> None:
+    rows = with_repeats(repeated(0.4, (120.0, 0.2)), repeated(0.2, (115.0, 0.3)))
+    found = recommend(rows, 100)
+    assert found.sigma_tn == 0.1
+    assert found.confirmation is None
+
+
+def test_other_policies_weigh_all_points_alike() -> None:
+    rows = with_repeats(repeated(0.4, (105.0, 0.45)))
+    assert recommend(rows, 100, "max-memorization", 0.41).sigma_tn == 0.1
+    assert recommend(rows, 100, "max-memorization", 0.39).sigma_tn == 0.2
