@@ -16,6 +16,7 @@ from pareto_amb.diffusion.units import sigma_to_vp
 from pareto_amb.results import parameters_of
 from pareto_amb.search.frontier import BASELINE, comparable, frontier
 from pareto_amb.search.recommend import Recommendation, summarize_baseline
+from pareto_amb.search.uncertainty import frontier_points
 
 SYMBOLS = ("circle", "square", "triangle-up", "diamond-wide", "pentagon")
 LOG_FROM = 20.0
@@ -30,10 +31,13 @@ def frontier_figure(
 ) -> go.Figure:
     """FID against memorization at full budget: every completed trial, DDPM's spread, the front."""
     rows = comparable(results, train_size)
-    trials = rows[rows.method != BASELINE]
+    points = frontier_points(results, train_size)
+    trials = points[points.method != BASELINE]
     shaded = trials[~trials.method.isin(theme.OTHER_METHODS)]
     figure = go.Figure()
     _add_baseline_box(figure, results, train_size)
+    _add_error_bars(figure, trials)
+    _add_search_figures(figure, rows, trials)
     _add_front(figure, frontier(results, train_size), "front at full budget")
     for symbol, (method, group) in zip(SYMBOLS * len(trials), _by_method(trials), strict=False):
         if method in theme.OTHER_METHODS:
@@ -46,7 +50,7 @@ def frontier_figure(
     _add_ring(figure, recommendation)
     figure.update_layout(template=theme.TEMPLATE, height=520, coloraxis=_noise_axis(shaded))
     _set_fid_axis(figure, rows, fid_encoder)
-    figure.update_yaxes(**_memorization_axis(rows))
+    figure.update_yaxes(**memorization_axis(rows))
     return figure
 
 
@@ -61,23 +65,23 @@ def sigma_figure(
     Methods without a sigma_tn have no place on this axis.
     """
     rows = comparable(results, train_size)
-    trials = with_parameter(rows, "sigma_tn")
+    trials = with_parameter(frontier_points(results, train_size), "sigma_tn")
     figure = make_subplots(rows=3, cols=1, shared_xaxes=True, vertical_spacing=0.045)
     low, high = _noise_range(trials)
     panels = ("memorization", "fid", "similarity_mean")
     for row, metric in enumerate(panels, start=1):
         _add_band(figure, rows, metric, (low, high), row)
         _add_panel_points(figure, trials, metric, row)
-        _mark_recommended(figure, rows, metric, recommendation, row)
+        _mark_recommended(figure, trials, metric, recommendation, row)
     for row, column in ((1, "heldout_memorization"), (3, "heldout_similarity_mean")):
         _add_level(figure, rows[column].dropna(), (low, high), row)
     figure.update_layout(template=theme.TEMPLATE, height=760)
     axis = noise_ticks(low, high)
     figure.update_xaxes(type="log", range=[math.log10(low), math.log10(high)], **axis)
     figure.update_xaxes(title_text=NOISE_TITLE, row=3, col=1)
-    memorization = _memorization_axis(rows) | {"title": {"text": "memorization<br>(share > τ)"}}
+    memorization = memorization_axis(rows) | {"title": {"text": "memorization<br>(share > τ)"}}
     figure.update_yaxes(row=1, col=1, **memorization)
-    fid_type = "log" if _spans_decades(rows.fid) else "linear"
+    fid_type = "log" if is_wide_range(rows.fid) else "linear"
     figure.update_yaxes(row=2, col=1, type=fid_type, title_text=f"FID<br>({fid_encoder})")
     figure.update_yaxes(row=3, col=1, title_text="mean similarity<br>to nearest")
     return figure
@@ -105,7 +109,7 @@ def any_budget_figure(
     _add_ring(figure, recommendation)
     figure.update_layout(template=theme.TEMPLATE, height=540)
     _set_fid_axis(figure, rows, fid_encoder)
-    figure.update_yaxes(**_memorization_axis(rows))
+    figure.update_yaxes(**memorization_axis(rows))
     return figure
 
 
@@ -170,21 +174,29 @@ def _points(
         mode="markers",
         name=html.escape(name),
         marker=marker,
-        hovertext=[_hover(row) for row in rows.to_dict("records")],
+        hovertext=[hover_text(row) for row in rows.to_dict("records")],
         hoverinfo="text",
     )
 
 
-def _hover(row: dict[Any, Any]) -> str:
+def hover_text(row: dict[Any, Any]) -> str:
     """What a point says when pointed at; Plotly reads tags in it, so names are escaped."""
+    fid, memorization = number(row["fid"], 4), percent(row["memorization"])
+    if "fid_sd" in row:
+        fid += f" ± {number(2 * row['fid_sd'], 2)}"
+        memorization += f" ± {percent(2 * row['memorization_sd'])}"
     lines = [
         f"<b>{html.escape(str(row['trial_id']))}</b>",
-        f"FID {number(row['fid'], 4)} · memorization {percent(row['memorization'])}",
+        f"FID {fid} · memorization {memorization}",
         f"seed {row['seed']} · {count(row['images_seen'])} images ({row['budget']:.0%}) · "
         f"{count(row['n_samples'])} samples",
     ]
     if row["method"] != BASELINE:
         lines.insert(1, chosen(row))
+    if row.get("confirmed"):
+        lines.append(f"mean of {row['seeds']} fresh {'seed' if row['seeds'] == 1 else 'seeds'}")
+    if "p_front" in row:
+        lines.append(f"on the front in {row['p_front']:.0%} of redraws")
     return "<br>".join(lines)
 
 
@@ -276,6 +288,54 @@ def _add_front(figure: go.Figure, front: pd.DataFrame, name: str) -> None:
             line={"shape": "hv", "width": 2, "color": theme.INK},
             name=name,
             hoverinfo="skip",
+        )
+    )
+
+
+def _add_error_bars(figure: go.Figure, points: pd.DataFrame) -> None:
+    """Twice the standard deviation to every side, below the markers."""
+    if points.empty:
+        return
+    look = {"type": "data", "thickness": 1, "width": 0, "color": theme.translucent(theme.INK, 0.3)}
+    sides = {name: (2 * points[f"{name}_sd"]).tolist() for name in ("fid", "memorization")}
+    down = np.minimum(points.memorization, sides["memorization"])
+    figure.add_trace(
+        go.Scatter(
+            x=points.fid.tolist(),
+            y=points.memorization.tolist(),
+            mode="markers",
+            marker={"size": 8, "symbol": "cross-thin", "line": {"width": 1, "color": look["color"]}},
+            error_x=look | {"array": sides["fid"]},
+            error_y=look | {"symmetric": False, "array": sides["memorization"], "arrayminus": down.tolist()},
+            name="± 2 s.d. of a point",
+            hoverinfo="skip",
+        )
+    )
+
+
+def _add_search_figures(figure: go.Figure, rows: pd.DataFrame, points: pd.DataFrame) -> None:
+    """Where the search had seen the trials that fresh seeds confirmed, each tied to where these see it."""
+    confirmed = points[points.confirmed].set_index("trial_id")
+    before = rows[rows.trial_id.isin(confirmed.index)]
+    if before.empty:
+        return
+    after = confirmed.loc[before.trial_id]
+    ends = zip(before.to_dict("records"), after.fid, after.memorization, strict=True)
+    steps = [((row["fid"], x, None), (row["memorization"], y, None), row) for row, x, y in ends]
+    figure.add_trace(
+        go.Scatter(
+            x=[x for xs, _, _ in steps for x in xs],
+            y=[y for _, ys, _ in steps for y in ys],
+            mode="lines+markers",
+            line={"width": 1, "dash": "dot", "color": theme.ALGORITHM1},
+            marker={
+                "size": [9, 0, 0] * len(steps),
+                "color": theme.PAPER,
+                "line": {"width": 1.5, "color": theme.ALGORITHM1},
+            },
+            name="in the search, before fresh seeds",
+            hovertext=[text for *_, row in steps for text in (f"in the search<br>{hover_text(row)}", "", "")],
+            hoverinfo="text",
         )
     )
 
@@ -462,17 +522,19 @@ def _short_vp(sigma: float) -> str:
     return f"{converted:.2f}" if converted < 0.985 else level_vp(sigma)
 
 
-def _spans_decades(values: "pd.Series[float]") -> bool:
+def is_wide_range(values: "pd.Series[float]") -> bool:
+    """Whether an axis of these values reads better in decades."""
     known = values[values > 0]
     return bool(len(known)) and float(known.max() / known.min()) > LOG_FROM
 
 
 def _set_fid_axis(figure: go.Figure, rows: pd.DataFrame, encoder: str) -> None:
-    kind = "log" if _spans_decades(rows.fid) else "linear"
+    kind = "log" if is_wide_range(rows.fid) else "linear"
     figure.update_xaxes(title_text=f"FID ({encoder})", type=kind)
 
 
-def _memorization_axis(rows: pd.DataFrame) -> dict[str, Any]:
+def memorization_axis(rows: pd.DataFrame) -> dict[str, Any]:
+    """The axis of memorization, its threshold in the title where all rows share one."""
     thresholds = rows.threshold.dropna().unique()
     tau = f"τ = {number(float(thresholds[0]), 3)}" if len(thresholds) == 1 else "τ"
     text = f"memorization: share of samples<br>with similarity > {tau}"

@@ -9,14 +9,15 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboards import figures, wording
+from dashboards import figures, search_figures, wording
 from dashboards.gallery import Gallery, build_gallery, read_samples
 from dashboards.method import facts
 from dashboards.page import render_page
 from dashboards.run_files import Run, read_run
 from pareto_amb.errors import UserError
-from pareto_amb.search.frontier import BASELINE, comparable
+from pareto_amb.search.frontier import BASELINE, comparable, configuration
 from pareto_amb.search.recommend import Recommendation, recommend
+from pareto_amb.search.uncertainty import frontier_points
 from pareto_amb.storage import write_text
 
 TEMPLATE = "report.html.jinja"
@@ -85,11 +86,28 @@ def render(run: Run) -> str:
 
 
 def trial_rows(results: pd.DataFrame) -> list[dict[str, Any]]:
-    """The last rung of every trial, train sizes rising, baselines first."""
+    """The last rung of every trial, train sizes rising, baselines first.
+
+    `p_front` is how sure its point is not dominated at full budget; None for a trial that is not there.
+    """
     last = results.sort_values("rung").groupby("trial_id", sort=False).tail(1)
     last = last.assign(order=(last.method != BASELINE).astype(int))
     last = last.sort_values(["train_size", "order", "trial_id"])
-    return [{str(key): value for key, value in row.items()} for row in last.to_dict("records")]
+    sure = _front_probabilities(results)
+    return [
+        {str(key): value for key, value in row.items()} | {"p_front": sure.get(row["trial_id"])}
+        for row in last.to_dict("records")
+    ]
+
+
+def _front_probabilities(results: pd.DataFrame) -> dict[str, float]:
+    """By trial at full budget; the seeds of a configuration share what their mean has."""
+    found: dict[str, float] = {}
+    for size in sorted(set(results.train_size)):
+        rows, points = comparable(results, int(size)), frontier_points(results, int(size))
+        sure = dict(zip(configuration(points), points.p_front, strict=True))
+        found |= dict(zip(rows.trial_id, configuration(rows).map(sure), strict=True))
+    return found
 
 
 def _statuses(results: pd.DataFrame) -> str:
@@ -122,6 +140,8 @@ def _notes(run: Run, recommendation: Recommendation) -> list[str]:
     notes = [
         wording.reduction(recommendation),
         wording.yardstick(recommendation),
+        wording.confirmation(recommendation),
+        wording.sureness(recommendation),
         wording.window(recommendation),
         wording.early_stopping(run.results, recommendation),
         wording.rivals(run.results, recommendation),
@@ -159,6 +179,7 @@ def _plots(run: Run, train_size: int, recommendation: Recommendation | None) -> 
 
     unfinished = "No training of this size has reached its full budget yet: nothing to compare."
     unmeasured = "No training of this size has been measured yet."
+    without = wording.no_hypervolume(run.results, train_size)
     trials = figures.with_parameter(full, "mix_ratio")
     plots = [
         draw("frontier", figures.frontier_figure, full, "Quality against copying, at full budget",
@@ -171,9 +192,20 @@ def _plots(run: Run, train_size: int, recommendation: Recommendation | None) -> 
     ]  # fmt: skip
     if run.config.space.mix_ratio != ("natural",) and trials.mix_ratio.round(6).nunique() > 1:
         plots.append(draw("mix", figures.mix_figure, trials, "Mix ratio and σ_tn together", MIX_CAPTION, ""))
+    plots += [
+        draw("curves", search_figures.curves_figure, anytime, "Learning curves, and what was stopped early",
+             f"{CURVES_CAPTION} {wording.stopped_early(run.results, train_size)}", unmeasured),
+        draw("hypervolume", search_figures.hypervolume_figure, full.iloc[:0] if without else full,
+             "What the search reached for its cost", wording.hypervolume(run.results, train_size),
+             without),
+    ]  # fmt: skip
     return plots
 
 
+CURVES_CAPTION = (
+    "Every training from one measurement to the next. Crosses: stopped early, because others were better "
+    "at the same point; how it would have gone on is not known, and it takes no part at full budget."
+)
 SIGMA_CAPTION = (
     "Each point is one completed training. Orange: DDPM, its mean over seeds and ±2 standard "
     "deviations. The shaded range of σ_tn beats DDPM; the dotted line is the recommended σ_tn."
@@ -196,7 +228,10 @@ def _frontier_caption(rows: pd.DataFrame) -> str:
         return words + "No DDPM baseline has finished, so none is drawn."
     if seeds == 1:
         return words + "DDPM has finished with one seed only, so its noise is unknown."
-    return words + "Differences smaller than the orange box are within DDPM's own seed noise."
+    return (
+        words + "Differences smaller than the orange box are within DDPM's own seed noise. The thin bars are "
+        "two standard deviations of that noise and of the sampling error together."
+    )
 
 
 def _sample_counts(rows: pd.DataFrame) -> str:

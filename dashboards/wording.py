@@ -4,11 +4,21 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pareto_amb.diffusion.units import sigma_to_vp
 from pareto_amb.results import parameters_of
-from pareto_amb.search.frontier import BASELINE, RECOMMENDED, comparable, frontier
+from pareto_amb.search.frontier import (
+    BASELINE,
+    RECOMMENDED,
+    average_seeds,
+    comparable,
+    frontier,
+    hypervolume_history,
+    normalized_hypervolume,
+    reference_point,
+)
 from pareto_amb.search.recommend import EarlyStop, Recommendation, Spread
 
 METHODS = {
@@ -52,6 +62,11 @@ def percent(share: float | None) -> str:
 def level(sigma: float | None) -> str:
     """A sigma in EDM units."""
     return number(sigma, 3)
+
+
+def level_range(interval: tuple[float, float]) -> str:
+    """An interval of sigma in EDM units."""
+    return " to ".join(level(end) for end in interval)
 
 
 def level_vp(sigma: float | None) -> str:
@@ -140,18 +155,92 @@ def window(recommendation: Recommendation) -> str:
     )
 
 
+def sureness(recommendation: Recommendation) -> str:
+    """How well the data settles the recommended sigma_tn; empty where it was not worked out."""
+    if recommendation.sigma_tn_interval is None or recommendation.p_front is None:
+        return ""
+    low, high = recommendation.sigma_tn_interval
+    where = f"a σ_tn from {level(low)} to {level(high)} (VP {level_vp(low)} to {level_vp(high)})"
+    return (
+        "When all points are drawn again with their noise, the policy takes "
+        f"{'this σ_tn' if low == high else where} in at least 90% of the redraws, and no other point "
+        f"dominates the recommended one in {recommendation.p_front:.0%}."
+    )
+
+
 def noise_of_baseline(recommendation: Recommendation) -> str:
     """What the intervals rest on."""
     seeds = recommendation.baseline.seeds
     if seeds == 1:
         return (
-            "DDPM was trained with one seed only: its noise is unknown, no interval can be given "
-            "and small differences mean nothing."
+            "DDPM was trained with one seed only: its noise is unknown, the intervals hold the sampling "
+            "error alone and small differences mean nothing."
         )
     return (
-        f"Intervals are ±2 standard deviations over DDPM's {seeds} seeds; the recommended trial "
-        "was trained once and is given the same width."
+        f"Intervals are ±2 standard deviations: DDPM's over its {seeds} seeds; the recommended trial's "
+        "from the sampling error and that same seed noise."
     )
+
+
+def confirmation(recommendation: Recommendation) -> str:
+    """What fresh seeds made of the recommended trial."""
+    found = recommendation.confirmation
+    if found is None:
+        return (
+            "Not confirmed by fresh seeds: the recommended trial is one training, the best of many, and the "
+            "best of many looks better than it is."
+        )
+    n = len(found.trials)
+    fid, copies = recommendation.fid.value, recommendation.memorization.value
+    return (
+        f"Trained again with {n} fresh {'seed' if n == 1 else 'seeds'}, whose means these figures are, "
+        f"without the training that the search picked: FID {number(fid, 4)} after "
+        f"{number(found.search_fid, 4)} in the search, memorization {percent(copies)} after "
+        f"{percent(found.search_memorization)}."
+    )
+
+
+def stopped_early(results: pd.DataFrame, train_size: int) -> str:
+    """How many trials were stopped early, when, and what that saved."""
+    rows = results[(results.train_size == train_size) & (results.method != BASELINE)]
+    rows = rows[rows.confirms == ""]
+    last = rows.sort_values("rung").groupby("trial_id").tail(1)
+    stopped = last[last.status == "pruned"]
+    if stopped.empty:
+        return "Here nothing was stopped early."
+    at = ", ".join(f"{n} at {budget:.0%}" for budget, n in stopped.budget.value_counts().sort_index().items())
+    return (
+        f"Stopped early: {len(stopped)} of {len(last)} trials ({at} of the budget), which saved "
+        f"{number(float((1 - stopped.budget).sum()), 3)} full trainings."
+    )
+
+
+def hypervolume(results: pd.DataFrame, train_size: int) -> str:
+    """What the hypervolume is measured against, and how far it got."""
+    fid, memorization = reference_point(results, train_size).tolist()
+    reached = normalized_hypervolume(frontier(results, train_size), np.array([fid, memorization]))
+    repeats = ""
+    if average_seeds(comparable(results, train_size)).confirmed.any():
+        repeats = " It falls where fresh seeds of a trial do worse than the search found."
+    return (
+        "Hypervolume: of the box between a perfect model (FID 0, no copies) and one with twice DDPM's mean "
+        f"FID that copies as DDPM does (FID {number(fid, 4)}, memorization {percent(memorization)}), the "
+        f"share that the front dominates. DDPM has none of it. It is {percent(reached)} in the end.{repeats}"
+    )
+
+
+def no_hypervolume(results: pd.DataFrame, train_size: int) -> str:
+    """Why there is no hypervolume to show; empty when there is one."""
+    if comparable(results, train_size).empty:
+        return "No training of this size has reached its full budget yet: nothing to compare."
+    fid, memorization = reference_point(results, train_size).tolist()
+    if math.isnan(fid):
+        return "No DDPM baseline has finished, so there is nothing to measure a hypervolume against."
+    if not memorization > 0 or not fid > 0:
+        return "DDPM copies nothing here: no training can copy less, so there is no hypervolume."
+    if hypervolume_history(results, train_size).empty:
+        return "An older version wrote this table without times, so the order of its trainings is not known."
+    return ""
 
 
 def _stop_words(stop: EarlyStop) -> str:

@@ -239,13 +239,21 @@ def _print_summary(outcome: "SweepOutcome") -> None:
     else:
         for found in outcome.recommendation.recommendations:
             print(found.summary)
-            print(f"  sigma_tn {found.sigma_tn:.4g} (variance-preserving {found.sigma_tn_vp:.4g})")
+            low, high = found.sigma_tn_interval or (found.sigma_tn, found.sigma_tn)
+            print(
+                f"  sigma_tn {found.sigma_tn:.4g} (variance-preserving {found.sigma_tn_vp:.4g}), "
+                f"90% interval {low:.4g} to {high:.4g}"
+            )
             print(f"  FID           {found.fid.value:8.4g}   DDPM {found.baseline.fid.value:.4g}")
             print(
                 f"  memorization  {found.memorization.value:8.3f}   DDPM "
                 f"{found.baseline.memorization.value:.3f}   held-out images "
                 f"{found.heldout_memorization:.3f}"
             )
+            if found.confirmation:
+                print(f"  {found.confirmation.describe()}")
+            else:
+                print("  note: the best of many trainings, not confirmed by fresh seeds")
             if found.early_stop:
                 print(f"  note: {found.early_stop.describe()}")
             if found.caution:

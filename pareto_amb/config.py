@@ -301,6 +301,13 @@ class SpaceConfig(_Model):
 MethodName = Literal["algorithm1", "masking", "noise_only"]
 
 
+class ConfirmConfig(_Model):
+    """What is trained again after the search, so that the recommended trial is not its luckiest draw."""
+
+    candidates: int = Field(2, ge=0, description="the best trials a train size; 0: none")
+    seeds: int = Field(2, ge=0, description="fresh seeds for each, always to full budget; 0: none")
+
+
 class SearchConfig(_Model):
     """How the space is searched. Each train size and method has a search, and its trials, of its own."""
 
@@ -311,6 +318,7 @@ class SearchConfig(_Model):
     trials: PositiveInt = Field(24, description="for each train size and method, baselines apart")
     startup_trials: PositiveInt = Field(6, description="spread evenly before the sampler steers")
     baseline_seeds: PositiveInt = Field(3, description="DDPM trainings a train size; spread = noise")
+    confirm: ConfirmConfig = ConfirmConfig()
     max_retries: int = Field(1, ge=0, description="how often a failed trial is tried again")
 
     @model_validator(mode="after")
@@ -318,6 +326,10 @@ class SearchConfig(_Model):
         if len(set(self.methods)) != len(self.methods):
             raise ValueError("methods names a method twice")
         return self
+
+    def n_confirmations(self) -> int:
+        """Trainings a train size that follow the search; only Algorithm 1 is recommended, so confirmed."""
+        return self.confirm.candidates * self.confirm.seeds if "algorithm1" in self.methods else 0
 
 
 class ResourcesConfig(_Model):

@@ -118,7 +118,7 @@ class SweepProgress:
                 table.add_column(heading, justify="left" if heading in {"trial", "chosen"} else "right")
             for _, point in frontier(results, int(size)).iterrows():
                 table.add_row(
-                    str(point.trial_id),
+                    point.trial_id if point.seeds == 1 else f"{point.trial_id}, mean of {point.seeds} seeds",
                     describe_trial(point),
                     f"{point.fid:.4g}",
                     f"{point.memorization:.3f}",

@@ -1,9 +1,13 @@
 """The results table: one row per (trial, rung), the only thing the analysis and the report read.
 
 Columns that every row has are in SCHEMA. Further metrics may follow as extra float columns, among them
-`memorization_at_T` and `heldout_memorization_at_T`, the shares above each similarity threshold T.
+`memorization_at_T` and `heldout_memorization_at_T`, the shares above each similarity threshold T, and
+`fid_se` and `memorization_se`, the standard deviations of fid and memorization over sets of n_samples
+images of the same model (how far another training would move them is not in it).
 """
 
+import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -40,7 +44,12 @@ SCHEMA: dict[str, str] = {
     "eval_seconds": "float64",  # this rung's evaluation
     "status": "str",  # of the trial: running, complete, pruned, failed
     "error": "str",  # why it failed, one line
+    "confirms": "str",  # trial_id of the trial that this one repeats with a fresh seed; empty for others
+    "recorded_at": "float64",  # seconds since 1970 at which the row was first written
 }
+
+DEFAULTS: dict[str, Any] = {"confirms": "", "recorded_at": math.nan}
+"""What stands for a column of SCHEMA in tables written before there was one."""
 
 PARAMETERS: dict[str, tuple[str, ...]] = {
     "ddpm": (),
@@ -79,7 +88,8 @@ class ResultsTable:
     def record(self, row: dict[str, Any]) -> None:
         """Add a row, or replace the one of the same trial and rung; its status holds for the trial."""
         rungs = self._trials.setdefault(row["trial_id"], {})
-        rungs[row["rung"]] = {**rungs.get(row["rung"], {}), **row}
+        new = {**DEFAULTS, "recorded_at": time.time()}
+        rungs[row["rung"]] = {**new, **rungs.get(row["rung"], {}), **row}
         for known in rungs.values():
             known["status"], known["error"] = row["status"], row.get("error", "")
         self._write()
@@ -124,6 +134,8 @@ def load_results(path: Path) -> pd.DataFrame:
     except Exception as error:  # pyarrow raises a dozen types for a corrupt file
         raise UserError(f"{path}: not a results table ({' '.join(str(error).split())[:120]})") from error
     missing = [column for column in SCHEMA if column not in frame.columns]
-    if missing:
-        raise UserError(f"{path}: not a results table, column '{missing[0]}' is missing")
-    return frame
+    for column in missing:
+        if column not in DEFAULTS:
+            raise UserError(f"{path}: not a results table, column '{column}' is missing")
+        frame[column] = DEFAULTS[column]
+    return frame.astype({column: SCHEMA[column] for column in missing})

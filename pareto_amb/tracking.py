@@ -14,10 +14,11 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from pareto_amb.config import SweepConfig
 from pareto_amb.errors import UserError
+from pareto_amb.search.recommend import Recommendation
 
 EXPERIMENT = "pareto-amb"
 PARAMS = ("method", "train_size", "sigma_tn", "mix_ratio", "corruption", "seed")
-NOT_METRICS = {*PARAMS, "trial_id", "rung", "images_seen", "status", "error"}
+NOT_METRICS = {*PARAMS, "trial_id", "rung", "images_seen", "status", "error", "recorded_at"}
 STATUS = {"running": "RUNNING", "complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 
 
@@ -112,10 +113,26 @@ class Tracker:
             "method": row["method"],
             "train_size": str(row["train_size"]),
         }
+        if row.get("confirms"):
+            tags["confirms"] = row["confirms"]
         run = self._client.create_run(self._experiment, run_name=row["trial_id"], tags=tags)
         self._client.log_batch(run.info.run_id, params=params)
         self._trials[row["trial_id"]] = str(run.info.run_id)
         return str(run.info.run_id)
+
+    def log_recommendation(self, found: Recommendation) -> None:
+        """Log what is recommended for one train size to the parent run, as tags `nSIZE.NAME`."""
+        figures = {"fid": found.fid.value, "memorization": found.memorization.value}
+        values: dict[str, Any] = {"trial_id": found.trial_id, "sigma_tn": found.sigma_tn, **figures}
+        if found.sigma_tn_interval is not None:
+            values["sigma_tn_low"], values["sigma_tn_high"] = found.sigma_tn_interval
+        if found.confirmation is not None:
+            values |= found.confirmation.model_dump(exclude={"trials"})
+        try:
+            for name, value in values.items():
+                self._client.set_tag(self._parent, f"n{found.train_size}.{name}", str(value))
+        except (MlflowException, OSError) as error:
+            self.problem = " ".join(str(error).split())[:200]
 
     def finish(self, artifacts: list[Path]) -> None:
         """Attach the report and the other files to the parent run and close it."""

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from pareto_amb.errors import UserError
-from pareto_amb.results import SCHEMA, ResultsTable, load_results
+from pareto_amb.results import DEFAULTS, SCHEMA, ResultsTable, load_results
 
 
 def row(trial_id: str = "a", rung: int = 1, status: str = "running", **more: Any) -> dict[str, Any]:
@@ -64,3 +64,29 @@ def test_what_is_not_a_results_table_is_refused_by_name(tmp_path: Path) -> None:
     pd.DataFrame({"x": [1]}).to_parquet(tmp_path / "other.parquet")
     with pytest.raises(UserError, match="column 'trial_id' is missing"):
         load_results(tmp_path / "other.parquet")
+
+
+def test_rows_keep_the_time_of_their_first_record(tmp_path: Path) -> None:
+    table = ResultsTable(tmp_path / "results.parquet")
+    numbers = {name: value for name, value in row().items() if name != "recorded_at"}
+    table.record({**numbers, "trial_id": "b"})
+    table.record({**numbers, "trial_id": "a"})
+    before = table.frame().set_index("trial_id").recorded_at
+    assert before["b"] < before["a"]
+    reopened = ResultsTable(tmp_path / "results.parquet")
+    reopened.record({**numbers, "trial_id": "b", "status": "failed"})
+    pd.testing.assert_series_equal(reopened.frame().set_index("trial_id").recorded_at, before)
+
+
+def test_a_table_of_an_older_version_loads(tmp_path: Path) -> None:
+    table = ResultsTable(tmp_path / "results.parquet")
+    table.record(row("a"))
+    old = table.frame().drop(columns=list(DEFAULTS))
+    old.to_parquet(tmp_path / "old.parquet", index=False)
+    loaded = load_results(tmp_path / "old.parquet")
+    assert {name: str(kind) for name, kind in loaded.dtypes.items()}.items() >= {
+        name: str(kind) for name, kind in table.frame().dtypes.items()
+    }.items()
+    again = ResultsTable(tmp_path / "old.parquet")
+    again.record(row("b"))
+    assert load_results(tmp_path / "old.parquet").trial_id.tolist() == ["a", "b"]

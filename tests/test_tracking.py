@@ -8,6 +8,7 @@ import search_spaces
 from pareto_amb.config import SweepConfig, parse
 from pareto_amb.errors import UserError
 from pareto_amb.results import PARAMETERS, SCHEMA
+from pareto_amb.search.recommend import Recommendation
 from pareto_amb.tracking import Tracker, tracking_uri
 
 CONFIG = parse(SweepConfig, search_spaces.load("smoke"), "smoke")
@@ -48,6 +49,38 @@ def test_a_failed_trial_carries_its_reason(tmp_path: Path) -> None:
     assert run.data.tags["error"] == "out of memory"
     assert "fid" not in run.data.metrics
     assert tracker.problem == ""
+
+
+def spread(value: float) -> dict[str, float]:
+    return {"value": value, "low": value, "high": value}
+
+
+def recommendation(**more: Any) -> Recommendation:
+    ddpm = {"seeds": 2, "fid": spread(9.0), "memorization": spread(0.3)}
+    fixed = {"train_size": 50, "policy": "match-ddpm", "sigma_tn": 0.5, "sigma_tn_vp": 0.4, "mix_ratio": 0.5}
+    figures = {"fid": spread(8.0), "memorization": spread(0.1), "baseline": ddpm, "heldout_memorization": 0.0}
+    rest = {"trial_id": "t", "window": None, "early_stop": None, "summary": ""}
+    return Recommendation.model_validate({**fixed, **figures, **rest, **more})
+
+
+def test_what_is_recommended_and_how_it_was_confirmed_is_on_the_parent_run(tmp_path: Path) -> None:
+    confirmation = {
+        "trials": ["t-c1"], "search_fid": 7.0, "search_memorization": 0.05, "fid_change": 1.0,
+        "memorization_change": 0.05,
+    }  # fmt: skip
+    tracker = open_tracker(tmp_path)
+    tracker.log_recommendation(recommendation(sigma_tn_interval=(0.3, 0.6), confirmation=confirmation))
+    tracker.log_row(row(trial_id="t-c1", confirms="t"), {})
+    assert tracker.problem == ""
+    client = MlflowClient(tracking_uri=tracker.uri)
+    tags = client.get_run(tracker._parent).data.tags
+    assert tags.items() >= {
+        "n50.trial_id": "t", "n50.sigma_tn": "0.5", "n50.sigma_tn_low": "0.3", "n50.sigma_tn_high": "0.6",
+        "n50.memorization": "0.1", "n50.search_memorization": "0.05", "n50.memorization_change": "0.05",
+        "n50.fid_change": "1.0",
+    }.items()  # fmt: skip
+    (run,) = trial_runs(tmp_path)
+    assert run.data.tags["confirms"] == "t"
 
 
 def test_a_server_lost_on_the_way_is_reported_and_does_not_stop_the_sweep(tmp_path: Path) -> None:

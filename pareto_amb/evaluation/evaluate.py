@@ -14,13 +14,19 @@ from torch import Tensor
 from pareto_amb.config import EvaluationConfig
 from pareto_amb.errors import UserError
 from pareto_amb.evaluation.encoders import Encoder
-from pareto_amb.evaluation.frechet import GaussianStatistics, fit_gaussian, frechet_distance
+from pareto_amb.evaluation.frechet import (
+    GaussianStatistics,
+    fit_gaussian,
+    frechet_distance,
+    frechet_standard_error,
+)
 from pareto_amb.evaluation.memorization import (
     calibrate_threshold,
     nearest_neighbours,
     share_above,
 )
 from pareto_amb.evaluation.neighbours import normalize
+from pareto_amb.evaluation.shares import share_posterior
 
 
 @dataclass(frozen=True)
@@ -99,19 +105,23 @@ def evaluate_samples(
 ) -> Evaluation:
     """FID and memorization of `samples`, uint8 (N, C, H, W), against `reference`.
 
+    `fid_se` and `memorization_se` are their standard deviations over sets of N samples of the same model.
     The encoders are the ones the reference was built with; when both are the same, the samples are
     encoded once. Raises UserError for fewer than 2 samples.
     """
     fid_features, similarity_features = _encode_with_both(
         samples, fid_encoder, similarity_encoder, batch_size, device
     )
-    fid = frechet_distance(fit_gaussian(fid_features), reference.statistics)
+    statistics = fit_gaussian(fid_features)
     similarity, neighbour = nearest_neighbours(similarity_features, reference.train_features)
+    copying = _copy_metrics(similarity, reference.thresholds, reference.primary)
     metrics: dict[str, float | int] = {
         "n_samples": len(samples),
-        "fid": fid,
+        "fid": frechet_distance(statistics, reference.statistics),
+        "fid_se": frechet_standard_error(fid_features, statistics, reference.statistics),
         "threshold": reference.thresholds[reference.primary],
-        **_copy_metrics(similarity, reference.thresholds, reference.primary),
+        "memorization_se": float(share_posterior(copying["memorization"], len(samples))[1]),
+        **copying,
         **reference.heldout,
     }
     return Evaluation(metrics, similarity, neighbour)

@@ -12,6 +12,9 @@ BASELINE = "ddpm"
 RECOMMENDED = "algorithm1"
 """The method that recommendations come from; the others only take part in the frontier."""
 
+_GIVEN = ["sigma_tn", "mix_ratio", "corruption", "budget", "threshold", "recorded_at"]
+"""Columns of numbers that are not measured on a training: its seeds share them, and no mean is taken."""
+
 Budget = Literal["full", "any"]
 
 
@@ -98,6 +101,57 @@ def hypervolume(values: NDArray[np.float64], reference: NDArray[np.float64]) -> 
     return float(((reference[0] - front[:, 0]) * heights).sum())
 
 
+def reference_point(results: pd.DataFrame, train_size: int) -> NDArray[np.float64]:
+    """Where the hypervolume of one train size ends: (2 x DDPM's mean fid, DDPM's mean memorization).
+
+    It is known once the baselines are done, whatever is searched. NaN while no baseline has finished.
+    """
+    rows = comparable(results, train_size)
+    means = rows.loc[rows.method == BASELINE, OBJECTIVES].mean().to_numpy(dtype=np.float64)
+    return np.asarray(means * [2.0, 1.0])
+
+
+def normalized_hypervolume(points: pd.DataFrame, reference: NDArray[np.float64]) -> float:
+    """The share of the box between a perfect model, (0, 0), and `reference` that `points` dominate.
+
+    DDPM itself dominates nothing of it. NaN where there is no such box: no baseline has finished, or DDPM
+    copies nothing, so that nothing can copy less.
+    """
+    if not (reference > 0).all():
+        return float("nan")
+    values = points[OBJECTIVES].to_numpy(dtype=np.float64)
+    return hypervolume(values, reference) / float(reference.prod())
+
+
+def hypervolume_history(results: pd.DataFrame, train_size: int) -> pd.DataFrame:
+    """The normalised hypervolume of one train size after each training that reached its full budget.
+
+    Columns: `trial_id`, `trainings` (cost so far, in full trainings, stopped and failed ones included) and
+    `hypervolume`, against today's reference point. It can fall: a configuration that is repeated counts
+    with the mean of its repeats. Empty when the order of the rows is not known (tables of old versions).
+    """
+    rows = results[(results.train_size == train_size) & (results.rung > 0)]
+    rows = rows.sort_values("recorded_at", kind="stable", ignore_index=True)
+    spent = (rows.budget - rows.groupby("trial_id").budget.shift(fill_value=0.0)).cumsum()
+    reference = reference_point(results, train_size)
+    finished = comparable(rows, train_size)
+    if rows.recorded_at.isna().any():
+        finished = finished.iloc[:0]
+    measured, reached = finished[OBJECTIVES], []
+    points = measured.iloc[:0]
+    for k, repeat in enumerate((configuration(finished) != finished.trial_id).tolist()):
+        more = pd.concat([points, measured.iloc[[k]]])
+        points = average_seeds(finished.iloc[: k + 1])[OBJECTIVES] if repeat else more
+        reached.append(normalized_hypervolume(points, reference))
+    return pd.DataFrame(
+        {
+            "trial_id": finished.trial_id.tolist(),
+            "trainings": spent[finished.index].tolist(),
+            "hypervolume": reached,
+        }
+    )
+
+
 def comparable(results: pd.DataFrame, train_size: int, budget: Budget = "full") -> pd.DataFrame:
     """The rows of one train size that may share a frontier.
 
@@ -113,8 +167,49 @@ def comparable(results: pd.DataFrame, train_size: int, budget: Budget = "full") 
     return rows[rows.n_samples == complete.n_samples.max()] if len(complete) else rows
 
 
+def configuration(rows: pd.DataFrame) -> "pd.Series[str]":
+    """What tells the configurations among `rows` of one train size apart.
+
+    All seeds of DDPM are one, and so are a trial and its repeats with fresh seeds (column `confirms`).
+    """
+    original = rows.trial_id.where(_repeated(rows) == "", _repeated(rows))
+    return original.where(rows.method != BASELINE, BASELINE).rename("configuration")
+
+
+def _repeated(rows: pd.DataFrame) -> "pd.Series[str]":
+    """The trial that each row repeats, empty for most; tables made by hand may do without the column."""
+    return rows.get("confirms", pd.Series("", index=rows.index, dtype=object))
+
+
+def average_seeds(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row a configuration, from full-budget `rows` of one train size: the mean over its seeds.
+
+    A trial that was repeated with fresh seeds is the mean of the repeats alone: its own figures are those
+    that it was picked for. `seeds` counts the trainings behind a row, `confirmed` says whether they are
+    such repeats; `fid_se` and `memorization_se` are those of the means, `trial_id` is the trial repeated.
+    """
+    kept = rows[~rows.trial_id.isin(_repeated(rows))]
+    key = configuration(kept)
+    groups = kept.groupby(key, sort=False)
+    averaged = groups.first()
+    measured = kept.select_dtypes("float").columns.difference(_GIVEN)
+    averaged[measured] = groups[measured].mean()
+    averaged["seeds"] = groups.size()
+    averaged["confirmed"] = (_repeated(kept) != "").groupby(key).any()
+    averaged["trial_id"] = averaged.trial_id.where(~averaged.confirmed, averaged.index)
+    averaged["confirms"] = ""
+    for name in [f"{objective}_se" for objective in OBJECTIVES if f"{objective}_se" in kept]:
+        averaged[name] = np.sqrt((kept[name] ** 2).groupby(key).mean() / averaged.seeds)
+    return averaged.reset_index(drop=True)
+
+
 def frontier(results: pd.DataFrame, train_size: int, budget: Budget = "full") -> pd.DataFrame:
-    """The non-dominated rows of one train size, by rising fid; baselines take part like any trial."""
+    """The non-dominated points of one train size, by rising fid; DDPM takes part like any trial.
+
+    At full budget a point is a configuration (`average_seeds`), at any budget it is a row of the table.
+    """
     rows = comparable(results, train_size, budget)
+    if budget == "full":
+        rows = average_seeds(rows)
     front = rows[non_dominated(rows[OBJECTIVES].to_numpy(dtype=np.float64))]
     return front.sort_values(OBJECTIVES)

@@ -59,7 +59,32 @@ def sweep_rows(train_size: int, seed: int = 0) -> pd.DataFrame:
         for rung in range(1, 4):
             name = f"n{train_size}-ddpm-s{number}"
             rows.append(_row(name, "ddpm", train_size, 0.0, 0.0, number, rung, rng))
-    return pd.DataFrame(rows).reindex(columns=list(SCHEMA)).astype(SCHEMA)
+    frame = pd.DataFrame(rows).reindex(columns=list(SCHEMA)).astype(SCHEMA)
+    measured = frame.fid.notna()
+    baselines_first = np.argsort(np.argsort(frame.method != "ddpm", kind="stable"), kind="stable")
+    return frame.assign(
+        recorded_at=1.7e9 + baselines_first,
+        fid_se=np.where(measured, 0.1, np.nan),
+        memorization_se=np.where(measured, 0.004, np.nan),
+    )
+
+
+def confirmed_rows(results: pd.DataFrame, trial_id: str, worse: float = 0.4) -> pd.DataFrame:
+    """`results` and two fresh seeds of one of its trials that do a little worse, measured at the end."""
+    original = results[(results.trial_id == trial_id) & (results.budget == 1)].iloc[0]
+    repeats = [
+        original.to_dict()
+        | {
+            "trial_id": f"{trial_id}-c{k}",
+            "confirms": trial_id,
+            "seed": 1_000_000 + k,
+            "fid": original.fid + k * worse,
+            "memorization": original.memorization + 0.01 * k,
+            "recorded_at": 1.8e9 + k,
+        }
+        for k in (1, 2)
+    ]
+    return pd.concat([results, pd.DataFrame(repeats)], ignore_index=True)
 
 
 def _row(
@@ -88,7 +113,7 @@ def _row(
     } | measured | {
         "trial_id": trial_id, "method": method, "train_size": train_size, "sigma_tn": sigma,
         "mix_ratio": mix, "corruption": 0.0, "seed": seed, "rung": rung, "images_seen": int(share * BUDGET),
-        "budget": share, "n_samples": 5000 if rung else 0, "status": "complete", "error": "",
+        "budget": share, "n_samples": 5000 if rung else 0, "status": "complete", "error": "", "confirms": "",
     }  # fmt: skip
 
 
@@ -158,6 +183,12 @@ def make_config() -> Callable[..., SweepConfig]:
 def make_rows() -> Callable[[int], pd.DataFrame]:
     """A results table for one train size."""
     return sweep_rows
+
+
+@pytest.fixture
+def confirm() -> Callable[..., pd.DataFrame]:
+    """A results table with fresh seeds of one trial."""
+    return confirmed_rows
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from pareto_amb.config import DataConfig
 from pareto_amb.data import load_images
 from pareto_amb.scan import scan_images
 
+FIGURES = ["frontier-300", "sigma-300", "any-300", "mix-300", "curves-300", "hypervolume-300"]
+
 
 def severe(browser: Any) -> list[Any]:
     return [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
@@ -31,7 +33,7 @@ def test_report_works_from_disk(browser: Any, run_dir: Path) -> None:
         "[p.id, p.querySelectorAll('svg.main-svg').length, (p.data || []).length, "
         " p.querySelectorAll('.scatterlayer .trace').length])"
     )
-    assert [name for name, *_ in drawn] == ["frontier-300", "sigma-300", "any-300", "mix-300"]
+    assert [name for name, *_ in drawn] == FIGURES
     assert all(svg > 0 and data > 0 and traces > 0 for _, svg, data, traces in drawn)
     width = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
     assert width[0] <= width[1]

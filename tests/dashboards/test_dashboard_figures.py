@@ -9,10 +9,25 @@ import pytest
 
 from dashboards import theme, wording
 from dashboards.figures import any_budget_figure, frontier_figure, mix_figure, sigma_figure
-from pareto_amb.search.frontier import comparable, frontier
+from dashboards.search_figures import curves_figure, hypervolume_figure
+from pareto_amb.search.frontier import (
+    comparable,
+    frontier,
+    hypervolume_history,
+    normalized_hypervolume,
+    reference_point,
+)
 from pareto_amb.search.recommend import Recommendation, recommend
+from pareto_amb.search.uncertainty import frontier_points
 
-MAKERS = [frontier_figure, sigma_figure, any_budget_figure, mix_figure]
+MAKERS = [
+    frontier_figure,
+    sigma_figure,
+    any_budget_figure,
+    mix_figure,
+    curves_figure,
+    hypervolume_figure,
+]
 
 
 @pytest.fixture
@@ -69,6 +84,102 @@ def test_hover_gives_both_units_mix_ratio_and_seed(results: pd.DataFrame) -> Non
     assert sigma in text
     assert f"mix ratio {row.mix_ratio:.2f}" in text
     assert "seed 0" in text
+
+
+def test_points_carry_their_noise_and_how_sure_they_are(results: pd.DataFrame) -> None:
+    figure = frontier_figure(results, 300, "inception_v3")
+    points = frontier_points(results, 300)
+    points = points[points.method != "ddpm"].reset_index(drop=True)
+    (bars,) = traces(figure, "± 2 s.d.")
+    assert list(bars.x) == points.fid.tolist()
+    assert list(bars.error_x.array) == pytest.approx((2 * points.fid_sd).tolist())
+    assert list(bars.error_y.array) == pytest.approx((2 * points.memorization_sd).tolist())
+    assert (np.array(bars.error_y.arrayminus) <= np.array(bars.y)).all()
+    row = points[points.trial_id == "n300-algorithm1-0007"].iloc[0]
+    assert 0 < row.p_front < 1
+    texts = [text for t in figure.data for text in t.hovertext or () if row.trial_id in text]
+    assert f"on the front in {row.p_front:.0%} of redraws" in texts[0]
+    assert f"± {wording.number(2 * row.fid_sd, 2)}" in texts[0]
+
+
+def test_learning_curves_end_in_a_cross_where_a_trial_was_stopped(results: pd.DataFrame) -> None:
+    figure = curves_figure(results, 300, "pixels")
+    stopped = [t for t in figure.data if t.name == "Algorithm 1, stopped early"]
+    assert [list(t.y) for t in stopped] == [
+        [
+            value
+            for trial in ("n300-algorithm1-0003", "n300-algorithm1-0013")
+            for value in [*results[results.trial_id == trial][metric], None]
+        ]
+        for metric in ("fid", "memorization")
+    ]
+    assert [list(t.marker.symbol).count("x") for t in stopped] == [2, 2]
+    others = [t for t in figure.data if t.name in {"Algorithm 1", "DDPM"}]
+    assert not any("x" in t.marker.symbol for t in others)
+    points = sum(y is not None for t in figure.data for y in t.y)
+    assert points == 2 * results.fid.notna().sum()
+    assert "2 of 16 trials (2 at 50% of the budget)" in wording.stopped_early(results, 300)
+    assert "saved 1.00 full trainings" in wording.stopped_early(results, 300)
+    complete = results[results.status != "pruned"]
+    assert wording.stopped_early(complete, 300) == "Here nothing was stopped early."
+
+
+def test_the_hypervolume_is_drawn_over_what_everything_cost(results: pd.DataFrame) -> None:
+    (curve,) = hypervolume_figure(results, 300, "pixels").data
+    assert list(curve.y) == hypervolume_history(results, 300).hypervolume.tolist()
+    assert curve.x[-1] == pytest.approx(16 + 2 * 0.5)  # 3 baselines, 13 trials, two stopped halfway
+    final = normalized_hypervolume(frontier(results, 300), reference_point(results, 300))
+    assert curve.y[-1] == pytest.approx(final)
+    assert f"It is {wording.percent(final)} in the end" in wording.hypervolume(results, 300)
+
+
+def test_a_confirmed_trial_is_drawn_at_the_mean_of_its_fresh_seeds(
+    results: pd.DataFrame, recommended: Recommendation, confirm: Callable[..., pd.DataFrame]
+) -> None:
+    rows = confirm(results, recommended.trial_id)
+    found = recommend(rows, 300)
+    assert found.trial_id == recommended.trial_id
+    figure = frontier_figure(rows, 300, "inception_v3", found)
+    texts = [text for t in traces(figure, "Algorithm 1") for text in t.hovertext or ()]
+    (text,) = (text for text in texts if found.trial_id in text)
+    assert "mean of 2 fresh seeds" in text
+    (ring,) = traces(figure, "recommended")
+    assert (ring.x[0], ring.y[0]) == (found.fid.value, found.memorization.value)
+    (before,) = traces(figure, "in the search")
+    assert before.x[:2] == (recommended.fid.value, found.fid.value)
+    assert before.y[:2] == (recommended.memorization.value, found.memorization.value)
+    assert before.marker.size[:2] == (9, 0)
+    assert not traces(frontier_figure(results, 300, "inception_v3", recommended), "in the search")
+    words = wording.confirmation(found)
+    assert "Trained again with 2 fresh seeds" in words
+    assert f"memorization {wording.percent(found.memorization.value)} after " in words
+    assert "Not confirmed" in wording.confirmation(recommended)
+    assert "It falls where fresh seeds" in wording.hypervolume(rows, 300)
+    assert wording.stopped_early(rows, 300) == wording.stopped_early(results, 300)
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        ("running", "No training of this size has reached its full budget yet"),
+        ("no ddpm", "No DDPM baseline has finished"),
+        ("no copies", "DDPM copies nothing here"),
+        ("old", "the order of its trainings is not known"),
+        ("all", ""),
+    ],
+)
+def test_it_is_said_why_there_is_no_hypervolume(case: str, reason: str, results: pd.DataFrame) -> None:
+    ddpm = results.method == "ddpm"
+    tables = {
+        "running": results[results.rung < 3].assign(status="running"),
+        "no ddpm": results[~ddpm],
+        "no copies": results.assign(memorization=results.memorization.where(~ddpm, 0.0)),
+        "old": results.assign(recorded_at=math.nan),
+        "all": results,
+    }
+    said = wording.no_hypervolume(tables[case], 300)
+    assert reason in said
+    assert bool(said) == bool(reason)
 
 
 @pytest.mark.parametrize("make", MAKERS)

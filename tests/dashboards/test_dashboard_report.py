@@ -12,10 +12,11 @@ import pytest
 import yaml
 from plotly.offline import get_plotlyjs
 
-from dashboards.report import write_report
+from dashboards.report import trial_rows, write_report
 from pareto_amb.config import SweepConfig
 from pareto_amb.errors import UserError
 from pareto_amb.search.recommend import recommend
+from pareto_amb.search.uncertainty import frontier_points
 
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}"
 
@@ -51,6 +52,9 @@ class Page(HTMLParser):
         return " ".join(self.text.split())
 
 
+FIGURES = ["frontier-300", "sigma-300", "any-300", "mix-300", "curves-300", "hypervolume-300"]
+
+
 def page_of(run_dir: Path) -> Page:
     return Page(write_report(run_dir).read_text(encoding="utf-8"))
 
@@ -75,7 +79,11 @@ def test_report_answers_first(run_dir: Path, results: pd.DataFrame) -> None:
     assert "beats DDPM: FID no worse" in words
     assert "NVIDIA A100 80GB" in words
     assert "Every point rests on 5,000 generated samples." in words
-    assert figures(page) == ["frontier-300", "sigma-300", "any-300", "mix-300"]
+    assert figures(page) == FIGURES
+    low, high = found.sigma_tn_interval or (0, 0)
+    assert f"90% interval {low:.2f} to {high:.2f}" in words
+    assert f"no other point dominates the recommended one in {found.p_front:.0%}" in words
+    assert "Stopped early: 2 of 16 trials" in words
 
 
 def test_the_searched_range_is_told_in_both_units_and_whether_auto_set_it(
@@ -97,6 +105,15 @@ def test_gallery_and_failed_trial_are_shown(run_dir: Path) -> None:
     assert all(image.startswith("data:image/png;base64,") for image in images)
     assert "failed: loss became nan at image 12,800" in page.words
     assert "· copy" in page.words
+
+
+def test_the_table_says_how_sure_each_trial_is_on_the_front(results: pd.DataFrame) -> None:
+    points = frontier_points(results, 300).set_index("trial_id").p_front
+    rows = {row["trial_id"]: row for row in trial_rows(results)}
+    assert rows["n300-algorithm1-0007"]["p_front"] == points["n300-algorithm1-0007"]
+    assert {rows[f"n300-ddpm-s{k}"]["p_front"] for k in range(3)} == {points["n300-ddpm-s0"]}
+    assert rows["n300-algorithm1-0003"]["p_front"] is None  # stopped early
+    assert rows["n300-algorithm1-0015"]["p_front"] is None  # failed
 
 
 def test_early_stopping_is_said_either_way(new_run: Callable[..., Path], results: pd.DataFrame) -> None:
@@ -123,7 +140,7 @@ def test_two_train_sizes_have_their_own_sections(
     both = pd.concat([make_rows(300), make_rows(1000)], ignore_index=True)
     space = make_config().space.model_copy(update={"train_size": (300, 1000)}).model_dump()
     page = page_of(new_run(both, make_config(space=space), recommend_for=(300, 1000)))
-    assert len(figures(page)) == len(set(figures(page))) == 8
+    assert len(figures(page)) == len(set(figures(page))) == 12
     assert "With 1,000 training images, train with" in page.words
     assert sum(script.startswith("/**\n* plotly.js") for script in page.scripts) == 1
 

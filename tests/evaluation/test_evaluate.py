@@ -4,12 +4,13 @@ from unittest import mock
 
 import pytest
 import torch
+from scipy import stats
 
 from pareto_amb.config import EvaluationConfig
 from pareto_amb.errors import UserError
 from pareto_amb.evaluation.encoders import Encoder, load_encoder
 from pareto_amb.evaluation.evaluate import build_references, evaluate_samples
-from pareto_amb.evaluation.frechet import fit_gaussian, frechet_distance
+from pareto_amb.evaluation.frechet import fit_gaussian, frechet_distance, frechet_standard_error
 from pareto_amb.evaluation.intervals import wilson
 from pareto_amb.evaluation.memorization import calibrate_threshold, nearest_neighbours
 
@@ -51,7 +52,8 @@ def test_metrics(digits):
     result = evaluate_samples(samples, reference, PIXELS, PIXELS)
     figures = ["memorization", "similarity_mean", "similarity_p95"]
     figures += ["memorization_at_0.900", "memorization_at_0.950"]
-    expected = {"n_samples", "fid", "threshold", *figures, *(f"heldout_{key}" for key in figures)}
+    errors = {"fid_se", "memorization_se"}
+    expected = errors | {"n_samples", "fid", "threshold", *figures, *(f"heldout_{key}" for key in figures)}
     assert set(result.metrics) == expected
     features = (samples.double() / 127.5 - 1).flatten(1)
     train = (digits[:300].double() / 127.5 - 1).flatten(1)
@@ -61,6 +63,10 @@ def test_metrics(digits):
     everything = fit_gaussian((digits.double() / 127.5 - 1).flatten(1))
     fid = frechet_distance(fit_gaussian(features), everything)
     assert result.metrics["fid"] == pytest.approx(fid, rel=1e-5)
+    error = frechet_standard_error(features, fit_gaussian(features), everything)
+    assert result.metrics["fid_se"] == pytest.approx(error, rel=1e-4)
+    copied = stats.binom(400, float(result.metrics["memorization"]))
+    assert result.metrics["memorization_se"] == pytest.approx(copied.std() / 400, rel=0.05)
     assert result.metrics["n_samples"] == 400
     assert result.metrics["threshold"] == 0.95
     assert result.metrics["memorization"] == result.metrics["memorization_at_0.950"]

@@ -17,6 +17,7 @@ from pareto_amb.evaluation.frechet import (
     fit_gaussian,
     frechet_distance,
     frechet_influence,
+    frechet_standard_error,
     gaussian_from_covariance,
 )
 
@@ -123,6 +124,17 @@ def test_properties(n, m, dim, scale, shift):
     assert distance(a + shift, b + shift) == pytest.approx(plain, rel=1e-7, abs=1e-10)
     assert distance(a * scale, b * scale) == pytest.approx(scale**2 * plain, rel=1e-8, abs=1e-10)
     assert distance(a, a + shift) == pytest.approx(dim * shift**2, rel=1e-7, abs=1e-9)
+
+
+@pytest.mark.parametrize("n", [40, 100, 400])
+def test_the_standard_error_is_the_spread_over_sets_of_images(n):
+    reference = fit_gaussian(random_features(4000, 100, 2, 1.0))
+    sets = [random_features(n, 100, seed, 1.0) for seed in range(300, 420)]
+    sets = [features - 0.1 * seed for seed, features in zip(range(300, 420), sets, strict=True)]
+    fitted = [fit_gaussian(features) for features in sets]
+    spread = np.std([frechet_distance(some, reference) for some in fitted], ddof=1)
+    errors = [frechet_standard_error(*pair, reference) for pair in zip(sets[:20], fitted[:20], strict=True)]
+    assert np.mean(errors) == pytest.approx(spread, rel=0.25)
 
 
 def test_unusable_features_are_refused():

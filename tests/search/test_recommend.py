@@ -5,6 +5,7 @@ import pytest
 from pareto_amb.errors import UserError
 from pareto_amb.search.frontier import frontier
 from pareto_amb.search.recommend import recommend, summarize_baseline
+from pareto_amb.search.uncertainty import frontier_points, redraw, training_noise
 
 DDPM = [(100.0, 0.60), (104.0, 0.62), (96.0, 0.58)]
 # sigma_tn: (fid, memorization) at full budget
@@ -114,3 +115,102 @@ def test_other_methods_take_part_in_the_frontier_but_are_not_recommended() -> No
         assert recommend(everything, 100, policy).trial_id == "t0.4"
     assert recommend(everything, 100).window == recommend(rows, 100).window
     assert recommend(pd.concat([everything, masking.assign(budget=0.5)]), 100).early_stop is None
+
+
+def measured(trials: dict[float, tuple[float, float]], fid_se: float, n_samples: int) -> pd.DataFrame:
+    return results(trials).assign(fid_se=fid_se, n_samples=n_samples)
+
+
+def test_sampling_error_widens_the_interval_of_the_recommended_trial() -> None:
+    exact, coarse = (recommend(measured(TRIALS, se, 500), 100) for se in (0.0, 3.9))
+    assert exact.fid.deviation == coarse.fid.deviation == pytest.approx(4.0)  # DDPM's spread has it in it
+    more = recommend(measured(TRIALS, 10.0, 500), 100)
+    assert more.fid.deviation == pytest.approx(10.0)
+    assert more.fid.high - more.fid.value == pytest.approx(20.0)
+    few = recommend(measured(TRIALS, 0.0, 50), 100).memorization.deviation
+    assert few is not None
+    assert exact.memorization.deviation is not None
+    assert few > 2 * exact.memorization.deviation
+
+
+@pytest.mark.parametrize(("rival", "alone"), [(0.245, True), (0.225, False)])
+def test_the_interval_of_sigma_tn_holds_what_the_policy_takes_in_nine_of_ten_redraws(
+    rival: float, alone: bool
+) -> None:
+    """Two trials with certain fids: the policy takes the one that draws the lower memorization."""
+    rows = measured({0.1: (80.0, 0.20), 0.4: (80.0, rival)}, 0.0, 1000)
+    found = recommend(rows, 100)
+    draws = redraw(frontier_points(rows, 100), training_noise(rows, 100), 4000, np.random.default_rng(5))
+    first = (draws[:, 1, 1] < draws[:, 2, 1]).mean()
+    assert (first > 0.95) == alone
+    assert found.sigma_tn == 0.1
+    assert found.sigma_tn_interval == ((0.1, 0.1) if alone else (0.1, 0.4))
+    assert recommend(rows, 100) == found
+
+
+def test_the_interval_moves_with_the_fid_limit_that_ddpm_sets() -> None:
+    """The rival copies less but sits at the limit: whether it is admitted is a toss."""
+    rows = measured({0.1: (80.0, 0.20), 0.4: (108.5, 0.05)}, 1.0, 1000)
+    found = recommend(rows, 100)
+    assert found.sigma_tn == 0.1
+    assert found.sigma_tn_interval == (0.1, 0.4)
+
+
+def test_a_hopeless_point_is_never_on_the_front() -> None:
+    rows = measured({0.1: (80.0, 0.20), 0.4: (140.0, 0.5)}, 1.0, 1000)
+    assert recommend(rows, 100).p_front == 1.0
+    points = frontier_points(rows, 100).set_index("trial_id")
+    assert points.p_front["t0.4"] == 0.0
+
+
+def repeated(sigma_tn: float, *figures: tuple[float, float]) -> pd.DataFrame:
+    """The trial of TRIALS at `sigma_tn` trained again with fresh seeds."""
+    (row,) = results()[results().sigma_tn == sigma_tn].to_dict("records")
+    name = row["trial_id"]
+    return pd.DataFrame(
+        {**row, "trial_id": f"{name}-c{k}", "confirms": name, "fid": fid, "memorization": memorization}
+        for k, (fid, memorization) in enumerate(figures, 1)
+    )
+
+
+def with_repeats(*repeats: pd.DataFrame) -> pd.DataFrame:
+    return pd.concat([results().assign(confirms=""), *repeats], ignore_index=True)
+
+
+def test_fresh_seeds_replace_the_figures_that_a_trial_was_picked_for() -> None:
+    rows = with_repeats(repeated(0.4, (104.0, 0.26), (106.0, 0.30)), repeated(0.2, (100.0, 0.31)))
+    found = recommend(rows, 100)
+    assert (found.trial_id, found.sigma_tn) == ("t0.4", 0.4)
+    assert (found.fid.value, found.memorization.value) == pytest.approx((105.0, 0.28))
+    assert found.fid.high == pytest.approx(105.0 + 2 * 4 / np.sqrt(2))
+    confirmation = found.confirmation
+    assert confirmation is not None
+    assert confirmation.trials == ["t0.4-c1", "t0.4-c2"]
+    assert (confirmation.search_fid, confirmation.search_memorization) == (103.0, 0.2)
+    assert (confirmation.fid_change, confirmation.memorization_change) == pytest.approx((2.0, 0.08))
+    assert "2 fresh seeds: FID 105 after 103 in the search, memorization 0.280 after 0.200" in (
+        confirmation.describe()
+    )
+    assert "memorization 0.28" in found.summary
+
+
+def test_the_luckiest_of_the_unconfirmed_does_not_beat_a_confirmed_trial() -> None:
+    rows = with_repeats(repeated(0.4, (105.0, 0.45), (105.0, 0.45)), repeated(0.2, (100.0, 0.42)))
+    found = recommend(rows, 100)  # t0.1 measured 0.40, once
+    assert found.sigma_tn == 0.2
+    assert found.confirmation is not None
+    assert found.sigma_tn_interval is not None
+    assert found.sigma_tn_interval[0] == 0.1
+
+
+def test_where_fresh_seeds_refute_every_candidate_an_unconfirmed_trial_is_left() -> None:
+    rows = with_repeats(repeated(0.4, (120.0, 0.2)), repeated(0.2, (115.0, 0.3)))
+    found = recommend(rows, 100)
+    assert found.sigma_tn == 0.1
+    assert found.confirmation is None
+
+
+def test_other_policies_weigh_all_points_alike() -> None:
+    rows = with_repeats(repeated(0.4, (105.0, 0.45)))
+    assert recommend(rows, 100, "max-memorization", 0.41).sigma_tn == 0.1
+    assert recommend(rows, 100, "max-memorization", 0.39).sigma_tn == 0.2
