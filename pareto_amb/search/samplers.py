@@ -28,16 +28,14 @@ from pareto_amb.diffusion.noise import natural_mix_ratio
 from pareto_amb.diffusion.trainer import noise_distribution
 from pareto_amb.randomness import derive_seed
 from pareto_amb.results import PARAMETERS, ResultsTable
+from pareto_amb.search.foresight import MIN_FINISHED, Array, foresee
 from pareto_amb.search.frontier import BASELINE, OBJECTIVES, RECOMMENDED, best_first
-from pareto_amb.search.surrogate import Array, FrontierSampler, at_quantile
+from pareto_amb.search.surrogate import FrontierSampler, at_quantile
 
 warnings.filterwarnings("ignore", category=ExperimentalWarning)  # multivariate TPE, constant liar
 
 MAX_OBSERVED = 100
 """A sampler models at most so many trials: its cost does not grow with the sweep."""
-
-MIN_FINISHED = 4
-"""From so many finished trials on, those that were stopped early can be foreseen."""
 
 SHOWN = [*OBJECTIVES, "similarity_mean"]
 """What is known of a trial at a rung: the similarity foretells copying before there are copies."""
@@ -165,18 +163,6 @@ class ParetoSampler:
 
     def _trial(self, key: Hashable, **shown: Any) -> FrozenTrial:
         return create_trial(params=self._params[key], distributions=self._searched, **shown)
-
-
-def foresee(before: Array, after: Array, shown: Array) -> Array:
-    """What trials that have shown `shown` (k, f) will come to: (k, m), never below 0.
-
-    A ridge regression on the trials that showed `before` (n, f) and came to `after` (n, m). Its penalty, one
-    observation's weight, draws towards the mean what they do not tell.
-    """
-    mean, scale = before.mean(axis=0), before.std(axis=0) + 1e-12
-    z = (before - mean) / scale
-    weights = np.linalg.solve(z.T @ z + np.eye(z.shape[1]), z.T @ (after - after.mean(axis=0)))
-    return np.asarray(np.maximum((shown - mean) / scale @ weights + after.mean(axis=0), 0.0))
 
 
 def _most_telling(values: Array) -> NDArray[np.int64]:

@@ -9,7 +9,6 @@ import itertools
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from optuna import Study
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.samplers import BaseSampler
@@ -17,9 +16,8 @@ from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial, TrialState
 from scipy.linalg import cho_solve, solve_triangular
 
+from pareto_amb.search.foresight import Array
 from pareto_amb.search.frontier import non_dominated
-
-Array = NDArray[np.float64]
 
 LENGTHS = (0.1, 0.2, 0.4, 0.8)
 """Length scales to choose from for a range of the unit interval."""

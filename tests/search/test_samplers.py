@@ -9,12 +9,12 @@ import search_spaces
 from pareto_amb.config import SweepConfig, apply_overrides, parse
 from pareto_amb.diffusion.noise import LogNormal, natural_mix_ratio
 from pareto_amb.results import ResultsTable
+from pareto_amb.search.foresight import foresee
 from pareto_amb.search.samplers import (
     MAX_OBSERVED,
     ParetoSampler,
     ParetoSearcher,
     distributions,
-    foresee,
     startup_points,
 )
 
