@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from pareto_amb.config import SweepConfig
 from pareto_amb.search.frontier import crowding_distance, front_numbers
 
 
@@ -20,6 +21,17 @@ def expected_budget(rungs: Sequence[float], reduction_factor: float, first: int 
     """
     steps = np.diff(rungs[first:])
     return float(rungs[first] + (steps / reduction_factor ** np.arange(1, len(steps) + 1)).sum())
+
+
+def expected_trainings(config: SweepConfig) -> float:
+    """How many full trainings a sweep costs on average, the DDPM baselines included."""
+    search, rungs = config.search, config.rung_images()
+    share = 1.0
+    if search.reduction_factor is not None:
+        costs = [expected_budget(rungs, search.reduction_factor, first) for first in range(search.brackets)]
+        share = len(costs) / sum(rungs[-1] / cost for cost in costs)  # every bracket has the same budget
+    searched = search.trials * len(search.methods) * share
+    return (search.baseline_seeds + searched) * len(config.space.train_size)
 
 
 class ParetoRungs:
@@ -158,15 +170,14 @@ class _Rung:
         return self._ranked
 
     def _best_first(self, trial_ids: Iterable[str], fronts: NDArray[np.int64]) -> list[str]:
-        """`trial_ids` by front, then by spread within it, then by age."""
+        """`trial_ids` by front, then by spread within it, then by name: the order of reports is no matter."""
         spread = np.zeros(len(fronts))
-        rows = {name: self._rows[name] for name in trial_ids}
-        values = self._values[: len(fronts)]
+        rows, names = {name: self._rows[name] for name in trial_ids}, list(self._rows)
         for front in {int(fronts[row]) for row in rows.values()}:
-            members = fronts == front
-            if np.isfinite(values[members]).all():
-                spread[members] = crowding_distance(values[members])
-        return sorted(rows, key=lambda name: (fronts[rows[name]], -spread[rows[name]], rows[name]))
+            members = sorted(np.flatnonzero(fronts == front).tolist(), key=lambda row: names[row])
+            if np.isfinite(self._values[members]).all():
+                spread[members] = crowding_distance(self._values[members])
+        return sorted(rows, key=lambda name: (fronts[rows[name]], -spread[rows[name]], name))
 
 
 def _fronts(values: NDArray[np.float64]) -> NDArray[np.int64]:

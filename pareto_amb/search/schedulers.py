@@ -91,7 +91,7 @@ class ParetoHalving(TrialScheduler):
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """Take up a trial: a new one, one to be tried again, or one of an interrupted experiment."""
         name = self._name(trial)
-        if not self._is_protected(trial):
+        if not self._is_protected(trial.config):
             standing = self._standings.get(name)
             if standing is None:
                 self._recall(name, trial.config, *self._history(trial))
@@ -108,7 +108,7 @@ class ParetoHalving(TrialScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Pause, stop or continue a trial. ValueError when the result lacks `time_attr` or a metric."""
         name, rung = self._name(trial), self._rung_at(result)
-        undecided = not self._is_protected(trial) and rung > self._standings[name].reached
+        undecided = not self._is_protected(trial.config) and rung > self._standings[name].reached
         if undecided and not self._goes_on(name, rung, self._values(result)):
             self._paused[name] = trial
             return str(TrialScheduler.PAUSE)
@@ -118,7 +118,7 @@ class ParetoHalving(TrialScheduler):
         """Count the last result of a trial that ended by itself."""
         name = self._name(trial)
         known = {self._time_attr, *self._metrics} <= result.keys()
-        if not self._is_protected(trial) and known:
+        if not self._is_protected(trial.config) and known:
             standing, rung = self._standings[name], self._rung_at(result)
             if rung > standing.reached:
                 standing.values[rung] = self._values(result)
@@ -127,7 +127,7 @@ class ParetoHalving(TrialScheduler):
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Forget a trial that failed; `on_trial_add` follows when it is tried again."""
         name = self._drop(trial)
-        if not self._is_protected(trial):
+        if not self._is_protected(trial.config):
             standing = self._standings[name]
             standing.failed = True
             self._groups[standing.group].rungs.forget(name)
@@ -135,7 +135,7 @@ class ParetoHalving(TrialScheduler):
     def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
         """A trial that waited was ended: it resumes no more, what it reached still counts."""
         name = self._drop(trial)
-        if not self._is_protected(trial):
+        if not self._is_protected(trial.config):
             self._groups[self._standings[name].group].rungs.go_on(name)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
@@ -179,7 +179,8 @@ class ParetoHalving(TrialScheduler):
 
         Where it is `paused`, and is added to this experiment under the same name, it waits to resume.
         """
-        self._recall(name, config, list(results), paused)
+        if not self._is_protected(config):
+            self._recall(name, config, list(results), paused)
 
     def is_paused(self, trial: Trial) -> bool:
         return self._name(trial) in self._paused
@@ -210,8 +211,8 @@ class ParetoHalving(TrialScheduler):
     def _name(self, trial: Trial) -> str:
         return self._name_of(trial.config) if self._name_of else str(trial.trial_id)
 
-    def _is_protected(self, trial: Trial) -> bool:
-        return self._protect is not None and self._protect(trial.config)
+    def _is_protected(self, config: Config) -> bool:
+        return self._protect is not None and self._protect(config)
 
     def _group(self, label: str) -> "_Group":
         if label not in self._groups:

@@ -311,8 +311,8 @@ def test_a_mode_max_metric_counts_the_other_way_round() -> None:
 
 def test_a_value_that_is_not_finite_ranks_last() -> None:
     scheduler = halving()
-    decisions = [report(scheduler, str(fid), 100, fid) for fid in (math.nan, math.inf, 9.0, 10.0)]
-    assert decisions == ["PAUSE", "PAUSE", "CONTINUE", "CONTINUE"]
+    decisions = [report(scheduler, str(fid), 100, fid) for fid in (math.nan, 9.0, math.inf, 10.0)]
+    assert decisions == ["PAUSE", "CONTINUE", "PAUSE", "CONTINUE"]
     assert resumed(scheduler) is None
 
 
