@@ -42,7 +42,7 @@ SCHEMA: dict[str, str] = {
     "train_loss": "float64",  # mean since the previous rung
     "train_seconds": "float64",  # whole training up to this rung
     "eval_seconds": "float64",  # this rung's evaluation
-    "status": "str",  # of the trial: running, complete, pruned, failed
+    "status": "str",  # of the trial: running, complete, pruned (paused, may resume), failed
     "error": "str",  # why it failed, one line
     "confirms": "str",  # trial_id of the trial that this one repeats with a fresh seed; empty for others
     "recorded_at": "float64",  # seconds since 1970 at which the row was first written
@@ -105,8 +105,7 @@ class ResultsTable:
 
     def last_row(self, trial_id: str) -> dict[str, Any] | None:
         """The row of a trial's highest rung so far, None when it has no row."""
-        rungs = self._trials.get(trial_id)
-        return rungs[max(rungs)] if rungs else None
+        return next(reversed(self.rows(trial_id)), None)
 
     def status(self, trial_id: str) -> Status | None:
         """The status of a trial, None when it has no row."""
