@@ -233,6 +233,8 @@ def _print_summary(outcome: "SweepOutcome") -> None:
                 print(f"  {found.confirmation.describe()}")
             else:
                 print("  note: the best of many trainings, not confirmed by fresh seeds")
+            for trial_id in found.refuted:
+                print(f"  note: {trial_id} looked better, but with fresh seeds its FID is worse than DDPM's")
             if found.early_stop:
                 print(f"  note: {found.early_stop.describe()}")
             if found.caution:
