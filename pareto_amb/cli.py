@@ -190,18 +190,23 @@ def _run(
 
 def _print_plan(config: "SweepConfig") -> None:
     from pareto_amb.config import to_yaml
+    from pareto_amb.search.halving import expected_trainings
 
     sizes, search = config.space.train_size, config.search
-    each = search.baseline_seeds + search.trials
-    trainings = each * len(sizes)
+    trainings = (search.baseline_seeds + search.trials * len(search.methods)) * len(sizes)
     rungs = config.rung_images()
-    measured = trainings * len(rungs)
+    seen = round(expected_trainings(config) * rungs[-1])
+    generated = trainings * len(rungs) * config.evaluation.n_samples
+    some, about, at_most = "", "", ""
+    if search.reduction_factor is not None:
+        some, about, at_most = " that runs to the end", "about ", "at most "
     print(to_yaml(config))
     print(f"# {trainings} trainings: for each of the train sizes {', '.join(map(str, sizes))},")
-    print(f"#   {search.baseline_seeds} DDPM baselines and {search.trials} Algorithm 1 trials")
-    print(f"# {rungs[-1]:,} images seen by each, {trainings * rungs[-1]:,} in all")
+    methods = ", ".join(f"{search.trials} of {method}" for method in search.methods)
+    print(f"#   {search.baseline_seeds} DDPM baselines, {methods}")
+    print(f"# {rungs[-1]:,} images seen by each{some}, {about}{seen:,} in all")
     print(f"# measured at {', '.join(f'{n:,}' for n in rungs)} images seen,")
-    print(f"#   {measured * config.evaluation.n_samples:,} images generated in all")
+    print(f"#   {at_most}{generated:,} images generated in all")
 
 
 def _print_summary(outcome: "SweepOutcome") -> None:

@@ -273,9 +273,16 @@ class SearchConfig(_Model):
     methods: tuple[MethodName, ...] = Field(
         ("algorithm1",), min_length=1, description="what competes; the DDPM baselines always do"
     )
-    trials: PositiveInt = Field(24, description="for each train size and method, baselines apart")
+    trials: PositiveInt = Field(24, description="begun for each train size and method, baselines apart")
     startup_trials: PositiveInt = Field(8, description="drawn at random before the sampler steers")
     baseline_seeds: PositiveInt = Field(3, description="DDPM trainings a train size; spread = noise")
+    reduction_factor: Annotated[float, Field(gt=1)] | None = Field(
+        2.0,
+        description="at each rung the best 1/reduction_factor go on, the others pause; null: all go on",
+    )
+    brackets: PositiveInt = Field(
+        1, description="1: all are judged from the first rung on; 2: some from the second on; ..."
+    )
     confirm: ConfirmConfig = ConfirmConfig()
     max_retries: int = Field(1, ge=0, description="how often a failed trial is tried again")
 
@@ -319,11 +326,18 @@ class SweepConfig(_Model):
     )
 
     @model_validator(mode="after")
-    def _network_fits(self) -> Self:
+    def _parts_fit(self) -> Self:
         if self.space.sigma_tn.high > self.sampling.sigma_max:
             raise ValueError(
                 f"space.sigma_tn.high {self.space.sigma_tn.high} is above sampling.sigma_max "
                 f"{self.sampling.sigma_max}: such a model would never see a noisy image"
+            )
+        if len(set(self.rung_images())) < len(self.evaluation.rungs):
+            raise ValueError("evaluation.rungs lie less than one batch apart")
+        if self.search.brackets > len(self.evaluation.rungs):
+            raise ValueError(
+                f"search.brackets {self.search.brackets} is more than the {len(self.evaluation.rungs)} "
+                "evaluation.rungs"
             )
         if max(self.space.train_size) < self.training.batch_size // 64:
             raise ValueError("training.batch_size is more than 64 times the largest train size")

@@ -26,14 +26,28 @@ def format_duration(seconds: float) -> str:
 
 
 class SweepProgress:
-    """Follows a sweep; use it as a context manager around the run."""
+    """Follows a sweep; use it as a context manager around the run.
+
+    `total` trials, of which `finished` have ended or paused; `trainings` is what all of them will cost
+    together, in full trainings.
+    """
 
     def __init__(
-        self, console: Console, results: ResultsTable, total: int, finished: int, n_rungs: int
+        self,
+        console: Console,
+        results: ResultsTable,
+        total: int,
+        finished: int,
+        n_rungs: int,
+        trainings: float,
     ) -> None:
         self._console, self._results = console, results
         self._total, self._finished, self._n_rungs = total, finished, n_rungs
+        self._paused = self._count_paused()
         self._trained = 0.0  # by this process, in full trainings
+        rows = (results.last_row(trial_id) for trial_id in results.trial_ids())
+        self._each = trainings / total
+        self._left = trainings - sum(row["budget"] for row in rows if row)
         self._running: dict[str, dict[str, Any]] = {}
         self._fronts = self._frontiers()
         self._started = time.monotonic()
@@ -59,28 +73,42 @@ class SweepProgress:
 
     def started(self, trial: dict[str, Any]) -> None:
         """A trial occupies a worker now."""
-        self._running[trial["trial_id"]] = dict(trial)
+        self._running[trial["trial_id"]] = {**trial, **(self._results.last_row(trial["trial_id"]) or {})}
 
     def row(self, row: dict[str, Any]) -> None:
         """A trial has reached a rung."""
         trial = self._running.setdefault(row["trial_id"], {})
-        self._trained += row["budget"] - trial.get("budget", 0.0)
+        step = row["budget"] - trial.get("budget", 0.0)
+        self._trained, self._left = self._trained + step, self._left - step
         trial.update(row)
         if row["status"] == "complete":
             self._fronts = self._frontiers()
-            self._end(row["trial_id"], f"{_describe(row)}: FID {_figures(row)}")
+            self._end(row, f"{_describe(row)}: {_figures(row)}")
+        elif row["status"] == "pruned":
+            self._paused += 1
+            self._end(row, f"{_describe(row)}: paused {self._place(row)}, {_figures(row)}")
+
+    def resumed(self, row: dict[str, Any]) -> None:
+        """A paused trial goes on from where `row` was measured."""
+        self._finished, self._paused = self._finished - 1, self._paused - 1
+        self._say(f"{row['trial_id']}: resumed {self._place(row)}")
 
     def failed(self, trial: dict[str, Any], error: str) -> None:
         """A trial has failed for good."""
-        self._end(trial["trial_id"], f"{_describe(trial)}: FAILED, {error}")
+        trained = self._running.get(trial["trial_id"], {}).get("budget", 0.0)
+        self._left -= max(self._each - trained, 0.0)
+        self._end(trial, f"{_describe(trial)}: FAILED, {error}")
 
     def retried(self, trial: dict[str, Any]) -> None:
         """A trial has failed and will be tried again."""
         self._say(f"{trial['trial_id']}: failed, trying again from its last checkpoint")
 
-    def _end(self, trial_id: str, line: str) -> None:
+    def _place(self, row: dict[str, Any]) -> str:
+        return f"at rung {row['rung']} of {self._n_rungs}"
+
+    def _end(self, trial: dict[str, Any], line: str) -> None:
         self._finished += 1
-        self._running.pop(trial_id, None)
+        self._running.pop(trial["trial_id"], None)
         self._say(f"[{self._finished}/{self._total}] {line} ({self._clock()})")
 
     def _say(self, line: str) -> None:
@@ -90,13 +118,12 @@ class SweepProgress:
         elapsed = time.monotonic() - self._started
         clock = f"{format_duration(elapsed)} elapsed"
         if self._trained:
-            under_way = sum(trial.get("budget", 0.0) for trial in self._running.values())
-            left = elapsed / self._trained * (self._total - self._finished - under_way)
-            clock += f", about {format_duration(left)} left"
+            clock += f", about {format_duration(elapsed / self._trained * self._left)} left"
         return clock
 
     def _render(self) -> Group:
-        running = Table(title=f"trials done: {self._finished} of {self._total}  ({self._clock()})")
+        paused = f", {self._paused} of them paused" if self._paused else ""
+        running = Table(title=f"trials done: {self._finished} of {self._total}{paused}  ({self._clock()})")
         for heading in ("running trial", "chosen", "rung", "FID", "memorization"):
             running.add_column(heading, justify="left" if heading in {"running trial", "chosen"} else "right")
         for trial in list(self._running.values()):
@@ -108,6 +135,10 @@ class SweepProgress:
                 _number(trial.get("memorization"), ".3f"),
             )
         return Group(running, *self._fronts)
+
+    def _count_paused(self) -> int:
+        statuses = [self._results.status(trial_id) for trial_id in self._results.trial_ids()]
+        return statuses.count("pruned")
 
     def _frontiers(self) -> list[Table]:
         tables = []
@@ -134,7 +165,7 @@ def _describe(trial: dict[str, Any]) -> str:
 
 
 def _figures(row: dict[str, Any]) -> str:
-    return f"{row['fid']:.4g}, memorization {row['memorization']:.3f}"
+    return f"FID {row['fid']:.4g}, memorization {row['memorization']:.3f}"
 
 
 def _number(value: float | None, spec: str) -> str:

@@ -42,7 +42,7 @@ SCHEMA: dict[str, str] = {
     "train_loss": "float64",  # mean since the previous rung
     "train_seconds": "float64",  # whole training up to this rung
     "eval_seconds": "float64",  # this rung's evaluation
-    "status": "str",  # of the trial: running, complete, pruned, failed
+    "status": "str",  # of the trial: running, complete, pruned (paused, may resume), failed
     "error": "str",  # why it failed, one line
     "confirms": "str",  # trial_id of the trial that this one repeats with a fresh seed; empty for others
     "recorded_at": "float64",  # seconds since 1970 at which the row was first written
@@ -98,10 +98,14 @@ class ResultsTable:
         """The trials that have a row, in the order of their first."""
         return list(self._trials)
 
+    def rows(self, trial_id: str) -> list[dict[str, Any]]:
+        """The rows of a trial by rising rung, none when it has no row."""
+        rungs = self._trials.get(trial_id, {})
+        return [rungs[rung] for rung in sorted(rungs)]
+
     def last_row(self, trial_id: str) -> dict[str, Any] | None:
         """The row of a trial's highest rung so far, None when it has no row."""
-        rungs = self._trials.get(trial_id)
-        return rungs[max(rungs)] if rungs else None
+        return next(reversed(self.rows(trial_id)), None)
 
     def status(self, trial_id: str) -> Status | None:
         """The status of a trial, None when it has no row."""

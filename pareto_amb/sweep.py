@@ -27,7 +27,10 @@ from pareto_amb.materials import Materials
 from pareto_amb.progress import SweepProgress
 from pareto_amb.results import ResultsTable
 from pareto_amb.run_directory import RunDirectory
+from pareto_amb.search.frontier import BASELINE, OBJECTIVES
+from pareto_amb.search.halving import expected_trainings
 from pareto_amb.search.samplers import ParetoSearcher
+from pareto_amb.search.schedulers import ParetoHalving
 from pareto_amb.storage import Storage, write_text
 from pareto_amb.tracking import Tracker
 from trainables import METHODS, SweepAssets, TrialTrainable
@@ -97,7 +100,8 @@ def run_sweep(
     _write_environment(run, materials, tracker)
     results = ResultsTable(run.results)
     searcher = ParetoSearcher(config, run.study, results)
-    if searcher.n_remaining:
+    halving = _make_halving(config, results, closed=not searcher.n_remaining)
+    if searcher.n_remaining or _n_promotable(halving):
         with ray_cluster(address):
             gpus = gpus_per_trial(config)
             with console.status("measuring the real images"):
@@ -108,11 +112,45 @@ def run_sweep(
                 total=searcher.n_total,
                 finished=searcher.n_total - searcher.n_remaining,
                 n_rungs=len(config.evaluation.rungs),
+                trainings=expected_trainings(config),
             )
             with progress:
-                follower = _Follower(results, tracker, progress, Storage(assets.storage_uri))
-                _tuner(run, assets, searcher, follower, gpus, time_budget).fit()
-    return _finish(run, config, results, searcher, tracker, time.monotonic() - started)
+                follower = _Follower(results, tracker, progress, Storage(assets.storage_uri), halving)
+                _tuner(run, assets, searcher, halving, follower, gpus, time_budget).fit()
+    seconds = time.monotonic() - started
+    return _finish(run, config, results, searcher, _n_promotable(halving), tracker, seconds)
+
+
+def _make_halving(config: SweepConfig, results: ResultsTable, closed: bool) -> ParetoHalving | None:
+    """The scheduler, told what the table holds; None where every trial runs to the end.
+
+    `closed`: all trials of the sweep were begun and none was cut off.
+    """
+    search = config.search
+    if search.reduction_factor is None:
+        return None
+    halving = ParetoHalving(
+        OBJECTIVES,
+        ["min", "min"],
+        time_attr="images_seen",
+        rungs=config.rung_images(),
+        reduction_factor=search.reduction_factor,
+        brackets=search.brackets,
+        group_by=lambda trial: (trial["train_size"], trial["method"]),
+        protect=lambda trial: trial["method"] == BASELINE,
+        name_of=lambda trial: str(trial["trial_id"]),
+    )
+    for trial_id in results.trial_ids():
+        rows, status = results.rows(trial_id), results.status(trial_id)
+        if status != "failed":
+            halving.recall(trial_id, rows[0], rows, paused=status == "pruned")
+    if closed:
+        halving.close()
+    return halving
+
+
+def _n_promotable(halving: ParetoHalving | None) -> int:
+    return halving.n_promotable() if halving else 0
 
 
 def _write_environment(run: RunDirectory, materials: Materials, tracker: Tracker) -> None:
@@ -161,6 +199,7 @@ def _tuner(
     run: RunDirectory,
     assets: SweepAssets,
     searcher: ParetoSearcher,
+    halving: ParetoHalving | None,
     follower: "_Follower",
     gpus: float,
     time_budget: float | None,
@@ -171,7 +210,8 @@ def _tuner(
         tune.with_resources(trainable, {"cpu": resources.cpus_per_trial, "gpu": gpus}),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            num_samples=searcher.n_remaining,
+            scheduler=halving,
+            num_samples=searcher.n_total,
             time_budget_s=time_budget,
             reuse_actors=True,
             trial_name_creator=_trial_name,
@@ -195,22 +235,36 @@ class _Follower(tune.Callback):
     """Carries each result from Ray to the results table, then to MLflow and the screen."""
 
     def __init__(
-        self, results: ResultsTable, tracker: Tracker, progress: SweepProgress, storage: Storage
+        self,
+        results: ResultsTable,
+        tracker: Tracker,
+        progress: SweepProgress,
+        storage: Storage,
+        halving: ParetoHalving | None,
     ) -> None:
-        self._results, self._tracker = results, tracker
-        self._progress, self._storage = progress, storage
+        self._results, self._tracker, self._progress = results, tracker, progress
+        self._storage, self._halving = storage, halving
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray pickles callbacks for a restore of its own, which is never used: leave everything out."""
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        row = self._results.last_row(trial.config["trial_id"])
+        if row is not None and row["status"] == "pruned":
+            resumed = {**row, "status": "running"}
+            self._results.record(resumed)
+            self._progress.resumed(resumed)
+            self._tracker.log_status(resumed)
         self._progress.started(trial.config)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: Any
     ) -> None:
         row = result["row"]
+        if self._halving and self._halving.is_paused(trial):
+            row["status"] = "pruned"
+        trial.config["rung"] = row["rung"]  # not to be measured again
         self._results.record(row)
         self._progress.row(row)
         name = f"rung-{row['rung']}.png"
@@ -247,6 +301,7 @@ def _finish(
     config: SweepConfig,
     results: ResultsTable,
     searcher: ParetoSearcher,
+    n_promotable: int,
     tracker: Tracker,
     seconds: float,
 ) -> SweepOutcome:
@@ -260,12 +315,12 @@ def _finish(
     files = [run.sweep, run.results, run.environment, run.report, run.recommendation]
     tracker.finish([path for path in files if path.exists()])
     statuses = [results.status(trial_id) for trial_id in results.trial_ids()]
-    done = sum(status in {"complete", "failed"} for status in statuses)
+    ended = sum(status in {"complete", "failed", "pruned"} for status in statuses)
     return SweepOutcome(
         run=run,
         recommendation=recommendation,
         why_none=why_none,
-        unfinished=searcher.n_total - done,
+        unfinished=searcher.n_total - ended + n_promotable,
         failed=statuses.count("failed"),
         seconds=seconds,
         tracking_problem=tracker.problem,

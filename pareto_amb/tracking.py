@@ -4,6 +4,8 @@ import logging
 import os
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +82,18 @@ class Tracker:
         The step of a metric is images seen. A server that stops answering does not stop the sweep: its
         results are safe in the table, and `problem` says what MLflow misses.
         """
-        try:
+        with self._noting_problems():
             self._log_row(row, pictures)
+
+    def log_status(self, row: dict[str, Any]) -> None:
+        """Log that a trial's status has become that of `row`; what `log_row` says of servers holds."""
+        with self._noting_problems():
+            self._log_status(self._trials.get(row["trial_id"]) or self._open_trial(row), row)
+
+    @contextmanager
+    def _noting_problems(self) -> Iterator[None]:
+        try:
+            yield
         except (MlflowException, OSError) as error:
             self.problem = " ".join(str(error).split())[:200]
 
@@ -93,16 +105,20 @@ class Tracker:
             for name, value in row.items()
             if name not in NOT_METRICS and isinstance(value, (int, float)) and value == value
         ]
-        tags = [RunTag("status", row["status"])]
-        if row.get("error"):
-            tags.append(RunTag("error", row["error"]))
-        self._client.log_batch(run, metrics=metrics, tags=tags)
+        self._client.log_batch(run, metrics=metrics)
         with tempfile.TemporaryDirectory() as folder:
             for name, content in pictures.items():
                 path = Path(folder) / name
                 path.write_bytes(content)
                 self._client.log_artifact(run, str(path), "samples")
-        if row["status"] != "running":
+        self._log_status(run, row)
+
+    def _log_status(self, run: str, row: dict[str, Any]) -> None:
+        tags = [RunTag(name, row[name]) for name in ("status", "error") if row.get(name)]
+        self._client.log_batch(run, tags=tags)
+        if row["status"] == "running":
+            self._client.update_run(run, "RUNNING")
+        else:
             self._client.set_terminated(run, status=STATUS[row["status"]])
 
     def _open_trial(self, row: dict[str, Any]) -> str:
@@ -136,9 +152,7 @@ class Tracker:
 
     def finish(self, artifacts: list[Path]) -> None:
         """Attach the report and the other files to the parent run and close it."""
-        try:
+        with self._noting_problems():
             for path in artifacts:
                 self._client.log_artifact(self._parent, str(path))
             self._client.set_terminated(self._parent)
-        except (MlflowException, OSError) as error:
-            self.problem = " ".join(str(error).split())[:200]

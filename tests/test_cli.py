@@ -108,7 +108,9 @@ def test_a_dry_run_prints_the_whole_plan_and_its_cost_and_starts_nothing(tmp_pat
     assert done.returncode == 0
     assert "rho: 7.0" in done.stdout
     assert "# 8 trainings" in done.stdout
-    assert "images seen by each" in done.stdout
+    assert "images seen by each that runs to the end, about" in done.stdout
+    whole = run("sweep", "digits", "--dry-run", "--set", "search.reduction_factor=null", cwd=tmp_path)
+    assert f"# 96,000 images seen by each, {16 * 96_000:,} in all" in whole.stdout
     assert list(tmp_path.iterdir()) == []
 
 
@@ -164,7 +166,7 @@ def test_help_needs_neither_torch_nor_ray(statement: str) -> None:
 @pytest.mark.parametrize(
     "module",
     ["pareto_amb.diffusion.losses", "pareto_amb.diffusion.trainer", "pareto_amb.evaluation.evaluate",
-     "pareto_amb.search.frontier", "pareto_amb.search.recommend"],
+     "pareto_amb.search.frontier", "pareto_amb.search.halving", "pareto_amb.search.recommend"],
 )  # fmt: skip
 def test_the_core_imports_neither_ray_nor_mlflow(module: str) -> None:
     code = f"import {module}, sys; print(sorted({{'ray', 'optuna', 'mlflow'}} & set(sys.modules)))"

@@ -32,7 +32,7 @@ def follow(tmp_path: Path, terminal: bool) -> str:
     output = io.StringIO()
     console = Console(file=output, force_terminal=terminal, width=120)
     results = ResultsTable(tmp_path / "results.parquet")
-    progress = SweepProgress(console, results, total=5, finished=1, n_rungs=2)
+    progress = SweepProgress(console, results, total=6, finished=1, n_rungs=2, trainings=5.0)
     with progress:
         for trial_id, fid, memorization in (("good", 10.0, 0.1), ("dominated", 20.0, 0.2)):
             progress.started(row(trial_id, 1, 0, 0))
@@ -42,6 +42,13 @@ def follow(tmp_path: Path, terminal: bool) -> str:
         progress.started(row("slow", 1, 0, 0))
         results.record(row("slow", 1, 33.25, 0.3))
         progress.row(row("slow", 1, 33.25, 0.3))
+        for trial_id in ("waits", "resumes"):
+            progress.started(row(trial_id, 1, 0, 0))
+            results.record(row(trial_id, 1, 44.5, 0.4, status="pruned"))
+            progress.row(row(trial_id, 1, 44.5, 0.4, status="pruned"))
+        results.record(row("resumes", 1, 44.5, 0.4))
+        progress.resumed(row("resumes", 1, 44.5, 0.4))
+        progress.started(row("resumes", 1, 0, 0))
         progress.retried(row("bad", 1, 0, 0))
         progress.failed(row("bad", 1, 0, 0), "RuntimeError: [red]out of memory[/red]")
     return output.getvalue()
@@ -49,17 +56,42 @@ def follow(tmp_path: Path, terminal: bool) -> str:
 
 def test_off_a_terminal_each_finished_trial_is_one_plain_line(tmp_path: Path) -> None:
     lines = follow(tmp_path, terminal=False).splitlines()
-    assert len(lines) == 4
-    assert lines[0].startswith("[2/5] good (")
+    assert len(lines) == 7
+    assert lines[0].startswith("[2/6] good (")
     assert "FID 10, memorization 0.100" in lines[0]
     assert "left)" in lines[0]
-    assert lines[2] == "bad: failed, trying again from its last checkpoint"
-    assert "FAILED, RuntimeError: [red]out of memory[/red]" in lines[3]
+    assert lines[2].startswith("[4/6] waits (")
+    assert "paused at rung 1 of 2, FID 44.5, memorization 0.400" in lines[2]
+    assert lines[3].startswith("[5/6] resumes (")
+    assert lines[4] == "resumes: resumed at rung 1 of 2"
+    assert lines[5] == "bad: failed, trying again from its last checkpoint"
+    assert lines[6].startswith("[5/6] bad (")
+    assert "FAILED, RuntimeError: [red]out of memory[/red]" in lines[6]
+
+
+def test_the_time_left_is_that_of_the_trainings_that_halving_lets_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("pareto_amb.progress.time.monotonic", lambda: now[0])
+    output = io.StringIO()
+    results = ResultsTable(tmp_path / "results.parquet")
+    results.record(row("before", 1, 1, 1, status="pruned"))
+    progress = SweepProgress(Console(file=output), results, total=4, finished=1, n_rungs=2, trainings=3.0)
+    now[0] = 60.0
+    progress.started({"trial_id": "a"})
+    progress.row(row("a", 1, 1, 1, status="pruned"))  # half a training a minute; two are left
+    assert "1m00s elapsed, about 4m00s left" in output.getvalue()
+    results.record(row("before", 1, 1, 1))
+    progress.started({"trial_id": "before"})
+    now[0] = 120.0
+    progress.row(row("before", 2, 1, 1))  # its second half
+    assert "2m00s elapsed, about 3m00s left" in output.getvalue()
 
 
 def test_on_a_terminal_running_trials_and_the_frontier_stay_in_view(tmp_path: Path) -> None:
     last = follow(tmp_path, terminal=True).rpartition("trials done: ")[2]
-    assert last.startswith("4 of 5")
+    assert last.startswith("5 of 6, 1 of them paused")
     running, _, frontier = last.partition("frontier so far, 100 training images")
     assert "slow" in running
     assert "1/2" in running

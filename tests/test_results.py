@@ -46,6 +46,17 @@ def test_a_rung_reported_again_replaces_its_row_and_status_holds_for_the_trial(t
     assert last["rung"] == 2
 
 
+def test_a_paused_trial_is_running_again_once_it_is_resumed(tmp_path: Path) -> None:
+    table = ResultsTable(tmp_path / "results.parquet")
+    table.record(row(rung=1, status="running"))
+    table.record(row(rung=2, status="pruned"))
+    assert table.frame().status.tolist() == ["pruned", "pruned"]
+    table.record({**table.rows("a")[-1], "status": "running"})
+    assert load_results(tmp_path / "results.parquet").status.tolist() == ["running", "running"]
+    assert [known["rung"] for known in table.rows("a")] == [1, 2]
+    assert table.rows("b") == []
+
+
 def test_a_failed_trial_without_measurements_keeps_its_reason(tmp_path: Path) -> None:
     table = ResultsTable(tmp_path / "results.parquet")
     failed = {k: v for k, v in row(rung=0, status="failed", error="out of memory").items() if k != "fid"}

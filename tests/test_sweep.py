@@ -6,14 +6,19 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
 import pandas as pd
 import pytest
+import torch
 import yaml
 from mlflow import MlflowClient
 from safetensors import safe_open
+from safetensors.torch import load_file
+
+from pareto_amb.search.frontier import OBJECTIVES, best_first
 
 COMMAND = [sys.executable, "-m", "pareto_amb"]
 TINY = [
@@ -64,19 +69,32 @@ def test_the_sweep_leaves_every_file_of_a_run(finished: tuple[Path, str]) -> Non
     } <= names
 
 
-def test_the_table_has_a_row_for_every_trial_and_rung(finished: tuple[Path, str]) -> None:
-    folder, _ = finished
+def assert_halved(table: pd.DataFrame) -> None:
+    """All of a smoke sweep: two baselines to the end, the better half of four trials, the others paused."""
+    rungs = table.groupby("trial_id").rung.apply(list)
+    status = table.groupby("trial_id").status.first()
+    assert set(status) == {"complete", "pruned"}
+    assert (rungs[status == "complete"].map(len) == 2).all()
+    assert (rungs[status == "pruned"].map(len) == 1).all()
+    assert (status[status.index.str.contains("ddpm")] == "complete").tolist() == [True] * 2
+    first = table[(table.method == "algorithm1") & (table.rung == 1)]
+    assert len(first) == 4
+    better_half = first.trial_id.iloc[best_first(first[OBJECTIVES].to_numpy())[:2]]
+    assert (status[better_half] == "complete").all()
+
+
+def test_the_table_has_a_row_for_every_trial_and_the_rungs_it_reached(finished: tuple[Path, str]) -> None:
+    folder, printed = finished
     table = pd.read_parquet(folder / "run" / "results.parquet")
-    assert len(table) == 12
-    assert set(table.status) == {"complete"}
-    assert table.groupby("trial_id").rung.apply(list).map(lambda r: r == [1, 2]).all()
+    assert_halved(table)
+    paused = table[table.status == "pruned"].trial_id
+    assert paused.map(lambda trial: f"{trial} (sigma_tn" in printed).all()
+    assert printed.count("paused at rung 1 of 2") - printed.count("resumed at rung 1 of 2") == len(paused)
     assert (table[table.method == "ddpm"].sigma_tn == 0).all()
     assert table[table.method == "algorithm1"].sigma_tn.between(0.1, 2).all()
     assert table[["fid", "similarity_mean", "heldout_memorization"]].notna().all(axis=None)
-    assert (
-        table[table.rung == 2].groupby("method").fid.mean()
-        < table[table.rung == 1].groupby("method").fid.mean()
-    ).all()
+    fid = table[table.status == "complete"].pivot_table(index="trial_id", columns="rung", values="fid")
+    assert (fid[2] < fid[1]).all()
     assert table.heldout_memorization.between(0, 0.05).all()
 
 
@@ -98,8 +116,11 @@ def test_mlflow_has_a_parent_run_and_a_nested_run_a_trial(finished: tuple[Path, 
     parent = next(r for r in runs if r.data.tags.get("kind") == "sweep")
     trials = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert len(trials) == 6
-    assert {r.info.status for r in runs} == {"FINISHED"}
+    assert parent.info.status == "FINISHED"
     for trial in trials:
+        complete = trial.data.tags["status"] == "complete"
+        assert complete or trial.data.tags["status"] == "pruned"
+        assert trial.info.status == ("FINISHED" if complete else "KILLED")
         assert set(trial.data.params) == {
             "method",
             "train_size",
@@ -109,10 +130,9 @@ def test_mlflow_has_a_parent_run_and_a_nested_run_a_trial(finished: tuple[Path, 
             "seed",
         }
         steps = [m.step for m in client.get_metric_history(trial.info.run_id, "fid")]
-        assert steps == [6400, 12800]
-        assert trial.data.tags["status"] == "complete"
+        assert steps == ([6400, 12800] if complete else [6400])
         pictures = client.list_artifacts(trial.info.run_id, "samples")
-        assert [p.path for p in pictures] == ["samples/rung-1.png", "samples/rung-2.png"]
+        assert [p.path for p in pictures] == [f"samples/rung-{k}.png" for k, _ in enumerate(steps, 1)]
     attached = {a.path for a in client.list_artifacts(parent.info.run_id)}
     assert {"report.html", "recommendation.yaml", "results.parquet"} <= attached
     assert mlflow.active_run() is None
@@ -161,23 +181,31 @@ def test_recommend_and_report_work_again_on_the_run_alone(finished: tuple[Path, 
 def test_resuming_a_finished_run_changes_no_result(finished: tuple[Path, str]) -> None:
     folder, _ = finished
     before = pd.read_parquet(folder / "run" / "results.parquet")
-    run("sweep", "--resume", "run", cwd=folder)
+    done = run("sweep", "--resume", "run", cwd=folder)
+    assert "elapsed" not in done.stdout
+    assert "not finished" not in done.stdout
     pd.testing.assert_frame_equal(before, pd.read_parquet(folder / "run" / "results.parquet"))
 
 
-def wait_for_rows(path: Path, count: int, process: subprocess.Popen[str]) -> pd.DataFrame:
+def wait_for_table(
+    path: Path, enough: Callable[[pd.DataFrame], bool], process: subprocess.Popen[str]
+) -> pd.DataFrame:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()
-        if path.exists() and len(table := pd.read_parquet(path)) >= count:
+        if path.exists() and enough(table := pd.read_parquet(path)):
             return table
         time.sleep(0.05)
-    raise AssertionError(f"no {count} rows in {path}")
+    raise AssertionError(f"not enough in {path}")
 
 
-@pytest.mark.parametrize("rows_before_kill", [1, 5])
-def test_a_sweep_killed_at_any_moment_loses_and_repeats_no_finished_trial(
-    tmp_path: Path, rows_before_kill: int
+@pytest.mark.parametrize(
+    "enough",
+    [lambda table: len(table) > 0, lambda table: (table.status == "pruned").any()],
+    ids=["one row", "a paused trial"],
+)
+def test_a_sweep_killed_at_any_moment_loses_and_repeats_nothing(
+    tmp_path: Path, enough: Callable[[pd.DataFrame], bool]
 ) -> None:
     process = subprocess.Popen(
         [*COMMAND, "sweep", "smoke", "--output", "run", *TINY],
@@ -188,24 +216,41 @@ def test_a_sweep_killed_at_any_moment_loses_and_repeats_no_finished_trial(
         text=True,
         start_new_session=True,
     )
-    wait_for_rows(tmp_path / "run" / "results.parquet", rows_before_kill, process)
+    wait_for_table(tmp_path / "run" / "results.parquet", enough, process)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     killed = pd.read_parquet(tmp_path / "run" / "results.parquet")
 
     run("sweep", "--resume", "run", cwd=tmp_path)
     resumed = pd.read_parquet(tmp_path / "run" / "results.parquet")
-    assert set(resumed.status) == {"complete"}
+    assert_halved(resumed)
     assert resumed.trial_id.nunique() == 6
-    assert len(resumed) == 12
     kept = resumed.merge(killed, on=["trial_id", "rung"], suffixes=("", "_before"))
     assert len(kept) == len(killed)
-    finished_before = kept[kept.status_before == "complete"]
-    assert (finished_before.train_seconds == finished_before.train_seconds_before).all()
-    assert (kept.fid == kept.fid_before).all()
+    for column in ("fid", "train_seconds", "eval_seconds"):
+        assert (kept[column] == kept[f"{column}_before"]).all()
     with sqlite3.connect(tmp_path / "run" / "study.db") as database:
         states = [state for (state,) in database.execute("select state from trials")]
-    assert states == ["COMPLETE"] * 4
+    complete = resumed[resumed.status == "complete"].trial_id.nunique() - 2
+    assert len(states) == 4
+    assert states.count("COMPLETE") == complete
+
+
+def test_a_trial_that_paused_resumed_and_finished_equals_one_run_straight_through(tmp_path: Path) -> None:
+    arguments = ["--trials", "1", "--set", "evaluation.rungs=[0.25, 0.5, 1.0]", *TINY]
+    straight = ["--set", "search.reduction_factor=null"]
+    halved = run("sweep", "smoke", "--output", "halved", *arguments, cwd=tmp_path)
+    whole = run("sweep", "smoke", "--output", "whole", *arguments, *straight, cwd=tmp_path)
+    assert "n50-algorithm1-0000: resumed at rung 1 of 3" in halved.stdout
+    assert "paused at" not in whole.stdout
+    tables = [pd.read_parquet(tmp_path / name / "results.parquet") for name in ("halved", "whole")]
+    assert [set(table.status) for table in tables] == [{"complete"}] * 2
+    measured = [c for c in tables[0] if not c.endswith("_seconds") and c != "recorded_at"]
+    pd.testing.assert_frame_equal(tables[0][measured], tables[1][measured], check_exact=True)
+    name = "checkpoints/n50-algorithm1-0000.safetensors"
+    first, second = (load_file(tmp_path / folder / name) for folder in ("halved", "whole"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 def test_a_trial_that_fails_is_retried_recorded_and_does_not_stop_the_sweep(tmp_path: Path) -> None:

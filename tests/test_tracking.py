@@ -41,6 +41,21 @@ def test_a_resumed_sweep_logs_on_into_the_same_runs(tmp_path: Path) -> None:
     assert set(PARAMETERS["algorithm1"]) <= set(run.data.params)
 
 
+def test_a_paused_trial_is_closed_and_opened_again_when_it_resumes(tmp_path: Path) -> None:
+    tracker = open_tracker(tmp_path)
+    tracker.log_row(row(rung=1, images_seen=10, fid=5.0, status="pruned"), {})
+    (run,) = trial_runs(tmp_path)
+    assert (run.info.status, run.data.tags["status"]) == ("KILLED", "pruned")
+    tracker.log_status(row(rung=1, images_seen=10, fid=5.0))
+    (run,) = trial_runs(tmp_path)
+    assert (run.info.status, run.data.tags["status"]) == ("RUNNING", "running")
+    tracker.log_row(row(rung=2, images_seen=20, fid=4.0, status="complete"), {})
+    (run,) = trial_runs(tmp_path)
+    assert run.info.status == "FINISHED"
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "fid")] == [10, 20]
+
+
 def test_a_failed_trial_carries_its_reason(tmp_path: Path) -> None:
     tracker = open_tracker(tmp_path)
     tracker.log_row(row(fid=float("nan"), status="failed", error="out of memory"), {})

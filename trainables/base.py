@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,8 +88,10 @@ class TrialTrainable(Trainable):
         if saved is not None:
             self._trainer.restore(saved, self._checkpoint_name)
         # A rung that was trained but not yet measured when the trial was killed is measured now.
-        seen, rungs = self._trainer.images_seen, sweep.rung_images()
-        self._rung = next(k for k, images in enumerate(rungs, 1) if images >= seen)
+        seen, measured, rungs = self._trainer.images_seen, trial["rung"], sweep.rung_images()
+        self._rung = next(k for k, images in enumerate(rungs, 1) if images >= seen and k > measured)
+        if measured and seen == rungs[measured - 1]:
+            self._trainer.train(seen)  # no step; the next loss begins here
 
     @property
     def _checkpoint_name(self) -> str:
@@ -116,7 +119,8 @@ class TrialTrainable(Trainable):
             "status": "complete" if done else "running",
             "error": "",
         }
-        return {"row": row, **{name: row[name] for name in (*OBJECTIVES, "status")}, "done": done}
+        told = {name: row[name] for name in (*OBJECTIVES, "images_seen", "status")}
+        return {"row": row, **told, "done": done}
 
     def _save(self) -> None:
         self._store.write(self._checkpoint_name, self._trainer.checkpoint())
@@ -168,12 +172,11 @@ class TrialTrainable(Trainable):
         self._store.write(f"{name}.npz", arrays.getvalue())
         self._store.write(f"{name}.png", _grid_png(samples[first]))
 
-    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
-        """Save into the sweep's storage; Ray keeps only the fact."""
-        self._save()
-        return {"images_seen": self._trainer.images_seen}
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Leave a note for Ray: every step ends with its state in the sweep's storage."""
+        (Path(checkpoint_dir) / "checkpoint.txt").write_text(self._checkpoint_name, encoding="utf-8")
 
-    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+    def load_checkpoint(self, checkpoint: str) -> None:
         """Nothing to do: `setup` and `reset_config` continue from the sweep's storage."""
 
 

@@ -4,63 +4,185 @@ ASHA (Li et al. 2020) with the rank of several metrics in the place of one metri
 then spread within a front. Free of Ray; `schedulers.py` puts it to use there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pareto_amb.search.frontier import best_first
+from pareto_amb.config import SweepConfig
+from pareto_amb.search.frontier import crowding_distance, front_numbers
+
+
+def expected_budget(rungs: Sequence[float], reduction_factor: float, first: int = 0) -> float:
+    """What a trial costs on average that is judged from rung `first` on, in the unit of `rungs`.
+
+    It reaches rungs[first] for certain, and each later rung with probability 1/reduction_factor of the
+    one before.
+    """
+    steps = np.diff(rungs[first:])
+    return float(rungs[first] + (steps / reduction_factor ** np.arange(1, len(steps) + 1)).sum())
+
+
+def expected_trainings(config: SweepConfig) -> float:
+    """How many full trainings a sweep costs on average, the DDPM baselines included."""
+    search, rungs = config.search, config.rung_images()
+    share = 1.0
+    if search.reduction_factor is not None:
+        costs = [expected_budget(rungs, search.reduction_factor, first) for first in range(search.brackets)]
+        share = len(costs) / sum(rungs[-1] / cost for cost in costs)  # every bracket has the same budget
+    searched = search.trials * len(search.methods) * share
+    return (search.baseline_seeds + searched) * len(config.space.train_size)
 
 
 class ParetoRungs:
     """The results of the trials that compete with each other, rung by rung, and the rule of promotion.
 
     A trial that is among the best 1/reduction_factor of those measured at its rung goes on; the others
-    pause, and may resume once enough worse ones were measured. Nothing is decided at the last rung.
+    pause, and may resume once enough worse ones were measured. Values that are not finite rank last.
+    Nothing is decided at the last rung. Until `close`, one of fewer than reduction_factor trials is not
+    known to be good.
     """
 
     def __init__(self, n_rungs: int, reduction_factor: float) -> None:
         """`n_rungs` counts the last one, full budget. ValueError unless `reduction_factor` is above 1."""
         if reduction_factor <= 1:
             raise ValueError(f"reduction_factor must be above 1, got {reduction_factor}")
-        self._reduction_factor = reduction_factor
-        self._measured: list[dict[str, Sequence[float]]] = [{} for _ in range(n_rungs)]
-        self._gone_on: list[set[str]] = [set() for _ in range(n_rungs)]
-        self._best: list[list[str] | None] = [[] for _ in range(n_rungs)]
+        self._rungs = [_Rung(reduction_factor) for _ in range(n_rungs)]
+
+    def enter(self, trial_id: str, rung: int, values: Sequence[float]) -> None:
+        """Count the minimised `values` of a trial that goes on from `rung` (0 is the first) in any case."""
+        self._rungs[rung].add(trial_id, values)
+        self._rungs[rung].gone_on.add(trial_id)
+
+    def pause(self, trial_id: str, rung: int, values: Sequence[float]) -> None:
+        """Count the minimised `values` of a trial that paused at `rung`; `promotable` decides on it."""
+        self._rungs[rung].add(trial_id, values)
+        self._rungs[rung].gone_on.discard(trial_id)
 
     def report(self, trial_id: str, rung: int, values: Sequence[float]) -> bool:
-        """Enter the minimised `values` of a trial at `rung` (0 is the first): whether it goes on."""
-        self._measured[rung][trial_id] = values
-        self._best[rung] = None
-        goes_on = trial_id in self._among_best(rung)
+        """Count the minimised `values` of a trial at `rung`: whether it goes on."""
+        self.pause(trial_id, rung, values)
+        goes_on = self._rungs[rung].is_among_best(trial_id)
         if goes_on:
-            self._gone_on[rung].add(trial_id)
+            self.go_on(trial_id)
         return goes_on
 
-    def promotable(self) -> str | None:
-        """A paused trial that is among the best of its rung by now, highest rung and best rank first.
+    def candidates(self) -> list[tuple[int, str]]:
+        """(rung, trial) of the paused trials that are among the best of their rung by now.
 
-        It counts as resumed from then on.
+        Highest rung first, best rank first.
         """
-        for rung in reversed(range(len(self._measured) - 1)):
-            for trial_id in self._among_best(rung):
-                if trial_id not in self._gone_on[rung]:
-                    self._gone_on[rung].add(trial_id)
-                    return trial_id
+        return [
+            (rung, trial_id)
+            for rung in reversed(range(len(self._rungs) - 1))
+            for trial_id in self._rungs[rung].candidates()
+        ]
+
+    def promotable(self) -> str | None:
+        """The first of `candidates`, None without one. It counts as resumed from then on."""
+        for _, trial_id in self.candidates():
+            self.go_on(trial_id)
+            return trial_id
         return None
+
+    def close(self) -> None:
+        """No new trial will come: from now on the best of each rung goes on, however few were measured."""
+        for rung in self._rungs:
+            rung.close()
+
+    def last_choice(self) -> str | None:
+        """The paused trial with the least hope: of the lowest rung, the one of the worst rank."""
+        for rung in self._rungs[:-1]:
+            if (trial_id := rung.worst_paused()) is not None:
+                return trial_id
+        return None
+
+    def go_on(self, trial_id: str) -> None:
+        """Let a trial leave the highest rung it reached; it is no candidate any more, but still counts."""
+        for rung in self._rungs:
+            if trial_id in rung:
+                rung.gone_on.add(trial_id)
 
     def forget(self, trial_id: str) -> None:
         """Leave out a trial that failed: it will neither resume nor count."""
-        for measured, gone_on in zip(self._measured, self._gone_on, strict=True):
-            measured.pop(trial_id, None)
-            gone_on.discard(trial_id)
-        self._best = [None] * len(self._best)
+        for rung in self._rungs:
+            if trial_id in rung:
+                rung.remove(trial_id)
 
-    def _among_best(self, rung: int) -> list[str]:
-        """The trials that are good enough to leave `rung`, best first."""
-        best = self._best[rung]
-        if best is None:
-            ids, rows = list(self._measured[rung]), list(self._measured[rung].values())
-            count = int(len(ids) / self._reduction_factor)
-            order = best_first(np.asarray(rows, dtype=np.float64))[:count]
-            best = self._best[rung] = [ids[i] for i in order.tolist()]
-        return best
+
+class _Rung:
+    """The trials measured at one rung, their values (n, m), and which of them have gone on."""
+
+    def __init__(self, reduction_factor: float) -> None:
+        self._reduction_factor, self._at_least = reduction_factor, 0
+        self._rows: dict[str, int] = {}
+        self._values = np.empty((0, 0))
+        self._ranked: tuple[NDArray[np.int64], frozenset[str]] | None = None
+        self.gone_on: set[str] = set()
+
+    def __contains__(self, trial_id: str) -> bool:
+        return trial_id in self._rows
+
+    def add(self, trial_id: str, values: Sequence[float]) -> None:
+        row = self._rows.setdefault(trial_id, len(self._rows))
+        if row == len(self._values):
+            self._values = np.resize(self._values, (max(2 * row, 16), len(values)))
+        self._values[row] = values
+        self._ranked = None
+
+    def close(self) -> None:
+        self._at_least = 1
+        self._ranked = None
+
+    def remove(self, trial_id: str) -> None:
+        self._values = np.delete(self._values, self._rows.pop(trial_id), axis=0)
+        self._rows = {name: row for row, name in enumerate(self._rows)}
+        self.gone_on.discard(trial_id)
+        self._ranked = None
+
+    def is_among_best(self, trial_id: str) -> bool:
+        return trial_id in self._rank()[1]
+
+    def candidates(self) -> list[str]:
+        """The paused trials among the best, best first."""
+        fronts, best = self._rank()
+        return self._best_first(best - self.gone_on, fronts)
+
+    def worst_paused(self) -> str | None:
+        paused = self._best_first(self._rows.keys() - self.gone_on, self._rank()[0])
+        return paused[-1] if paused else None
+
+    def _rank(self) -> tuple[NDArray[np.int64], frozenset[str]]:
+        """The front of every trial, (n,), and the trials that are good enough to go on.
+
+        Spread is looked at in one front alone, the one that only a part of goes on from.
+        """
+        if self._ranked is None:
+            names = list(self._rows)
+            count = max(int(len(names) / self._reduction_factor), self._at_least)
+            fronts = _fronts(self._values[: len(names)])
+            best: list[str] = []
+            if names and count:
+                last = np.partition(fronts, count - 1)[count - 1]
+                best = [names[row] for row in np.flatnonzero(fronts < last)]
+                best += self._best_first({names[row] for row in np.flatnonzero(fronts == last)}, fronts)
+            self._ranked = fronts, frozenset(best[:count])
+        return self._ranked
+
+    def _best_first(self, trial_ids: Iterable[str], fronts: NDArray[np.int64]) -> list[str]:
+        """`trial_ids` by front, then by spread within it, then by name: the order of reports is no matter."""
+        spread = np.zeros(len(fronts))
+        rows, names = {name: self._rows[name] for name in trial_ids}, list(self._rows)
+        for front in {int(fronts[row]) for row in rows.values()}:
+            members = sorted(np.flatnonzero(fronts == front).tolist(), key=lambda row: names[row])
+            if np.isfinite(self._values[members]).all():
+                spread[members] = crowding_distance(self._values[members])
+        return sorted(rows, key=lambda name: (fronts[rows[name]], -spread[rows[name]], name))
+
+
+def _fronts(values: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The front of each row of `values` (n, m); rows that are not finite share one behind all others."""
+    finite = np.isfinite(values).all(axis=1)
+    fronts = np.full(len(values), len(values))
+    fronts[finite] = front_numbers(values[finite])
+    return fronts

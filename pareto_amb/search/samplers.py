@@ -81,8 +81,9 @@ def make_sampler(config: SearchConfig, seed: int) -> BaseSampler:
 class ParetoSearcher(Searcher):
     """Hands out the DDPM baselines of every train size first, then the trials of every method in turn.
 
-    A trial's configuration is {trial_id, method, train_size, sigma_tn, mix_ratio, corruption, seed}, with
-    the mix ratio `natural` resolved to its number.
+    A trial's configuration is {trial_id, method, train_size, sigma_tn, mix_ratio, corruption, seed, rung},
+    with the mix ratio `natural` resolved to its number; `rung` counts the rungs it has been measured at.
+    The paused trials of an earlier process are handed out first: the scheduler lets them wait on.
     """
 
     def __init__(self, config: SweepConfig, study_path: Path, results: ResultsTable) -> None:
@@ -102,7 +103,7 @@ class ParetoSearcher(Searcher):
         self._running: dict[str, dict[str, Any]] = {}
         self._queue = deque(self._unfinished(results))
         self.n_total = self._count_planned()
-        self.n_remaining = self.n_total - self._count_finished(results)
+        self.n_remaining = self.n_total - self._count_ended(results)
 
     def _open_study(self, storage: RDBStorage, context: Context) -> optuna.Study:
         size, method = context
@@ -126,12 +127,14 @@ class ParetoSearcher(Searcher):
         search, sizes = self._config.search, self._config.space.train_size
         return search.baseline_seeds * len(sizes) + search.trials * len(self._studies)
 
-    def _count_finished(self, results: ResultsTable) -> int:
+    def _count_ended(self, results: ResultsTable) -> int:
+        """The trials that need no more work as far as one knows; without halving the paused ones do."""
+        paused = set() if self._config.search.reduction_factor is None else {"pruned"}
         statuses = [results.status(trial_id) for trial_id in results.trial_ids()]
-        return sum(status in {"complete", "failed"} for status in statuses)
+        return sum(status in {"complete", "failed"} | paused for status in statuses)
 
     def _unfinished(self, results: ResultsTable) -> list[dict[str, Any]]:
-        """The trials of earlier processes that must run on, baselines of a new run included."""
+        """The trials of earlier processes that have not ended, paused ones first; baselines included."""
         baselines = [
             self._baseline(size, k)
             for size in self._config.space.train_size
@@ -148,8 +151,8 @@ class ParetoSearcher(Searcher):
             if row is not None and row["status"] in {"complete", "failed"}:
                 self._tell(trial, row)
             else:
-                unfinished.append(trial)
-        return unfinished
+                unfinished.append({**trial, "rung": row["rung"] if row else 0})
+        return sorted(unfinished, key=lambda trial: results.status(trial["trial_id"]) != "pruned")
 
     def _baseline(self, train_size: int, k: int) -> dict[str, Any]:
         return {
@@ -160,6 +163,7 @@ class ParetoSearcher(Searcher):
             "mix_ratio": 0.0,
             "corruption": 0.0,
             "seed": self._config.seed + k,
+            "rung": 0,
         }
 
     def _trial_config(self, context: Context, trial: FrozenTrial | optuna.Trial) -> dict[str, Any]:
@@ -176,6 +180,7 @@ class ParetoSearcher(Searcher):
             "corruption": 0.0,
             **chosen,
             "seed": self._config.seed + trial.number,
+            "rung": 0,
             "number": trial.number,
         }
 

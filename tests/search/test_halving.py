@@ -1,10 +1,12 @@
+from random import Random
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pareto_amb.search.frontier import best_first
-from pareto_amb.search.halving import ParetoRungs
+from pareto_amb.search.halving import ParetoRungs, expected_budget
 
 
 def test_the_best_third_goes_on() -> None:
@@ -47,6 +49,44 @@ def test_a_failed_trial_neither_resumes_nor_counts() -> None:
     assert rungs.promotable() is None
 
 
+def test_values_that_are_not_finite_rank_last() -> None:
+    rungs = ParetoRungs(2, 2)
+    assert not rungs.report("nan", 0, (0.0, np.nan))
+    assert rungs.report("bad", 0, (9.0, 9.0))
+    assert not rungs.report("inf", 0, (np.inf, 0.0))
+    assert rungs.report("worse", 0, (10.0, 10.0))
+    assert rungs.promotable() is None
+    assert rungs.last_choice() == "nan"
+
+
+def test_the_best_of_too_few_goes_on_once_no_other_will_come() -> None:
+    rungs = ParetoRungs(3, 4)
+    assert [rungs.report(t, 0, v) for t, v in {"a": (2.0, 2.0), "b": (1.0, 1.0)}.items()] == [False, False]
+    assert rungs.promotable() is None
+    rungs.close()
+    assert rungs.promotable() == "b"
+    assert rungs.report("b", 1, (1.0, 1.0))
+    assert rungs.promotable() is None
+
+
+def test_what_is_entered_counts_and_what_is_paused_may_resume() -> None:
+    rungs = ParetoRungs(3, 2)
+    rungs.enter("gone", 0, (1.0, 1.0))
+    rungs.enter("gone", 1, (1.0, 1.0))
+    rungs.pause("waits", 0, (2.0, 2.0))
+    assert rungs.candidates() == []
+    rungs.enter("worse", 0, (3.0, 3.0))
+    rungs.enter("worst", 0, (4.0, 4.0))
+    assert rungs.candidates() == [(0, "waits")]
+    rungs.go_on("waits")
+    assert rungs.candidates() == []
+
+
+@pytest.mark.parametrize(("first", "cost"), [(0, 1 + 1 / 2 + 2 / 4), (1, 2 + 2 / 2), (2, 4)])
+def test_the_expected_budget_of_a_bracket(first: int, cost: float) -> None:
+    assert expected_budget((1, 2, 4), 2, first) == pytest.approx(cost)
+
+
 def test_a_reduction_factor_of_one_is_refused() -> None:
     with pytest.raises(ValueError, match="reduction_factor"):
         ParetoRungs(3, 1)
@@ -60,9 +100,50 @@ def test_in_the_end_the_best_share_has_gone_on_whatever_the_order(
     values: list[tuple[int, int]], reduction_factor: float
 ) -> None:
     rungs = ParetoRungs(2, reduction_factor)
-    gone_on = {str(k) for k, row in enumerate(values) if rungs.report(str(k), 0, row)}
+    gone_on = {f"{k:02}" for k, row in enumerate(values) if rungs.report(f"{k:02}", 0, row)}
     while (trial_id := rungs.promotable()) is not None:
         assert trial_id not in gone_on
         gone_on.add(trial_id)
     best = best_first(np.array(values, dtype=float))[: int(len(values) / reduction_factor)]
-    assert gone_on >= {str(k) for k in best.tolist()}
+    assert gone_on >= {f"{k:02}" for k in best.tolist()}
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=20),
+    st.sampled_from([1.5, 2.0, 3.0]),
+    st.randoms(use_true_random=False),
+)
+def test_what_has_ended_stays_so_whatever_the_order_it_is_told_in_again(
+    values: list[tuple[int, int]], reduction_factor: float, random: Random
+) -> None:
+    rungs, gone_on = ParetoRungs(2, reduction_factor), set()
+    for k, row in enumerate(values):
+        gone_on |= {k} if rungs.report(f"{k:02}", 0, row) else set()
+    rungs.close()
+    while (trial_id := rungs.promotable()) is not None:
+        gone_on.add(int(trial_id))
+    again = ParetoRungs(2, reduction_factor)
+    for k in random.sample(range(len(values)), len(values)):
+        (again.enter if k in gone_on else again.pause)(f"{k:02}", 0, values[k])
+    again.close()
+    assert again.candidates() == []
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=30),
+    st.sampled_from([1.5, 2.0, 3.0]),
+)
+def test_each_report_is_judged_as_by_sorting_all_there_is(
+    values: list[tuple[int, int]], reduction_factor: float
+) -> None:
+    rungs = ParetoRungs(2, reduction_factor)
+    gone_on: set[int] = set()
+    for k, row in enumerate(values):
+        goes_on = rungs.report(f"{k:02}", 0, row)
+        order = best_first(np.array(values[: k + 1], dtype=float)).tolist()
+        best = order[: int((k + 1) / reduction_factor)]
+        assert goes_on == (k in best)
+        gone_on |= {k} if goes_on else set()
+        assert [t for _, t in rungs.candidates()] == [f"{t:02}" for t in best if t not in gone_on]
+        paused = [t for t in order if t not in gone_on]
+        assert rungs.last_choice() == (f"{paused[-1]:02}" if paused else None)

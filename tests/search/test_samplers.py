@@ -78,12 +78,28 @@ def test_a_rebuilt_searcher_hands_out_exactly_what_has_not_finished(tmp_path: Pa
     assert again.n_total == 6
     assert again.n_remaining == 3
     handed_out = [again.suggest(f"again{k}") for k in range(3)]
-    assert handed_out[:2] == [trials["ray1"], trials["ray4"]]
+    assert handed_out[:2] == [{**trials["ray1"], "rung": 1}, trials["ray4"]]
     known = {t["trial_id"] for t in trials.values()}
     assert handed_out[2]["trial_id"] not in known
     assert again.suggest("more") == Searcher.FINISHED
     study = optuna.load_study(study_name="train_size=50", storage=f"sqlite:///{tmp_path}/study.db")
     assert [t.state.name for t in study.trials] == ["COMPLETE", "COMPLETE", "RUNNING", "RUNNING"]
+
+
+def test_paused_trials_are_handed_out_again_first_and_are_no_work_left(tmp_path: Path) -> None:
+    config = make_config("search.baseline_seeds=1")
+    searcher, results = open_searcher(tmp_path, config)
+    trials = [searcher.suggest(f"ray{k}") for k in range(5)]
+    for trial, status in zip(trials, ("complete", "pruned", "running", "pruned", "complete"), strict=True):
+        done = status == "complete"
+        results.record({**row(trial, status), "rung": 2 if done else 1})
+    again, _ = open_searcher(tmp_path, config)
+    assert again.n_remaining == 1
+    handed_out = [again.suggest(f"again{k}") for k in range(3)]
+    assert handed_out == [{**trials[k], "rung": 1} for k in (1, 3, 2)]
+    assert again.suggest("more") == Searcher.FINISHED
+    all_to_the_end = make_config("search.baseline_seeds=1", "search.reduction_factor=null")
+    assert open_searcher(tmp_path, all_to_the_end)[0].n_remaining == 3
 
 
 def test_a_trial_stopped_early_is_not_told_as_complete(tmp_path: Path) -> None:
