@@ -193,19 +193,23 @@ def _print_plan(config: "SweepConfig") -> None:
     from pareto_amb.search.halving import expected_trainings
 
     sizes, search = config.space.train_size, config.search
-    trainings = (search.baseline_seeds + search.trials * len(search.methods)) * len(sizes)
+    searched = (search.baseline_seeds + search.trials * len(search.methods)) * len(sizes)
+    repeated = search.n_confirmations() * len(sizes)
     rungs = config.rung_images()
     seen = round(expected_trainings(config) * rungs[-1])
-    generated = trainings * len(rungs) * config.evaluation.n_samples
+    generated = (searched * len(rungs) + repeated) * config.evaluation.n_samples
     some, about, at_most = "", "", ""
     if search.reduction_factor is not None:
         some, about, at_most = " that runs to the end", "about ", "at most "
     print(to_yaml(config))
-    print(f"# {trainings} trainings: for each of the train sizes {', '.join(map(str, sizes))},")
+    print(f"# {searched + repeated} trainings: for each of the train sizes {', '.join(map(str, sizes))},")
     methods = ", ".join(f"{search.trials} of {method}" for method in search.methods)
     print(f"#   {search.baseline_seeds} DDPM baselines, {methods}")
+    if repeated:
+        best, seeds = search.confirm.candidates, search.confirm.seeds
+        print(f"#   and after the search the best {best} again, each with {seeds} fresh seeds")
     print(f"# {rungs[-1]:,} images seen by each{some}, {about}{seen:,} in all")
-    print(f"# measured at {', '.join(f'{n:,}' for n in rungs)} images seen,")
+    print(f"# measured at {', '.join(f'{n:,}' for n in rungs)} images seen, repeats at the end,")
     print(f"#   {at_most}{generated:,} images generated in all")
 
 
@@ -214,6 +218,8 @@ def _print_summary(outcome: "SweepOutcome") -> None:
 
     run = outcome.run
     print(f"\nfinished in {format_duration(outcome.seconds)}")
+    if outcome.stopped:
+        print(outcome.stopped)
     if outcome.failed:
         print(f"{outcome.failed} trials failed; the report names the reasons")
     if outcome.tracking_problem:

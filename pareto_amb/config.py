@@ -284,6 +284,10 @@ class SearchConfig(_Model):
         1, description="1: all are judged from the first rung on; 2: some from the second on; ..."
     )
     confirm: ConfirmConfig = ConfirmConfig()
+    patience: PositiveInt | None = Field(
+        None,
+        description="end the search when so many full trainings have hardly moved the frontier; null: never",
+    )
     max_retries: int = Field(1, ge=0, description="how often a failed trial is tried again")
 
     @model_validator(mode="after")
