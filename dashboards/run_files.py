@@ -18,7 +18,10 @@ from pareto_amb.storage import Storage
 
 @dataclass(frozen=True)
 class Run:
-    """A run as it lies on disk; `recommendations` is None when none was written yet."""
+    """A run as it lies on disk; `recommendations` is None when none was written yet.
+
+    `stopped` says why the search ended itself, it is empty in most runs.
+    """
 
     name: str
     config: SweepConfig
@@ -26,6 +29,7 @@ class Run:
     policy: str
     recommendations: dict[int, Recommendation] | None
     environment: list[tuple[str, str]]
+    stopped: str
     storage: Storage
 
     def train_sizes(self) -> list[int]:
@@ -50,6 +54,7 @@ def read_run(run_dir: Path) -> Run:
         policy=policy,
         recommendations=recommendations,
         environment=_read_environment(run_dir / "environment.json"),
+        stopped=_read_text(run_dir / "stopped.txt"),
         storage=Storage(config.storage or str(run_dir)),
     )
 
@@ -68,6 +73,15 @@ def _read_recommendations(path: Path) -> tuple[str, dict[int, Recommendation] | 
         key = ".".join(str(part) for part in problem["loc"])
         raise UserError(f"{path}: recommendations.{key}: {problem['msg']}; run recommend again") from error
     return str(values.get("policy", "")), {entry.train_size: entry for entry in found}
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a text file ({error}); delete it and report again") from error
 
 
 def _read_environment(path: Path) -> list[tuple[str, str]]:

@@ -184,11 +184,14 @@ def noise_of_baseline(recommendation: Recommendation) -> str:
 
 def confirmation(recommendation: Recommendation) -> str:
     """What fresh seeds made of the recommended trial."""
-    found = recommendation.confirmation
+    found, refuted = recommendation.confirmation, ""
+    if recommendation.refuted:
+        names = ", ".join(recommendation.refuted)
+        refuted = f" Fresh seeds showed a FID worse than DDPM's for {names}, which the search had preferred."
     if found is None:
         return (
             "Not confirmed by fresh seeds: the recommended trial is one training, the best of many, and the "
-            "best of many looks better than it is."
+            f"best of many looks better than it is.{refuted}"
         )
     n = len(found.trials)
     fid, copies = recommendation.fid.value, recommendation.memorization.value
@@ -196,7 +199,7 @@ def confirmation(recommendation: Recommendation) -> str:
         f"Trained again with {n} fresh {'seed' if n == 1 else 'seeds'}, whose means these figures are, "
         f"without the training that the search picked: FID {number(fid, 4)} after "
         f"{number(found.search_fid, 4)} in the search, memorization {percent(copies)} after "
-        f"{percent(found.search_memorization)}."
+        f"{percent(found.search_memorization)}.{refuted}"
     )
 
 

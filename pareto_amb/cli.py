@@ -212,21 +212,25 @@ def _print_plan(config: "SweepConfig") -> None:
     from pareto_amb.search.halving import expected_trainings
 
     sizes, search = config.space.train_size, config.search
-    trainings = (search.baseline_seeds + search.trials * len(search.methods)) * len(sizes)
+    searched = (search.baseline_seeds + search.trials * len(search.methods)) * len(sizes)
+    repeated = search.n_confirmations() * len(sizes)
     rungs = config.rung_images()
     seen = round(expected_trainings(config) * rungs[-1])
-    generated = trainings * len(rungs) * config.evaluation.n_samples
+    generated = (searched * len(rungs) + repeated) * config.evaluation.n_samples
     some, about, at_most = "", "", ""
     if search.reduction_factor is not None:
         some, about, at_most = " that runs to the end", "about ", "at most "
     print(to_yaml(config))
     for line in _sigma_lines(config):
         print(f"# {line}")
-    print(f"# {trainings} trainings: for each of the train sizes {', '.join(map(str, sizes))},")
+    print(f"# {searched + repeated} trainings: for each of the train sizes {', '.join(map(str, sizes))},")
     methods = ", ".join(f"{search.trials} of {method}" for method in search.methods)
     print(f"#   {search.baseline_seeds} DDPM baselines, {methods}")
+    if repeated:
+        best, seeds = search.confirm.candidates, search.confirm.seeds
+        print(f"#   and after the search the best {best} again, each with {seeds} fresh seeds")
     print(f"# {rungs[-1]:,} images seen by each{some}, {about}{seen:,} in all")
-    print(f"# measured at {', '.join(f'{n:,}' for n in rungs)} images seen,")
+    print(f"# measured at {', '.join(f'{n:,}' for n in rungs)} images seen, repeats at the end,")
     print(f"#   {at_most}{generated:,} images generated in all")
 
 
@@ -235,6 +239,8 @@ def _print_summary(outcome: "SweepOutcome") -> None:
 
     run = outcome.run
     print(f"\nfinished in {format_duration(outcome.seconds)}")
+    if outcome.stopped:
+        print(outcome.stopped)
     if outcome.failed:
         print(f"{outcome.failed} trials failed; the report names the reasons")
     if outcome.tracking_problem:
@@ -259,6 +265,8 @@ def _print_summary(outcome: "SweepOutcome") -> None:
                 print(f"  {found.confirmation.describe()}")
             else:
                 print("  note: the best of many trainings, not confirmed by fresh seeds")
+            for trial_id in found.refuted:
+                print(f"  note: {trial_id} looked better, but with fresh seeds its FID is worse than DDPM's")
             if found.early_stop:
                 print(f"  note: {found.early_stop.describe()}")
             if found.caution:

@@ -318,7 +318,6 @@ class SearchConfig(_Model):
     trials: PositiveInt = Field(24, description="begun for each train size and method, baselines apart")
     startup_trials: PositiveInt = Field(6, description="spread evenly before the sampler steers")
     baseline_seeds: PositiveInt = Field(3, description="DDPM trainings a train size; spread = noise")
-    confirm: ConfirmConfig = ConfirmConfig()
     reduction_factor: Annotated[float, Field(gt=1)] | None = Field(
         2.0,
         description="at each rung the best 1/reduction_factor go on, and all that are foreseen on the "
@@ -326,6 +325,11 @@ class SearchConfig(_Model):
     )
     brackets: PositiveInt = Field(
         1, description="1: all are judged from the first rung on; 2: some from the second on; ..."
+    )
+    confirm: ConfirmConfig = ConfirmConfig()
+    patience: PositiveInt | None = Field(
+        None,
+        description="end the search when so many full trainings have hardly moved the frontier; null: never",
     )
     max_retries: int = Field(1, ge=0, description="how often a failed trial is tried again")
 

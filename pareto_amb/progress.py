@@ -93,6 +93,12 @@ class SweepProgress:
         self._finished, self._paused = self._finished - 1, self._paused - 1
         self._say(f"{row['trial_id']}: resumed {self._place(row)}")
 
+    def stopped(self, reason: str, total: int) -> None:
+        """The search has ended itself: there will be `total` trials."""
+        self._left -= (self._total - total) * self._each
+        self._total = total
+        self._say(reason)
+
     def failed(self, trial: dict[str, Any], error: str) -> None:
         """A trial has failed for good."""
         trained = self._running.get(trial["trial_id"], {}).get("budget", 0.0)

@@ -40,6 +40,11 @@ class RunDirectory:
         return self.path / "environment.json"
 
     @property
+    def stopped(self) -> Path:
+        """Why the search ended itself; there is no such file in most runs."""
+        return self.path / "stopped.txt"
+
+    @property
     def lock(self) -> Path:
         return self.path / ".lock"
 
@@ -52,6 +57,10 @@ class RunDirectory:
     def storage_uri(self, config: SweepConfig) -> str:
         """Where checkpoints and samples lie: the configured storage, or this directory."""
         return config.storage or str(self.path.resolve())
+
+    def why_stopped(self) -> str:
+        """Why the search ended itself, empty when it did not."""
+        return self.stopped.read_text(encoding="utf-8").strip() if self.stopped.exists() else ""
 
     def read_environment(self) -> dict[str, Any]:
         """The content of environment.json, empty when there is none. UserError when it is not JSON."""

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from ray import tune
 from ray.exceptions import RayTaskError
 from ray.tune.experiment import Trial
+from ray.tune.search import Searcher
 from rich.console import Console
 
 from dashboards.report import write_report
@@ -27,8 +28,10 @@ from pareto_amb.materials import Materials
 from pareto_amb.progress import SweepProgress
 from pareto_amb.results import ResultsTable
 from pareto_amb.run_directory import RunDirectory
+from pareto_amb.search.confirm import GivenTrials, confirmations
 from pareto_amb.search.frontier import BASELINE, OBJECTIVES
 from pareto_amb.search.halving import expected_trainings
+from pareto_amb.search.patience import describe_stall, has_stalled
 from pareto_amb.search.samplers import ParetoSearcher
 from pareto_amb.search.schedulers import ParetoHalving
 from pareto_amb.storage import Storage, write_text
@@ -47,6 +50,7 @@ class SweepOutcome:
     failed: int
     seconds: float
     tracking_problem: str
+    stopped: str
 
 
 def start_run(config: SweepConfig, path: Path) -> RunDirectory:
@@ -99,26 +103,69 @@ def run_sweep(
     started = time.monotonic()
     _write_environment(run, materials, tracker)
     results = ResultsTable(run.results)
-    searcher = ParetoSearcher(config, run.study, results)
+    searcher = ParetoSearcher(config, run.study, results, stopped=run.stopped.exists())
     halving = _make_halving(config, results, closed=not searcher.n_remaining)
-    if searcher.n_remaining or _n_promotable(halving):
+    state = _State(run, config, results, searcher, halving)
+    if unfinished := state.n_unfinished():
         with ray_cluster(address):
             gpus = gpus_per_trial(config)
             with console.status("measuring the real images"):
                 assets = _measure_assets(run, config, materials, gpus)
+            total = searcher.n_total + _n_confirmations(config)
             progress = SweepProgress(
                 console,
                 results,
-                total=searcher.n_total,
-                finished=searcher.n_total - searcher.n_remaining,
+                total=total,
+                finished=total - unfinished,
                 n_rungs=len(config.evaluation.rungs),
                 trainings=expected_trainings(config),
             )
             with progress:
                 follower = _Follower(results, tracker, progress, Storage(assets.storage_uri), halving)
-                _tuner(run, assets, searcher, halving, follower, gpus, time_budget).fit()
-    seconds = time.monotonic() - started
-    return _finish(run, config, results, searcher, _n_promotable(halving), tracker, seconds)
+                _run_trials(state, assets, follower, gpus, time_budget)
+    return _finish(state, tracker, time.monotonic() - started)
+
+
+def _n_confirmations(config: SweepConfig) -> int:
+    return config.search.n_confirmations() * len(config.space.train_size)
+
+
+@dataclass(frozen=True)
+class _State:
+    """A sweep under way: first its trials are searched, then the best of them confirmed."""
+
+    run: RunDirectory
+    config: SweepConfig
+    results: ResultsTable
+    searcher: ParetoSearcher
+    halving: ParetoHalving | None
+
+    def n_searching(self) -> int:
+        """The trials of the search that have not ended, or are good enough to resume."""
+        promotable = self.halving.n_promotable() if self.halving else 0
+        return self.searcher.n_total - self.searcher.count_ended(self.results) + promotable
+
+    def n_unfinished(self) -> int:
+        """All trials that have not ended; which ones are confirmed is known once the search is over."""
+        if searching := self.n_searching():
+            return searching + _n_confirmations(self.config)
+        return len(confirmations(self.config, self.results))
+
+
+def _run_trials(
+    state: _State, assets: SweepAssets, follower: "_Follower", gpus: float, time_budget: float | None
+) -> None:
+    """Search, and when that is over before the time is up, confirm what was found."""
+    started = time.monotonic()
+    if state.n_searching():
+        watch = _PatienceWatch(state, follower.progress)
+        searcher, callbacks = state.searcher, [follower, watch]
+        _tuner(assets, searcher, state.halving, searcher.n_total, callbacks, gpus, time_budget).fit()
+    left = None if time_budget is None else time_budget - (time.monotonic() - started)
+    if state.n_searching() or (left is not None and left <= 0):
+        return
+    if trials := confirmations(state.config, state.results):
+        _tuner(assets, GivenTrials(trials), None, len(trials), [follower], gpus, left).fit()
 
 
 def _make_halving(config: SweepConfig, results: ResultsTable, closed: bool) -> ParetoHalving | None:
@@ -138,7 +185,7 @@ def _make_halving(config: SweepConfig, results: ResultsTable, closed: bool) -> P
         foresee_by=["similarity_mean"],  # it foretells copying before there are copies
         brackets=search.brackets,
         group_by=lambda trial: (trial["train_size"], trial["method"]),
-        protect=lambda trial: trial["method"] == BASELINE,
+        protect=lambda trial: trial["method"] == BASELINE or bool(trial.get("confirms")),
         name_of=lambda trial: str(trial["trial_id"]),
     )
     for trial_id in results.trial_ids():
@@ -148,10 +195,6 @@ def _make_halving(config: SweepConfig, results: ResultsTable, closed: bool) -> P
     if closed:
         halving.close()
     return halving
-
-
-def _n_promotable(halving: ParetoHalving | None) -> int:
-    return halving.n_promotable() if halving else 0
 
 
 def _write_environment(run: RunDirectory, materials: Materials, tracker: Tracker) -> None:
@@ -197,11 +240,11 @@ def _references(config: SweepConfig, materials: Materials) -> dict[int, Referenc
 
 
 def _tuner(
-    run: RunDirectory,
     assets: SweepAssets,
-    searcher: ParetoSearcher,
-    halving: ParetoHalving | None,
-    follower: "_Follower",
+    searcher: Searcher,
+    scheduler: ParetoHalving | None,
+    num_samples: int,
+    callbacks: list[tune.Callback],
     gpus: float,
     time_budget: float | None,
 ) -> tune.Tuner:
@@ -211,8 +254,8 @@ def _tuner(
         tune.with_resources(trainable, {"cpu": resources.cpus_per_trial, "gpu": gpus}),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=halving,
-            num_samples=searcher.n_total,
+            scheduler=scheduler,
+            num_samples=num_samples,
             time_budget_s=time_budget,
             reuse_actors=True,
             trial_name_creator=_trial_name,
@@ -222,7 +265,7 @@ def _tuner(
             name="tune",
             storage_path=assets.storage_uri,
             failure_config=tune.FailureConfig(max_failures=search.max_retries),
-            callbacks=[follower],
+            callbacks=callbacks,
             verbose=0,
         ),
     )
@@ -243,7 +286,7 @@ class _Follower(tune.Callback):
         storage: Storage,
         halving: ParetoHalving | None,
     ) -> None:
-        self._results, self._tracker, self._progress = results, tracker, progress
+        self._results, self._tracker, self.progress = results, tracker, progress
         self._storage, self._halving = storage, halving
 
     def __getstate__(self) -> dict[str, Any]:
@@ -255,9 +298,9 @@ class _Follower(tune.Callback):
         if row is not None and row["status"] == "pruned":
             resumed = {**row, "status": "running"}
             self._results.record(resumed)
-            self._progress.resumed(resumed)
+            self.progress.resumed(resumed)
             self._tracker.log_status(resumed)
-        self._progress.started(trial.config)
+        self.progress.started(trial.config)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: Any
@@ -267,21 +310,45 @@ class _Follower(tune.Callback):
             row["status"] = "pruned"
         trial.config["rung"] = row["rung"]  # not to be measured again
         self._results.record(row)
-        self._progress.row(row)
+        self.progress.row(row)
         name = f"rung-{row['rung']}.png"
         picture = self._storage.read(f"samples/{row['trial_id']}/{name}")
         self._tracker.log_row(row, {name: picture} if picture else {})
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
-        self._progress.retried(trial.config)
+        self.progress.retried(trial.config)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         reason = _failure_reason(trial)
         row = self._results.last_row(trial.config["trial_id"]) or _empty_row(trial.config)
         failed = {**row, "status": "failed", "error": reason}
         self._results.record(failed)
-        self._progress.failed(trial.config, reason)
+        self.progress.failed(trial.config, reason)
         self._tracker.log_row(failed, {})
+
+
+class _PatienceWatch(tune.Callback):
+    """Ends the search when its frontier has stopped growing, and leaves the reason in the run directory."""
+
+    def __init__(self, state: _State, progress: SweepProgress) -> None:
+        self._state, self._progress = state, progress
+
+    def __getstate__(self) -> dict[str, Any]:
+        """As for `_Follower`."""
+        return {}
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: Any
+    ) -> None:
+        state, patience = self._state, self._state.config.search.patience
+        if patience is None or result["status"] != "complete" or state.run.stopped.exists():
+            return
+        table = state.results.frame()
+        if all(has_stalled(table, size, patience) for size in state.config.space.train_size):
+            reason = describe_stall(patience)
+            write_text(state.run.stopped, reason)
+            state.searcher.stop()
+            self._progress.stopped(reason, state.searcher.n_total + _n_confirmations(state.config))
 
 
 def _failure_reason(trial: Trial) -> str:
@@ -297,32 +364,26 @@ def _empty_row(trial: dict[str, Any]) -> dict[str, Any]:
     return {**trial, "rung": 0, "images_seen": 0, "budget": 0.0, "n_samples": 0}
 
 
-def _finish(
-    run: RunDirectory,
-    config: SweepConfig,
-    results: ResultsTable,
-    searcher: ParetoSearcher,
-    n_promotable: int,
-    tracker: Tracker,
-    seconds: float,
-) -> SweepOutcome:
-    recommendation, why_none = None, ""
+def _finish(state: _State, tracker: Tracker, seconds: float) -> SweepOutcome:
+    run, recommendation, why_none = state.run, None, ""
     try:
         recommendation = build_recommendation(run)
         write_recommendation(recommendation, run.recommendation)
+        for found in recommendation.recommendations:
+            tracker.log_recommendation(found)
     except UserError as error:
         why_none = str(error)
     write_report(run.path)
     files = [run.sweep, run.results, run.environment, run.report, run.recommendation]
     tracker.finish([path for path in files if path.exists()])
-    statuses = [results.status(trial_id) for trial_id in results.trial_ids()]
-    ended = sum(status in {"complete", "failed", "pruned"} for status in statuses)
+    statuses = [state.results.status(trial_id) for trial_id in state.results.trial_ids()]
     return SweepOutcome(
         run=run,
         recommendation=recommendation,
         why_none=why_none,
-        unfinished=searcher.n_total - ended + n_promotable,
+        unfinished=state.n_unfinished(),
         failed=statuses.count("failed"),
         seconds=seconds,
         tracking_problem=tracker.problem,
+        stopped=run.why_stopped(),
     )

@@ -108,10 +108,14 @@ def test_a_dry_run_prints_the_whole_plan_and_its_cost_and_starts_nothing(tmp_pat
     done = run("sweep", "digits", "--dry-run", "--trials", "5", cwd=tmp_path)
     assert done.returncode == 0
     assert "rho: 7.0" in done.stdout
-    assert "# 8 trainings" in done.stdout
+    assert "# 12 trainings" in done.stdout
     assert "images seen by each that runs to the end, about" in done.stdout
     whole = run("sweep", "digits", "--dry-run", "--set", "search.reduction_factor=null", cwd=tmp_path)
-    assert f"# 96,000 images seen by each, {16 * 96_000:,} in all" in whole.stdout
+    assert f"# 96,000 images seen by each, {20 * 96_000:,} in all" in whole.stdout
+    assert "#   and after the search the best 2 again, each with 2 fresh seeds" in whole.stdout
+    assert f"#   {(16 * 3 + 4) * 1000:,} images generated in all" in whole.stdout
+    alone = run("sweep", "digits", "--dry-run", "--set", "search.confirm.seeds=0", cwd=tmp_path)
+    assert "fresh seeds" not in alone.stdout.split("# 16 trainings")[1]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -135,7 +139,7 @@ def test_the_recipe_of_every_cell_is_in_the_dry_run(tmp_path: Path) -> None:
     done = run("sweep", "cifar10", "--set", "data.path=tiny.zip", "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"path: {tmp_path / 'tiny.zip'}\n" in done.stdout
-    assert "# 81 trainings: for each of the train sizes 300, 1000, 3000," in done.stdout
+    assert "# 93 trainings: for each of the train sizes 300, 1000, 3000," in done.stdout
     assert "# 7,680,000 images seen by each" in done.stdout
     assert not (tmp_path / "runs").exists()
 

@@ -89,6 +89,28 @@ def test_the_time_left_is_that_of_the_trainings_that_halving_lets_through(
     assert "2m00s elapsed, about 3m00s left" in output.getvalue()
 
 
+def test_a_search_that_ends_itself_has_fewer_trials_and_less_time_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("pareto_amb.progress.time.monotonic", lambda: now[0])
+    output = io.StringIO()
+    results = ResultsTable(tmp_path / "results.parquet")
+    progress = SweepProgress(Console(file=output), results, total=8, finished=0, n_rungs=2, trainings=8.0)
+    now[0] = 60.0
+    progress.started({"trial_id": "a"})
+    progress.row(row("a", 2, 1, 1))
+    progress.stopped("nothing grows any more", total=3)
+    progress.started({"trial_id": "b"})
+    now[0] = 120.0
+    progress.row(row("b", 2, 1, 1))
+    lines = output.getvalue().splitlines()
+    assert "about 7m00s left" in lines[0]
+    assert lines[1] == "nothing grows any more"
+    assert lines[2].startswith("[2/3] b")
+    assert "about 1m00s left" in lines[2]
+
+
 def test_on_a_terminal_running_trials_and_the_frontier_stay_in_view(tmp_path: Path) -> None:
     last = follow(tmp_path, terminal=True).rpartition("trials done: ")[2]
     assert last.startswith("5 of 6, 1 of them paused")

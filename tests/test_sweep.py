@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from pareto_amb.search.confirm import worth_confirming
 from pareto_amb.search.frontier import OBJECTIVES, best_first
 
 COMMAND = [sys.executable, "-m", "pareto_amb"]
@@ -31,6 +32,9 @@ TINY = [
     "--set",
     "evaluation.similarity_encoder=pixels",
 ]
+
+
+NO_REPEATS = ["--set", "search.confirm.candidates=0"]
 
 
 def environment() -> dict[str, str]:
@@ -70,7 +74,8 @@ def test_the_sweep_leaves_every_file_of_a_run(finished: tuple[Path, str]) -> Non
 
 
 def assert_halved(table: pd.DataFrame) -> None:
-    """All of a smoke sweep: two baselines to the end, the better half of four trials, the others paused."""
+    """All of a smoke search: two baselines to the end, the better half of four trials, the others paused."""
+    table = table[table.confirms == ""]
     rungs = table.groupby("trial_id").rung.apply(list)
     status = table.groupby("trial_id").status.first()
     assert set(status) == {"complete", "pruned"}
@@ -93,9 +98,36 @@ def test_the_table_has_a_row_for_every_trial_and_the_rungs_it_reached(finished: 
     assert (table[table.method == "ddpm"].sigma_tn == 0).all()
     assert table[table.method == "algorithm1"].sigma_tn.between(0.1, 2).all()
     assert table[["fid", "similarity_mean", "heldout_memorization"]].notna().all(axis=None)
-    fid = table[table.status == "complete"].pivot_table(index="trial_id", columns="rung", values="fid")
+    whole = table[(table.status == "complete") & (table.confirms == "")]
+    fid = whole.pivot_table(index="trial_id", columns="rung", values="fid")
     assert (fid[2] < fid[1]).all()
     assert table.heldout_memorization.between(0, 0.05).all()
+
+
+def test_the_best_trial_is_trained_again_with_a_fresh_seed_when_the_search_is_over(
+    finished: tuple[Path, str],
+) -> None:
+    folder, printed = finished
+    table = pd.read_parquet(folder / "run" / "results.parquet")
+    again = table[table.confirms != ""]
+    assert len(again) == 1  # measured at the end only
+    repeat = again.iloc[0]
+    (original,) = worth_confirming(table, 50, 1)
+    assert (repeat.trial_id, repeat.confirms) == (f"{original}-c1", original)
+    assert (repeat.rung, repeat.budget, repeat.status) == (2, 1.0, "complete")
+    before = table[(table.trial_id == original) & (table.rung == 2)].iloc[0]
+    assert (repeat.sigma_tn, repeat.mix_ratio) == (before.sigma_tn, before.mix_ratio)
+    assert repeat.seed not in set(table[table.confirms == ""].seed)
+    assert repeat.fid != before.fid
+    assert repeat.recorded_at > table[table.confirms == ""].recorded_at.max()
+    entry = yaml.safe_load((folder / "run" / "recommendation.yaml").read_text())["recommendations"][0]
+    if entry["trial_id"] == original:
+        assert entry["fid"]["value"] == repeat.fid
+        assert entry["confirmation"]["fid_change"] == pytest.approx(repeat.fid - before.fid)
+        assert "trained again with 1 fresh seed" in printed
+    else:
+        assert entry["refuted"] == [original]
+        assert f"{original} looked better" in printed
 
 
 def test_the_summary_names_the_recommendation_and_what_to_do_next(finished: tuple[Path, str]) -> None:
@@ -104,7 +136,7 @@ def test_the_summary_names_the_recommendation_and_what_to_do_next(finished: tupl
     assert f"sigma_tn {entry['sigma_tn']:.4g}" in printed
     for text in ("open run/report.html", "mlflow ui --backend-store-uri sqlite:///", "pareto-amb train run/"):
         assert text in printed
-    assert "[6/6]" in printed
+    assert "[7/7]" in printed
     assert "WARNING" not in printed
 
 
@@ -115,7 +147,7 @@ def test_mlflow_has_a_parent_run_and_a_nested_run_a_trial(finished: tuple[Path, 
     runs = client.search_runs([experiment.experiment_id])
     parent = next(r for r in runs if r.data.tags.get("kind") == "sweep")
     trials = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    assert len(trials) == 6
+    assert len(trials) == 7
     assert parent.info.status == "FINISHED"
     for trial in trials:
         complete = trial.data.tags["status"] == "complete"
@@ -129,10 +161,13 @@ def test_mlflow_has_a_parent_run_and_a_nested_run_a_trial(finished: tuple[Path, 
             "corruption",
             "seed",
         }
+        rungs = [2] if trial.data.tags.get("confirms") else [1, 2] if complete else [1]
         steps = [m.step for m in client.get_metric_history(trial.info.run_id, "fid")]
-        assert steps == ([6400, 12800] if complete else [6400])
+        assert steps == [6400 * rung for rung in rungs]
         pictures = client.list_artifacts(trial.info.run_id, "samples")
-        assert [p.path for p in pictures] == [f"samples/rung-{k}.png" for k, _ in enumerate(steps, 1)]
+        assert [p.path for p in pictures] == [f"samples/rung-{rung}.png" for rung in rungs]
+    assert parent.data.tags["n50.sigma_tn"]
+    assert sum("confirms" in trial.data.tags for trial in trials) == 1
     attached = {a.path for a in client.list_artifacts(parent.info.run_id)}
     assert {"report.html", "recommendation.yaml", "results.parquet"} <= attached
     assert mlflow.active_run() is None
@@ -187,6 +222,18 @@ def test_resuming_a_finished_run_changes_no_result(finished: tuple[Path, str]) -
     pd.testing.assert_frame_equal(before, pd.read_parquet(folder / "run" / "results.parquet"))
 
 
+def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, *arguments],
+        cwd=cwd,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
 def wait_for_table(
     path: Path, enough: Callable[[pd.DataFrame], bool], process: subprocess.Popen[str]
 ) -> pd.DataFrame:
@@ -207,15 +254,7 @@ def wait_for_table(
 def test_a_sweep_killed_at_any_moment_loses_and_repeats_nothing(
     tmp_path: Path, enough: Callable[[pd.DataFrame], bool]
 ) -> None:
-    process = subprocess.Popen(
-        [*COMMAND, "sweep", "smoke", "--output", "run", *TINY],
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = start("sweep", "smoke", "--output", "run", *TINY, cwd=tmp_path)
     wait_for_table(tmp_path / "run" / "results.parquet", enough, process)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
@@ -224,20 +263,20 @@ def test_a_sweep_killed_at_any_moment_loses_and_repeats_nothing(
     run("sweep", "--resume", "run", cwd=tmp_path)
     resumed = pd.read_parquet(tmp_path / "run" / "results.parquet")
     assert_halved(resumed)
-    assert resumed.trial_id.nunique() == 6
+    assert resumed.trial_id.nunique() == 7
     kept = resumed.merge(killed, on=["trial_id", "rung"], suffixes=("", "_before"))
     assert len(kept) == len(killed)
     for column in ("fid", "train_seconds", "eval_seconds"):
         assert (kept[column] == kept[f"{column}_before"]).all()
     with sqlite3.connect(tmp_path / "run" / "study.db") as database:
         states = [state for (state,) in database.execute("select state from trials")]
-    complete = resumed[resumed.status == "complete"].trial_id.nunique() - 2
+    complete = resumed[resumed.status == "complete"].trial_id.nunique() - 3
     assert len(states) == 4
     assert states.count("COMPLETE") == complete
 
 
 def test_a_trial_that_paused_resumed_and_finished_equals_one_run_straight_through(tmp_path: Path) -> None:
-    arguments = ["--trials", "1", "--set", "evaluation.rungs=[0.25, 0.5, 1.0]", *TINY]
+    arguments = ["--trials", "1", "--set", "evaluation.rungs=[0.25, 0.5, 1.0]", *NO_REPEATS, *TINY]
     straight = ["--set", "search.reduction_factor=null"]
     halved = run("sweep", "smoke", "--output", "halved", *arguments, cwd=tmp_path)
     whole = run("sweep", "smoke", "--output", "whole", *arguments, *straight, cwd=tmp_path)
@@ -245,7 +284,7 @@ def test_a_trial_that_paused_resumed_and_finished_equals_one_run_straight_throug
     assert "paused at" not in whole.stdout
     tables = [pd.read_parquet(tmp_path / name / "results.parquet") for name in ("halved", "whole")]
     assert [set(table.status) for table in tables] == [{"complete"}] * 2
-    measured = [c for c in tables[0] if not c.endswith("_seconds")]
+    measured = [c for c in tables[0] if not c.endswith("_seconds") and c != "recorded_at"]
     pd.testing.assert_frame_equal(tables[0][measured], tables[1][measured], check_exact=True)
     name = "checkpoints/n50-algorithm1-0000.safetensors"
     first, second = (load_file(tmp_path / folder / name) for folder in ("halved", "whole"))
@@ -272,15 +311,37 @@ def test_a_time_budget_stops_in_order_and_resumes(tmp_path: Path) -> None:
         "sweep", "smoke", "--output", "run", "--time-budget", "0.02", "--set", "training.images=320000",
         "--set", "training.network.options.model_channels=4", *TINY[2:], cwd=tmp_path
     )  # fmt: skip
-    assert "6 trials are not finished: pareto-amb sweep --resume run" in done.stdout
+    assert "7 trials are not finished: pareto-amb sweep --resume run" in done.stdout
     assert (tmp_path / "run" / "report.html").exists()
     assert not (tmp_path / "run" / "recommendation.yaml").exists()
+
+
+def test_a_search_that_has_stalled_ends_itself_and_a_resumed_one_only_finishes_what_was_begun(
+    tmp_path: Path,
+) -> None:
+    patience = ["--trials", "12", "--set", "search.patience=1", "--set", "evaluation.thresholds=[0.6]"]
+    process = start("sweep", "smoke", "--output", "run", *patience, *TINY, cwd=tmp_path)
+    reason, table = tmp_path / "run" / "stopped.txt", tmp_path / "run" / "results.parquet"
+    wait_for_table(table, lambda _: reason.exists(), process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    with sqlite3.connect(tmp_path / "run" / "study.db") as database:
+        (begun,) = database.execute("select count(*) from trials where state != 'WAITING'").fetchone()
+
+    done = run("sweep", "--resume", "run", cwd=tmp_path)
+    assert "the search ended itself: over the last full training of every train size" in done.stdout
+    assert "not finished" not in done.stdout
+    resumed = pd.read_parquet(table)
+    assert not set(resumed.status) & {"running", "failed"}
+    assert resumed[resumed.confirms == ""].trial_id.nunique() == begun + 2 < 12
+    assert (resumed.confirms != "").sum() == 1
+    assert "The search ended itself" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_methods_compete_in_one_sweep(tmp_path: Path) -> None:
     methods = ["--set", "search.methods=[algorithm1,masking,noise_only]", "--trials", "1"]
     baselines = ["--set", "search.baseline_seeds=1"]
-    done = run("sweep", "smoke", "--output", "run", *methods, *baselines, *TINY, cwd=tmp_path)
+    done = run("sweep", "smoke", "--output", "run", *methods, *baselines, *NO_REPEATS, *TINY, cwd=tmp_path)
     assert "[4/4]" in done.stdout
     assert "n50-masking-0000 (corruption" in done.stdout
     table = pd.read_parquet(tmp_path / "run" / "results.parquet")

@@ -41,8 +41,8 @@ def begin(prepared: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Callable
     """Starts the trial whose checkpoint lies in a folder, after so many rungs have a row in the table."""
     monkeypatch.setattr("trainables.base.ray.get_gpu_ids", list)
 
-    def start(folder: Path, measured: int) -> TrialTrainable:
-        trial = {"trial_id": "t", "method": "algorithm1", "train_size": 50, "sigma_tn": 0.5, "seed": 1}
+    def start(folder: Path, measured: int, **more: Any) -> TrialTrainable:
+        trial = {"trial_id": "t", "method": "algorithm1", "train_size": 50, "sigma_tn": 0.5, "seed": 1} | more
         trainable = TrialTrainable.__new__(TrialTrainable)
         assets = SweepAssets(storage_uri=str(folder), **prepared)
         trainable.setup({**trial, "mix_ratio": 0.5, "corruption": 0.0, "rung": measured}, assets, METHODS)
@@ -72,3 +72,13 @@ def test_a_rung_that_was_trained_but_has_no_row_is_measured(
     begin: Callable[..., TrialTrainable], tmp_path: Path
 ) -> None:
     assert next_row(begin(tmp_path, 0)) == next_row(begin(tmp_path, 0))
+
+
+def test_a_repeat_is_trained_like_its_trial_and_measured_at_the_end_only(
+    begin: Callable[..., TrialTrainable], tmp_path: Path
+) -> None:
+    whole = begin(tmp_path / "whole", 0)
+    _, last = (next_row(whole) for _ in range(2))
+    repeat = next_row(begin(tmp_path / "again", 0, trial_id="t-c1", confirms="t"))
+    assert (repeat["rung"], repeat["status"], repeat["confirms"]) == (2, "complete", "t")
+    assert repeat["fid"] == last["fid"]  # the seed is the same here

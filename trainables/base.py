@@ -87,9 +87,11 @@ class TrialTrainable(Trainable):
         saved = self._store.read(self._checkpoint_name)
         if saved is not None:
             self._trainer.restore(saved, self._checkpoint_name)
-        # A rung that was trained but not yet measured when the trial was killed is measured now.
+        # A rung that was trained but not yet measured when the trial was killed is measured now. A repeat of
+        # another trial is measured at the end only.
         seen, measured, rungs = self._trainer.images_seen, trial["rung"], sweep.rung_images()
-        self._rung = next(k for k, images in enumerate(rungs, 1) if images >= seen and k > measured)
+        first = len(rungs) if trial.get("confirms") else measured + 1
+        self._rung = next(k for k, images in enumerate(rungs, 1) if images >= seen and k >= first)
         if measured and seen == rungs[measured - 1]:
             self._trainer.train(seen)  # no step; the next loss begins here
 

@@ -1,13 +1,16 @@
 """After the search: its best trials again, with seeds that had no part in choosing them."""
 
+from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from ray.tune.search import Searcher
 
 from pareto_amb.config import SweepConfig
 from pareto_amb.results import ResultsTable
-from pareto_amb.search.frontier import BASELINE, RECOMMENDED, comparable
+from pareto_amb.search.frontier import BASELINE, OBJECTIVES, RECOMMENDED, comparable
 from pareto_amb.search.recommend import summarize_baseline
 
 FIRST_SEED = 1_000_000
@@ -33,7 +36,7 @@ def worth_confirming(results: pd.DataFrame, train_size: int, count: int) -> list
 
 
 def confirmations(config: SweepConfig, results: ResultsTable) -> list[dict[str, Any]]:
-    """The configurations of all trials that confirm a finished search, whatever has become of them.
+    """The configurations of the trials that confirm a finished search and have not ended.
 
     All candidates are given the same fresh seeds. They follow from the table, so that a resumed sweep finds
     the same ones; those that were begun for an earlier, shorter search are among them.
@@ -47,7 +50,8 @@ def confirmations(config: SweepConfig, results: ResultsTable) -> list[dict[str, 
     ]
     begun = frame[frame.confirms != ""].drop_duplicates("trial_id")
     earlier = [(row.confirms, int(row.trial_id.rpartition("-c")[2])) for row in begun.itertuples()]
-    return [_repeat(config, results, *pair) for pair in dict.fromkeys(wanted + earlier)]
+    trials = [_repeat(config, results, *pair) for pair in dict.fromkeys(wanted + earlier)]
+    return [trial for trial in trials if results.status(trial["trial_id"]) not in {"complete", "failed"}]
 
 
 def _repeat(config: SweepConfig, results: ResultsTable, trial_id: str, k: int) -> dict[str, Any]:
@@ -57,5 +61,29 @@ def _repeat(config: SweepConfig, results: ResultsTable, trial_id: str, k: int) -
         "trial_id": f"{trial_id}-c{k}",
         **{name: original[name] for name in _CHOSEN},
         "seed": config.seed + FIRST_SEED + k,
+        "rung": 0,
         "confirms": trial_id,
     }
+
+
+class GivenTrials(Searcher):
+    """Hands out given trials, one after the other."""
+
+    def __init__(self, trials: Iterable[dict[str, Any]]) -> None:
+        super().__init__(metric=OBJECTIVES, mode=["min", "min"])
+        self._left = deque(trials)
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        """The next trial's configuration, or Searcher.FINISHED. `trial_id` is Ray's own."""
+        return self._left.popleft() if self._left else str(Searcher.FINISHED)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Nothing follows from it."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the trials follow from the results table."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore: see `save`."""

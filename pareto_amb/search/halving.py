@@ -25,14 +25,14 @@ def expected_budget(rungs: Sequence[float], reduction_factor: float, first: int 
 
 
 def expected_trainings(config: SweepConfig) -> float:
-    """How many full trainings a sweep costs on average, the DDPM baselines included."""
+    """How many full trainings a sweep costs on average, baselines and confirmation included."""
     search, rungs = config.search, config.rung_images()
     share = 1.0
     if search.reduction_factor is not None:
         costs = [expected_budget(rungs, search.reduction_factor, first) for first in range(search.brackets)]
         share = len(costs) / sum(rungs[-1] / cost for cost in costs)  # every bracket has the same budget
     searched = search.trials * len(search.methods) * share
-    return (search.baseline_seeds + searched) * len(config.space.train_size)
+    return (search.baseline_seeds + searched + search.n_confirmations()) * len(config.space.train_size)
 
 
 class ParetoRungs:

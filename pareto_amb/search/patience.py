@@ -34,7 +34,8 @@ def has_stalled(results: pd.DataFrame, train_size: int, patience: int) -> bool:
 
 def describe_stall(patience: int) -> str:
     """Why a search has ended, for people."""
+    trainings = "full training" if patience == 1 else f"{patience} full trainings"
     return (
-        f"the search ended itself: over the last {patience} full trainings of every train size the "
+        f"the search ended itself: over the last {trainings} of every train size the "
         f"frontier's hypervolume has not grown by more than {GROWTH:.0%} (search.patience)"
     )

@@ -99,6 +99,8 @@ class Recommendation(BaseModel):
     heldout_memorization: float
     confirmation: Confirmation | None = None
     """Where fresh seeds confirmed the trial; fid and memorization are then their means."""
+    refuted: list[str] = []
+    """Trials that match-ddpm would have taken first, had fresh seeds not shown a worse fid than DDPM's."""
     window: tuple[float, float] | None
     early_stop: EarlyStop | None
     summary: str
@@ -171,6 +173,7 @@ def recommend(
         baseline=baseline,
         heldout_memorization=float(chosen.heldout_memorization),
         confirmation=_confirmation(results, chosen),
+        refuted=_refuted(candidates, rule),
         window=_window_around(candidates, float(chosen.sigma_tn), baseline),
         early_stop=_early_stop(results, chosen),
         summary=_in_words(chosen, baseline),
@@ -221,6 +224,13 @@ def _confirmation(results: pd.DataFrame, chosen: "pd.Series[Any]") -> Confirmati
         fid_change=float(chosen.fid - search.fid),
         memorization_change=float(chosen.memorization - search.memorization),
     )
+
+
+def _refuted(candidates: pd.DataFrame, rule: _Rule) -> list[str]:
+    if rule.policy != "match-ddpm":
+        return []
+    worse = candidates[candidates.confirmed & (candidates.fid > rule.fid_limit)]
+    return sorted(str(trial_id) for trial_id in worse.trial_id)
 
 
 def _span(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -182,8 +182,12 @@ class ParetoSearcher(Searcher):
     The paused trials of an earlier process are handed out first: the scheduler lets them wait on.
     """
 
-    def __init__(self, config: SweepConfig, study_path: Path, results: ResultsTable) -> None:
+    def __init__(
+        self, config: SweepConfig, study_path: Path, results: ResultsTable, stopped: bool = False
+    ) -> None:
+        """With `stopped` no trial is begun that was not begun before."""
         super().__init__(metric=OBJECTIVES, mode=["min", "min"])
+        self._stopped = stopped
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._config = config
         self._noise = noise_distribution(config.training)
@@ -205,7 +209,7 @@ class ParetoSearcher(Searcher):
         self._running: dict[str, dict[str, Any]] = {}
         self._queue = deque(self._unfinished(results))
         self.n_total = self._count_planned()
-        self.n_remaining = self.n_total - self._count_ended(results)
+        self.n_remaining = self.n_total - self.count_ended(results)
 
     def _open_study(self, storage: RDBStorage, context: Context) -> optuna.Study:
         return optuna.create_study(
@@ -234,13 +238,21 @@ class ParetoSearcher(Searcher):
 
     def _count_planned(self) -> int:
         search, sizes = self._config.search, self._config.space.train_size
-        return search.baseline_seeds * len(sizes) + search.trials * len(self._studies)
+        begun = sum(found.n_begun for found in self._searches.values())
+        trials = begun if self._stopped else search.trials * len(self._studies)
+        return search.baseline_seeds * len(sizes) + trials
 
-    def _count_ended(self, results: ResultsTable) -> int:
+    def stop(self) -> None:
+        """Begin no more trials; those that were begun go on, and are all that `n_total` counts."""
+        self._stopped = True
+        self.n_total = self._count_planned()
+
+    def count_ended(self, results: ResultsTable) -> int:
         """The trials that need no more work as far as one knows; without halving the paused ones do."""
         paused = set() if self._config.search.reduction_factor is None else {"pruned"}
-        statuses = [results.status(trial_id) for trial_id in results.trial_ids()]
-        return sum(status in {"complete", "failed"} | paused for status in statuses)
+        rows = [results.last_row(trial_id) for trial_id in results.trial_ids()]
+        search = [row["status"] for row in rows if row and not row["confirms"]]
+        return sum(status in {"complete", "failed"} | paused for status in search)
 
     def _unfinished(self, results: ResultsTable) -> list[dict[str, Any]]:
         """The trials of earlier processes that have not ended, paused ones first; baselines included."""
@@ -305,7 +317,7 @@ class ParetoSearcher(Searcher):
         """A new trial for the search that has begun the fewest, None when all have had theirs."""
         context = min(self._searches, key=lambda c: self._searches[c].n_begun)
         search = self._searches[context]
-        if search.n_begun >= self._config.search.trials:
+        if self._stopped or search.n_begun >= self._config.search.trials:
             return None
         params = search.propose(self._reference(context[0]))
         begun = create_trial(

@@ -15,6 +15,7 @@ from plotly.offline import get_plotlyjs
 from dashboards.report import trial_rows, write_report
 from pareto_amb.config import SweepConfig
 from pareto_amb.errors import UserError
+from pareto_amb.search.patience import describe_stall
 from pareto_amb.search.recommend import recommend
 from pareto_amb.search.uncertainty import frontier_points
 
@@ -219,6 +220,14 @@ def test_one_seed_recommendation_owns_up_to_unknown_noise(
     assert "trained with one seed only: its noise is unknown" in words
 
 
+def test_a_search_that_ended_itself_is_said(run_dir: Path) -> None:
+    assert "The search ended itself" not in page_of(run_dir).words
+    (run_dir / "stopped.txt").write_text(f"{describe_stall(5)}\n", encoding="utf-8")
+    assert "The search ended itself: over the last 5 full trainings of every" in page_of(run_dir).words
+    (run_dir / "stopped.txt").write_text(ATTACK, encoding="utf-8")
+    assert ATTACK in page_of(run_dir).text
+
+
 def test_missing_pictures_and_environment_are_said(
     new_run: Callable[..., Path], results: pd.DataFrame
 ) -> None:
@@ -268,10 +277,11 @@ def test_natural_mix_ratio_has_no_map_of_its_own(
         ("environment.json", "{"),
         ("results.parquet", "x"),
         ("sweep.yaml", "name: a"),
+        ("stopped.txt", b"\xff\xfe"),
     ],
 )
-def test_unusable_files_are_named(run_dir: Path, name: str, content: str) -> None:
-    (run_dir / name).write_text(content)
+def test_unusable_files_are_named(run_dir: Path, name: str, content: str | bytes) -> None:
+    (run_dir / name).write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(UserError, match=re.escape(str(run_dir / name))):
         write_report(run_dir)
     assert not (run_dir / "report.html").exists()

@@ -192,6 +192,7 @@ def test_fresh_seeds_replace_the_figures_that_a_trial_was_picked_for() -> None:
         confirmation.describe()
     )
     assert "memorization 0.28" in found.summary
+    assert found.refuted == []
 
 
 def test_the_luckiest_of_the_unconfirmed_does_not_beat_a_confirmed_trial() -> None:
@@ -208,6 +209,7 @@ def test_where_fresh_seeds_refute_every_candidate_an_unconfirmed_trial_is_left()
     found = recommend(rows, 100)
     assert found.sigma_tn == 0.1
     assert found.confirmation is None
+    assert found.refuted == ["t0.2", "t0.4"]
 
 
 def test_other_policies_weigh_all_points_alike() -> None:

@@ -270,3 +270,29 @@ def test_what_early_figures_tell_is_foreseen_and_what_they_do_not_is_the_mean() 
     assert told == pytest.approx([1, 4], abs=0.1)
     assert untold == pytest.approx([0.5, 0.5], abs=0.15)
     assert (foresee(before, after - 10, before) == 0).all()
+
+
+def test_a_stopped_search_begins_no_trial_but_goes_on_with_those_that_were(tmp_path: Path) -> None:
+    config = make_config()
+    searcher, results = open_searcher(tmp_path, config)
+    trials = {f"ray{k}": searcher.suggest(f"ray{k}") for k in range(4)}  # 2 baselines, 2 of 4 trials
+    finish(searcher, results, "ray2", trials["ray2"])
+    searcher.stop()
+    assert searcher.n_total == 4
+    assert searcher.suggest("more") == Searcher.FINISHED
+
+    again = ParetoSearcher(config, tmp_path / "study.db", results, stopped=True)
+    assert (again.n_total, again.n_remaining) == (4, 3)
+    assert [again.suggest(f"again{k}") for k in range(3)] == [trials["ray0"], trials["ray1"], trials["ray3"]]
+    assert again.suggest("more") == Searcher.FINISHED
+
+
+def test_repeats_with_fresh_seeds_do_not_count_as_trials_of_the_search(tmp_path: Path) -> None:
+    config = make_config()
+    searcher, results = open_searcher(tmp_path, config)
+    for k in range(searcher.n_total):
+        finish(searcher, results, f"ray{k}", searcher.suggest(f"ray{k}"))
+    last = results.last_row("n50-algorithm1-0000")
+    results.record({**last, "trial_id": "n50-algorithm1-0000-c1", "confirms": "n50-algorithm1-0000"})
+    again, _ = open_searcher(tmp_path, config)
+    assert (again.n_remaining, again.count_ended(results)) == (0, 6)
