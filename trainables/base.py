@@ -121,7 +121,7 @@ class TrialTrainable(Trainable):
             "status": "complete" if done else "running",
             "error": "",
         }
-        told = {name: row[name] for name in (*OBJECTIVES, "similarity_mean", "images_seen", "status")}
+        told = {name: row[name] for name in (*OBJECTIVES, "similarity_mean", "rung", "images_seen", "status")}
         return {"row": row, **told, "done": done}
 
     def _save(self) -> None:

@@ -338,10 +338,10 @@ class ParetoSearcher(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Let the search know what a trial has shown at a rung."""
-        trial, row = self._running[trial_id], result["row"]
+        trial = self._running[trial_id]
         if trial["method"] != BASELINE:
             search = self._searches[trial["train_size"], trial["method"]]
-            search.report(trial["number"], row["rung"] - 1, [row[name] for name in SHOWN])
+            search.report(trial["number"], result["rung"] - 1, [result[name] for name in SHOWN])
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
