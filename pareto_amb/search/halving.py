@@ -44,8 +44,8 @@ class ParetoRungs:
     known to be good.
 
     With `foresee` what counts is not what a trial has at its rung but what the finished ones let expect of it
-    at the last (`foresight.py`). Until there are enough of these all go on, and a trial that is foreseen on
-    the frontier always does: where early figures tell little, little is stopped.
+    at the last (`foresight.py`), once there are enough of these; and a trial that is foreseen on the frontier
+    always goes on: where early figures tell little, little is stopped.
     """
 
     def __init__(
@@ -181,9 +181,8 @@ class _Rung:
             expected = self._expected()
             fronts = _fronts(expected)
             count = max(int(len(names) / self._reduction_factor), self._at_least)
-            if self._finished is not None:
-                enough = self._n_finished >= MIN_FINISHED
-                count = max(count, int((fronts == 0).sum())) if enough else len(names)
+            if self._finished is not None and self._n_finished >= MIN_FINISHED:
+                count = max(count, int((fronts == 0).sum()))
             best: list[str] = []
             if names and count:
                 last = np.partition(fronts, count - 1)[count - 1]
