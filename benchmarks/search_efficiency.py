@@ -139,7 +139,11 @@ class ParetoAmb:
         searched = table.searched
         steer = make_sampler(SearchConfig(sampler=sampler), seed)
         self._sampler = ParetoSampler(searched, steer, startup_points(searched, startup, seed), self._n_rungs)
-        self._rungs = ParetoRungs(self._n_rungs, reduction_factor) if reduction_factor else None
+        self._rungs = (
+            ParetoRungs(self._n_rungs, reduction_factor, n_objectives=2, foresee=True)
+            if reduction_factor
+            else None
+        )
         self._params: list[Params] = []
         self._reached: list[int] = []
 
@@ -155,7 +159,7 @@ class ParetoAmb:
     def report(self, trial: int, rung: int, values: NDArray[np.float64]) -> bool:
         self._reached[trial] = rung + 1
         self._sampler.report(trial, rung, values.tolist())
-        return self._rungs is None or self._rungs.report(str(trial), rung, values[:2].tolist())
+        return self._rungs is None or self._rungs.report(str(trial), rung, values.tolist())
 
 
 class ToTheEnd:

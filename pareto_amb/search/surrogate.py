@@ -1,7 +1,7 @@
 """A Gaussian process for each objective, and an Optuna sampler that proposes by them.
 
 The sampler maximises the expected growth of the hypervolume below (1, 1, ...): objectives are handed to it in
-units of a reference point. Optuna's own GPSampler finds as good points and takes a hundred times as long
+units of a reference point. Optuna's own GPSampler finds points as good and takes some thirty times as long
 (docs/search.md).
 """
 
