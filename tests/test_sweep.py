@@ -365,7 +365,7 @@ def test_methods_compete_in_one_sweep(tmp_path: Path) -> None:
 
 
 def test_auto_sets_the_range_once_and_a_resumed_sweep_keeps_it(tmp_path: Path) -> None:
-    auto = ["--set", "space.sigma_tn=auto", "--set", "search.baseline_seeds=1"]
+    auto = ["--set", "space.sigma_tn=auto", "--set", "search.baseline_seeds=1", *NO_REPEATS]
     first = run("sweep", "smoke", "--output", "run", "--trials", "1", *auto, *TINY, cwd=tmp_path)
     written = yaml.safe_load((tmp_path / "run" / "sweep.yaml").read_text())["space"]["sigma_tn"]["50"]
     line = (

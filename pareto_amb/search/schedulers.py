@@ -104,6 +104,7 @@ class ParetoHalving(TrialScheduler):
                 self._count(name, standing)
             standing = self._standings[name]
             if standing.paused and trial.status == Trial.PENDING:
+                trial.init_local_path()  # Ray's results want one, though it may never be started
                 trial.set_status(Trial.PAUSED)
                 self._paused[name] = trial
         if trial.status == Trial.PENDING:

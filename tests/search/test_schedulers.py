@@ -1,6 +1,8 @@
 """ParetoHalving in experiments of Ray Tune whose trials are two numbers and a counter."""
 
+import json
 import math
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -185,6 +187,19 @@ class Interrupt(tune.Callback):
             raise KeyError("interrupted")
 
 
+def wait_for_state(experiment: Path) -> None:
+    """Ray writes its state from a thread of its own: until the newest file is whole."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        newest = max(experiment.glob("experiment_state-*.json"), key=lambda path: path.stat().st_mtime)
+        try:
+            json.loads(newest.read_text(encoding="utf-8"))
+            return
+        except json.JSONDecodeError:
+            time.sleep(0.05)
+    raise AssertionError(f"no whole state in {experiment}")
+
+
 @pytest.mark.usefixtures("cluster")
 def test_an_interrupted_experiment_is_restored_with_its_paused_trials(tmp_path: Path) -> None:
     space = {"point": tune.grid_search([[k, k] for k in (3, 1, 2, 4, 5, 6)])}
@@ -192,6 +207,7 @@ def test_an_interrupted_experiment_is_restored_with_its_paused_trials(tmp_path: 
     with pytest.raises(Exception, match="interrupted"):
         make_tuner(tmp_path, halving(), space, callbacks=callbacks).fit()
     before = steps(tmp_path)
+    wait_for_state(tmp_path / "experiment")
     found = tune.Tuner.restore(str(tmp_path / "experiment"), curve_class()).fit()
     assert found.num_terminated == 6
     after = steps(tmp_path)
