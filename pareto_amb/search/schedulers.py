@@ -247,14 +247,16 @@ class ParetoHalving(TrialScheduler):
         return results, at_rung and trial.status == Trial.PENDING
 
     def _recall(self, name: str, config: Config, results: Sequence[Result], paused: bool) -> None:
+        values: dict[int, list[float]] = {}
+        for result in results:
+            if (rung := self._rung_at(result)) > max(values, default=-1):
+                values[rung] = self._values(result)
         label = repr(self._group_by(config)) if self._group_by else ""
         spent = [n * cost for n, cost in zip(self._group(label).begun, self._costs, strict=True)]
-        standing = _Standing(label, spent.index(min(spent)))
-        for result in results:
-            if (rung := self._rung_at(result)) > standing.reached:
-                standing.values[rung] = self._values(result)
-        standing.paused = paused and standing.bracket <= standing.reached < len(self._rungs) - 1
-        self._enter(name, standing)
+        paused = paused and 0 <= max(values, default=-1) < len(self._rungs) - 1
+        if paused:  # so it was in a bracket that is judged there
+            spent = spent[: max(values) + 1]
+        self._enter(name, _Standing(label, spent.index(min(spent)), values, paused))
 
     def _enter(self, name: str, standing: "_Standing") -> None:
         self._standings[name] = standing

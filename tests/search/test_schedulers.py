@@ -386,6 +386,16 @@ def test_what_was_decided_survives(way: str, tmp_path: Path) -> None:
     assert report(again, "new", 100, 1.0) == report(scheduler, "new", 100, 1.0)
 
 
+def test_a_recalled_trial_waits_where_it_paused_whatever_bracket_would_be_next() -> None:
+    scheduler = halving(brackets=3)
+    for k in range(6):
+        scheduler.recall(str(k), {}, [{"seen": 100, "fid": k, "memorization": 0}], paused=True)
+        added = WaitingTrial(str(k))
+        scheduler.on_trial_add(None, added)
+        assert added.status == Trial.PAUSED
+    assert scheduler.n_promotable() == 3
+
+
 def test_a_state_of_another_experiment_is_refused(tmp_path: Path) -> None:
     halving().save(str(tmp_path / "state.json"))
     with pytest.raises(ValueError, match="other metrics, modes or rungs"):
