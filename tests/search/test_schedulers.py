@@ -271,6 +271,9 @@ class WaitingTrial:
     def set_status(self, status: str) -> None:
         self.status = status
 
+    def init_local_path(self) -> None:
+        pass
+
 
 def report(scheduler: ParetoHalving, name: str, seen: float, fid: float, memorization: float = 0) -> str:
     """A trial's result, with Ray's part in what follows; a trial that is not known yet begins."""
