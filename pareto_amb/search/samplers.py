@@ -338,7 +338,9 @@ class ParetoSearcher(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Let the search know what a trial has shown at a rung."""
-        trial = self._running[trial_id]
+        self._hear(self._running[trial_id], result)
+
+    def _hear(self, trial: dict[str, Any], result: dict[str, Any]) -> None:
         if trial["method"] != BASELINE:
             search = self._searches[trial["train_size"], trial["method"]]
             search.report(trial["number"], result["rung"] - 1, [result[name] for name in SHOWN])
@@ -351,6 +353,7 @@ class ParetoSearcher(Searcher):
         if error:
             self._tell(trial, {"status": "failed"})
         elif result is not None and result.get("status") == "complete":
+            self._hear(trial, result)  # Ray hands the last result over here only
             self._tell(trial, result)
 
     def _tell(self, trial: dict[str, Any], row: dict[str, Any]) -> None:

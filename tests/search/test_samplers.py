@@ -42,7 +42,6 @@ def row(trial: dict, status: str = "complete") -> dict:
 
 def finish(searcher: ParetoSearcher, results: ResultsTable, ray_id: str, trial: dict) -> None:
     results.record(row(trial))
-    searcher.on_trial_result(ray_id, row(trial))
     searcher.on_trial_complete(ray_id, row(trial))
 
 
