@@ -57,7 +57,7 @@ class Table:
     @property
     def searched(self) -> dict[str, BaseDistribution]:
         sigmas = [p["sigma_tn"] for p in self.points]
-        mixes = sorted({p["mix_ratio"] for p in self.points})
+        mixes = sorted({p["mix_ratio"] for p in self.points}, key=str)
         return {
             "sigma_tn": FloatDistribution(min(sigmas), max(sigmas), log=True),
             "mix_ratio": CategoricalDistribution(mixes),
@@ -90,7 +90,9 @@ def recorded(path: Path) -> Table:
     seeds = sorted({seed for _, _, seed in curves})
     values = np.array([[curves[sigma, mix, seed] for seed in seeds] for sigma, mix in points])
     shares = np.sort(frame.images_seen.unique()) / frame.images_seen.max()
-    named = [{"sigma_tn": sigma, "mix_ratio": mix} for sigma, mix in points]
+    named = [
+        {"sigma_tn": sigma, "mix_ratio": mix if mix == "natural" else float(mix)} for sigma, mix in points
+    ]
     return Table(path.stem, named, values, shares, ddpm * [2, 1])
 
 
@@ -98,7 +100,7 @@ def synthetic(kind: str, n_sigma: int = 20, n_seeds: int = 3) -> Table:
     """`parallel`: a trial's rank is visible early. `crossing`: what learns fast ends badly."""
     rng = np.random.default_rng(0)
     sigmas = np.geomspace(0.05, 5, n_sigma)
-    mixes = ["0.3", "0.5", "0.8", "natural"]
+    mixes = [0.3, 0.5, 0.8, "natural"]
     shares = np.array([0.125, 0.25, 0.5, 0.75, 1.0])
     points, values = [], []
     for (sigma, u), (k, mix) in itertools.product(

@@ -47,8 +47,9 @@ def simulate(n_trials: int, workers: int, reduction_factor: float) -> Clock:
         "mix_ratio": CategoricalDistribution(["natural", 0.5]),
     }
     sampler = make_sampler(SearchConfig(), 0)
-    search = ParetoSampler(searched, sampler, startup_points(searched, 8, 0))
-    rungs, rng, clock = ParetoRungs(N_RUNGS, reduction_factor), np.random.default_rng(0), Clock()
+    search = ParetoSampler(searched, sampler, startup_points(searched, 8, 0), N_RUNGS)
+    rungs = ParetoRungs(N_RUNGS, reduction_factor, n_objectives=2, foresee=True)
+    rng, clock = np.random.default_rng(0), Clock()
     params: list[dict[str, Any]] = []
     reached: dict[str, int] = {}
     queue: list[tuple[float, str]] = []
@@ -67,9 +68,13 @@ def simulate(n_trials: int, workers: int, reduction_factor: float) -> Clock:
         start(0.0)
     while queue:
         now, trial = heapq.heappop(queue)
-        u = np.log(params[int(trial)]["sigma_tn"])
-        values = [100 + 10 * u**2 + rng.normal(), float(np.exp(-u) + 0.1 * rng.random())]
-        rung = reached[trial]
+        u, rung = np.log(params[int(trial)]["sigma_tn"]), reached[trial]
+        similarity = float(np.exp(-u))
+        values = [
+            100 + 10 * u**2 + rng.normal() + 20 / (rung + 1),
+            similarity + 0.1 * rng.random(),
+            similarity,
+        ]
         reached[trial] += 1
         goes_on = clock.timed("report", lambda t=trial, r=rung, v=values: rungs.report(t, r, v))
         search.report(trial, rung, values)

@@ -32,8 +32,8 @@ from pareto_amb.search.confirm import GivenTrials, confirmations
 from pareto_amb.search.frontier import BASELINE, OBJECTIVES
 from pareto_amb.search.halving import expected_trainings
 from pareto_amb.search.patience import describe_stall, has_stalled
-from pareto_amb.search.samplers import ParetoSearcher
 from pareto_amb.search.schedulers import ParetoHalving
+from pareto_amb.search.searcher import ParetoSearcher
 from pareto_amb.storage import Storage, write_text
 from pareto_amb.tracking import Tracker
 from trainables import METHODS, SweepAssets, TrialTrainable

@@ -19,7 +19,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from pareto_amb.search.confirm import worth_confirming
+from pareto_amb.search.foresight import foresee
 from pareto_amb.search.frontier import OBJECTIVES, best_first
+from pareto_amb.search.searcher import SHOWN
 
 COMMAND = [sys.executable, "-m", "pareto_amb"]
 TINY = [
@@ -74,32 +76,35 @@ def test_the_sweep_leaves_every_file_of_a_run(finished: tuple[Path, str]) -> Non
 
 
 def assert_halved(table: pd.DataFrame) -> None:
-    """All of a smoke search: two baselines to the end, the better half of four trials, the others paused."""
+    """All of a search: what is foreseen best finished, like the baselines; the others paused at rung 1."""
     table = table[table.confirms == ""]
     rungs = table.groupby("trial_id").rung.apply(list)
     status = table.groupby("trial_id").status.first()
     assert set(status) == {"complete", "pruned"}
     assert (rungs[status == "complete"].map(len) == 2).all()
     assert (rungs[status == "pruned"].map(len) == 1).all()
-    assert (status[status.index.str.contains("ddpm")] == "complete").tolist() == [True] * 2
-    first = table[(table.method == "algorithm1") & (table.rung == 1)]
-    assert len(first) == 4
-    better_half = first.trial_id.iloc[best_first(first[OBJECTIVES].to_numpy())[:2]]
+    assert (status[status.index.str.contains("ddpm")] == "complete").all()
+    first = table[(table.method == "algorithm1") & (table.rung == 1)].set_index("trial_id")
+    last = table[(table.method == "algorithm1") & (table.rung == 2)].set_index("trial_id")
+    assert len(last) >= 4
+    foreseen = foresee(
+        first.loc[last.index, SHOWN].to_numpy(), last[OBJECTIVES].to_numpy(), first[SHOWN].to_numpy()
+    )
+    better_half = first.index[best_first(foreseen)[: len(first) // 2]]
     assert (status[better_half] == "complete").all()
 
 
 def test_the_table_has_a_row_for_every_trial_and_the_rungs_it_reached(finished: tuple[Path, str]) -> None:
     folder, printed = finished
     table = pd.read_parquet(folder / "run" / "results.parquet")
-    assert_halved(table)
-    paused = table[table.status == "pruned"].trial_id
-    assert paused.map(lambda trial: f"{trial} (sigma_tn" in printed).all()
-    assert printed.count("paused at rung 1 of 2") - printed.count("resumed at rung 1 of 2") == len(paused)
+    searched = table[table.confirms == ""]
+    assert searched.groupby("trial_id").rung.apply(list).tolist() == [[1, 2]] * 6
+    assert set(table.status) == {"complete"}  # four trials: too few to foresee any
+    assert "paused" not in printed
     assert (table[table.method == "ddpm"].sigma_tn == 0).all()
     assert table[table.method == "algorithm1"].sigma_tn.between(0.1, 2).all()
     assert table[["fid", "similarity_mean", "heldout_memorization"]].notna().all(axis=None)
-    whole = table[(table.status == "complete") & (table.confirms == "")]
-    fid = whole.pivot_table(index="trial_id", columns="rung", values="fid")
+    fid = searched.pivot_table(index="trial_id", columns="rung", values="fid")
     assert (fid[2] < fid[1]).all()
     assert table.heldout_memorization.between(0, 0.05).all()
 
@@ -254,16 +259,19 @@ def wait_for_table(
 def test_a_sweep_killed_at_any_moment_loses_and_repeats_nothing(
     tmp_path: Path, enough: Callable[[pd.DataFrame], bool]
 ) -> None:
-    process = start("sweep", "smoke", "--output", "run", *TINY, cwd=tmp_path)
+    process = start("sweep", "smoke", "--output", "run", "--trials", "10", *TINY, cwd=tmp_path)
     wait_for_table(tmp_path / "run" / "results.parquet", enough, process)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     killed = pd.read_parquet(tmp_path / "run" / "results.parquet")
 
-    run("sweep", "--resume", "run", cwd=tmp_path)
+    printed = run("sweep", "--resume", "run", cwd=tmp_path).stdout
     resumed = pd.read_parquet(tmp_path / "run" / "results.parquet")
     assert_halved(resumed)
-    assert resumed.trial_id.nunique() == 7
+    assert resumed.trial_id.nunique() == 2 + 10 + 1
+    paused = resumed[resumed.status == "pruned"].trial_id
+    paused_now = paused[~paused.isin(killed[killed.status == "pruned"].trial_id)]
+    assert paused_now.map(lambda trial: f"{trial} (sigma_tn" in printed).all()
     kept = resumed.merge(killed, on=["trial_id", "rung"], suffixes=("", "_before"))
     assert len(kept) == len(killed)
     for column in ("fid", "train_seconds", "eval_seconds"):
@@ -271,25 +279,37 @@ def test_a_sweep_killed_at_any_moment_loses_and_repeats_nothing(
     with sqlite3.connect(tmp_path / "run" / "study.db") as database:
         states = [state for (state,) in database.execute("select state from trials")]
     complete = resumed[resumed.status == "complete"].trial_id.nunique() - 3
-    assert len(states) == 4
+    assert len(states) == 10
     assert states.count("COMPLETE") == complete
 
 
 def test_a_trial_that_paused_resumed_and_finished_equals_one_run_straight_through(tmp_path: Path) -> None:
-    arguments = ["--trials", "1", "--set", "evaluation.rungs=[0.25, 0.5, 1.0]", *NO_REPEATS, *TINY]
-    straight = ["--set", "search.reduction_factor=null"]
-    halved = run("sweep", "smoke", "--output", "halved", *arguments, cwd=tmp_path)
-    whole = run("sweep", "smoke", "--output", "whole", *arguments, *straight, cwd=tmp_path)
-    assert "n50-algorithm1-0000: resumed at rung 1 of 3" in halved.stdout
+    fixed = ["--trials", "8", "--set", "search.startup_trials=8", "--set", "search.baseline_seeds=1"]
+    arguments = [*fixed, "--set", "evaluation.rungs=[0.25, 0.5, 1.0]", *NO_REPEATS, *TINY]
+    to_the_end = ["--set", "search.reduction_factor=null"]
+    run("sweep", "smoke", "--output", "halved", *arguments, cwd=tmp_path)
+    paused = pd.read_parquet(tmp_path / "halved" / "results.parquet").query("status == 'pruned'")
+    assert len(paused)
+    settings = tmp_path / "halved" / "sweep.yaml"
+    settings.write_text(settings.read_text().replace("reduction_factor: 2.0", "reduction_factor: null"))
+    resumed = run("sweep", "--resume", "halved", cwd=tmp_path)
+    assert all(f"{trial}: resumed at rung" in resumed.stdout for trial in set(paused.trial_id))
+
+    whole = run("sweep", "smoke", "--output", "whole", *arguments, *to_the_end, cwd=tmp_path)
     assert "paused at" not in whole.stdout
-    tables = [pd.read_parquet(tmp_path / name / "results.parquet") for name in ("halved", "whole")]
+    tables = [
+        pd.read_parquet(tmp_path / name / "results.parquet").sort_values(["trial_id", "rung"])
+        for name in ("halved", "whole")
+    ]
     assert [set(table.status) for table in tables] == [{"complete"}] * 2
     measured = [c for c in tables[0] if not c.endswith("_seconds") and c != "recorded_at"]
-    pd.testing.assert_frame_equal(tables[0][measured], tables[1][measured], check_exact=True)
-    name = "checkpoints/n50-algorithm1-0000.safetensors"
-    first, second = (load_file(tmp_path / folder / name) for folder in ("halved", "whole"))
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[key], second[key]) for key in first)
+    first, second = (table[measured].reset_index(drop=True) for table in tables)
+    pd.testing.assert_frame_equal(first, second, check_exact=True)
+    for trial in set(paused.trial_id):
+        name = f"checkpoints/{trial}.safetensors"
+        mine, straight = (load_file(tmp_path / folder / name) for folder in ("halved", "whole"))
+        assert mine.keys() == straight.keys()
+        assert all(torch.equal(mine[key], straight[key]) for key in mine)
 
 
 def test_a_trial_that_fails_is_retried_recorded_and_does_not_stop_the_sweep(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ then spread within a front. Free of Ray; `schedulers.py` puts it to use there.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,9 +44,9 @@ class ParetoRungs:
     Nothing is decided at the last rung. Until `close`, one of fewer than reduction_factor trials is not
     known to be good.
 
-    With `foresee` what counts is not what a trial has at its rung but what the finished ones let expect of it
-    at the last (`foresight.py`), once there are enough of these; and a trial that is foreseen on the frontier
-    always goes on: where early figures tell little, little is stopped.
+    With `foresee` what counts is not what a trial has at its rung but what the finished ones let expect of
+    it at the last (`foresight.py`). Until MIN_FINISHED have finished all go on, and a trial that is foreseen
+    on the frontier always does: where early figures tell little, little is stopped.
     """
 
     def __init__(
@@ -134,7 +135,7 @@ class _Rung:
         self._n_objectives, self._finished, self._n_finished = n_objectives, finished, 0
         self._rows: dict[str, int] = {}
         self._values = np.empty((0, 0))
-        self._ranked: tuple[NDArray[np.int64], frozenset[str]] | None = None
+        self._ranks: _Ranks | None = None
         self.gone_on: set[str] = set()
 
     def __contains__(self, trial_id: str) -> bool:
@@ -145,52 +146,51 @@ class _Rung:
         if row == len(self._values):
             self._values = np.resize(self._values, (max(2 * row, 16), len(values)))
         self._values[row] = values
-        self._ranked = None
+        self._ranks = None
 
     def close(self) -> None:
         self._at_least = 1
-        self._ranked = None
+        self._ranks = None
 
     def remove(self, trial_id: str) -> None:
         self._values = np.delete(self._values, self._rows.pop(trial_id), axis=0)
         self._rows = {name: row for row, name in enumerate(self._rows)}
         self.gone_on.discard(trial_id)
-        self._ranked = None
+        self._ranks = None
 
     def is_among_best(self, trial_id: str) -> bool:
-        return trial_id in self._rank()[1]
+        return trial_id in self._rank().best
 
     def candidates(self) -> list[str]:
         """The paused trials among the best, best first."""
-        fronts, best = self._rank()
-        return self._best_first(best - self.gone_on, fronts)
+        return self._best_first(self._rank().best - self.gone_on)
 
     def worst_paused(self) -> str | None:
-        paused = self._best_first(self._rows.keys() - self.gone_on, self._rank()[0])
+        paused = self._best_first(self._rows.keys() - self.gone_on)
         return paused[-1] if paused else None
 
-    def _rank(self) -> tuple[NDArray[np.int64], frozenset[str]]:
-        """The front of every trial, (n,), and the trials that are good enough to go on.
-
-        Spread is looked at in one front alone, the one that only a part of goes on from.
-        """
+    def _rank(self) -> "_Ranks":
+        """Spread is looked at in one front alone, the one that only a part of goes on from."""
         if self._finished is not None and len(self._finished._rows) != self._n_finished:
-            self._n_finished, self._ranked = len(self._finished._rows), None
-        if self._ranked is None:
-            names = list(self._rows)
-            expected = self._expected()
+            self._n_finished, self._ranks = len(self._finished._rows), None
+        if self._ranks is None:
+            names, expected = list(self._rows), self._expected()
             fronts = _fronts(expected)
-            count = max(int(len(names) / self._reduction_factor), self._at_least)
-            if self._finished is not None and self._n_finished >= MIN_FINISHED:
-                count = max(count, int((fronts == 0).sum()))
-            best: list[str] = []
-            if names and count:
+            self._ranks = ranks = _Ranks(expected, fronts, frozenset())
+            if count := self._n_best(fronts):
                 last = np.partition(fronts, count - 1)[count - 1]
                 best = [names[row] for row in np.flatnonzero(fronts < last)]
-                rest = {names[row] for row in np.flatnonzero(fronts == last)}
-                best += self._best_first(rest, fronts)
-            self._ranked = fronts, frozenset(best[:count])
-        return self._ranked
+                best += self._best_first(names[row] for row in np.flatnonzero(fronts == last))
+                ranks.best = frozenset(best[:count])
+        return self._ranks
+
+    def _n_best(self, fronts: NDArray[np.int64]) -> int:
+        """How many of the trials go on, whose fronts are `fronts`."""
+        n = len(fronts)
+        share = min(max(int(n / self._reduction_factor), self._at_least), n)
+        if self._finished is None:
+            return share
+        return n if self._n_finished < MIN_FINISHED else max(share, int((fronts == 0).sum()))
 
     def _expected(self) -> NDArray[np.float64]:
         """What the trials are ranked by (n, n_objectives)."""
@@ -205,15 +205,25 @@ class _Rung:
             return values[:, : self._n_objectives]
         return foresee(before[usable], after[usable], values)
 
-    def _best_first(self, trial_ids: Iterable[str], fronts: NDArray[np.int64]) -> list[str]:
+    def _best_first(self, trial_ids: Iterable[str]) -> list[str]:
         """`trial_ids` by front, then by spread within it, then by name: the order of reports is no matter."""
-        spread = np.zeros(len(fronts))
+        ranks = self._rank()
+        fronts, spread = ranks.fronts, np.zeros(len(ranks.fronts))
         rows, names = {name: self._rows[name] for name in trial_ids}, list(self._rows)
         for front in {int(fronts[row]) for row in rows.values()}:
             members = sorted(np.flatnonzero(fronts == front).tolist(), key=lambda row: names[row])
-            if np.isfinite(self._values[members]).all():
-                spread[members] = crowding_distance(self._values[members][:, : self._n_objectives])
+            if np.isfinite(ranks.expected[members]).all():
+                spread[members] = crowding_distance(ranks.expected[members])
         return sorted(rows, key=lambda name: (fronts[rows[name]], -spread[rows[name]], name))
+
+
+@dataclass
+class _Ranks:
+    """What the trials of a rung are ranked by, (n, m), the front of each, (n,), and those that go on."""
+
+    expected: NDArray[np.float64]
+    fronts: NDArray[np.int64]
+    best: frozenset[str]
 
 
 def _fronts(values: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ units of a reference point. Optuna's own GPSampler finds points as good and take
 """
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,13 @@ class GaussianProcess:
     are those of highest marginal likelihood on a small grid, weighed by a prior that prefers smoothness.
     """
 
-    def __init__(self, x: Array, y: Array, groups: list[tuple[slice, tuple[float, ...]]]) -> None:
+    def __init__(
+        self,
+        x: Array,
+        y: Array,
+        groups: Sequence[tuple[slice, tuple[float, ...]]],
+        noises: tuple[float, ...] = NOISES,
+    ) -> None:
         """`groups`: which columns share a length scale, and the scales that it is chosen from."""
         self._x, self._mean, self._scale = x, y.mean(), y.std() + 1e-6
         z = (y - self._mean) / self._scale
@@ -46,20 +53,27 @@ class GaussianProcess:
         best = -np.inf
         for lengths in itertools.product(*(choices for _, choices in groups)):
             kernel = np.exp(-0.5 * sum(g / length**2 for g, length in zip(gaps, lengths, strict=True)))
-            for noise in NOISES:
+            for noise in noises:
                 factor = np.linalg.cholesky(kernel + noise * np.eye(len(x)))
                 weights = cho_solve((factor, True), z)
                 likelihood = -0.5 * z @ weights - np.log(np.diag(factor)).sum()
                 prior = -0.25 * sum(np.log(length / 0.4) ** 2 for length in lengths)
                 if likelihood + prior > best:
                     best = likelihood + prior
-                    self._lengths, self._factor, self._weights = lengths, factor, weights
+                    self._lengths, self._noise = lengths, noise
+                    self._factor, self._weights = factor, weights
+        self._parts = [part for part, _ in groups]
         self._columns = np.concatenate(
             [
                 np.full(x[:, part].shape[1], length)
                 for (part, _), length in zip(groups, self._lengths, strict=True)
             ]
         )
+
+    def refit(self, x: Array, y: Array) -> "GaussianProcess":
+        """A posterior given other rows, with the length scales and the noise of this one."""
+        groups = [(part, (length,)) for part, length in zip(self._parts, self._lengths, strict=True)]
+        return GaussianProcess(x, y, groups, (self._noise,))
 
     def __call__(self, x: Array) -> tuple[Array, Array]:
         """Mean and standard deviation of the noiseless function at the rows of `x` (m, d): (m,), (m,)."""
@@ -105,14 +119,14 @@ class FrontierSampler(BaseSampler):
         if not complete or not search_space:
             return candidates[0] if search_space else {}
         x = _encode([t.params for t in complete], search_space)
-        y = np.minimum(np.array([t.values for t in complete]), CLIP)
+        y = np.sqrt(np.minimum(np.array([t.values for t in complete]), CLIP))
         groups = _groups(search_space)
         models = [GaussianProcess(x, column, groups) for column in y.T]
         if running:
             pending = _encode([t.params for t in running], search_space)
             x = np.concatenate([x, pending])
             y = np.concatenate([y, np.stack([model(pending)[0] for model in models], axis=1)])
-            models = [GaussianProcess(x, column, groups) for column in y.T]
+            models = [model.refit(x, column) for model, column in zip(models, y.T, strict=True)]
         growth = self._expected_growth(models, x, _encode(candidates, search_space))
         return candidates[int(growth.argmax())]
 
@@ -122,12 +136,12 @@ class FrontierSampler(BaseSampler):
         The frontier that is to grow is that of the expected values at the rows of `seen`, not of the
         measured ones, whose best are lucky draws.
         """
-        expected = np.stack([model(seen)[0] for model in models], axis=1)
+        expected = np.maximum(np.stack([model(seen)[0] for model in models], axis=1), 0.0) ** 2
         inside = expected[(expected < 1).all(axis=1)]
         front = np.unique(inside[non_dominated(inside)], axis=0)
         mean, deviation = (np.stack(part, axis=1) for part in zip(*(m(x) for m in models), strict=True))
         noise = self._rng.standard_normal((N_DRAWS, 1, len(models)))
-        draws = np.maximum(mean + deviation * noise, 0.0)
+        draws = np.maximum(mean + deviation * noise, 0.0) ** 2
         growth: Array = hypervolume_growth(front, draws).mean(axis=0)
         return growth
 
@@ -148,6 +162,13 @@ def at_quantile(distribution: BaseDistribution, u: float) -> Any:
     assert isinstance(distribution, FloatDistribution)
     low, high = distribution.low, distribution.high
     return low * (high / low) ** u if distribution.log else low + u * (high - low)
+
+
+def quantile_of(distribution: FloatDistribution, value: float) -> float:
+    """The share of a range that lies below `value`, in [0, 1]: the inverse of `at_quantile`."""
+    scale = np.log if distribution.log else float
+    low, high = scale(distribution.low), scale(distribution.high)
+    return float((scale(value) - low) / (high - low)) if high > low else 0.0
 
 
 def _width(distribution: BaseDistribution) -> int:
@@ -172,7 +193,5 @@ def _encode(params: list[dict[str, Any]], space: dict[str, BaseDistribution]) ->
             columns += [[float(value == choice) for value in values] for choice in distribution.choices]
         else:
             assert isinstance(distribution, FloatDistribution)
-            scale = np.log if distribution.log else float
-            low, high = scale(distribution.low), scale(distribution.high)
-            columns.append([(scale(value) - low) / (high - low) for value in values])
+            columns.append([quantile_of(distribution, value) for value in values])
     return np.array(columns, dtype=np.float64).T

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pareto_amb.search.frontier import best_first
+from pareto_amb.search.foresight import MIN_FINISHED, foresee
+from pareto_amb.search.frontier import best_first, non_dominated
 from pareto_amb.search.halving import ParetoRungs, expected_budget
 
 
@@ -153,15 +154,29 @@ def foreseeing(n_rungs: int = 2) -> ParetoRungs:
     return ParetoRungs(n_rungs, 4, n_objectives=2, foresee=True)
 
 
-def test_before_trials_can_be_foreseen_ranks_are_of_what_they_have() -> None:
+def test_all_go_on_until_trials_can_be_foreseen() -> None:
     rungs = foreseeing()
-    assert [rungs.report(f"t{k}", 0, (10.0 - k, 10.0 - k, float(k))) for k in range(5)] == [
-        False,
-        False,
-        False,
-        True,
-        True,
-    ]
+    for k in range(MIN_FINISHED):
+        assert rungs.report(f"t{k}", 0, (10.0 + k, 10.0 + k, float(k)))
+        assert rungs.report(f"u{k}", 0, (20.0 + k, 20.0 + k, float(k)))
+        rungs.enter(f"t{k}", 1, (10.0 + k, 10.0 + k, float(k)))
+    assert not rungs.report("late", 0, (30.0, 30.0, 0.0))
+
+
+@given(st.integers(0, 10_000))
+def test_ranks_are_those_of_what_is_foreseen(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    before, after = rng.random((20, 3)), rng.random((8, 2))
+    rungs = foreseeing()
+    for k in range(8):
+        rungs.enter(f"{k:02}", 0, before[k].tolist())
+        rungs.enter(f"{k:02}", 1, after[k].tolist())
+    for k in range(8, 20):
+        rungs.pause(f"{k:02}", 0, before[k].tolist())
+    foreseen = foresee(before[:8], after, before)
+    order, n_best = best_first(foreseen).tolist(), max(20 // 4, int(non_dominated(foreseen).sum()))
+    assert [t for _, t in rungs.candidates()] == [f"{k:02}" for k in order[:n_best] if k >= 8]
+    assert rungs.last_choice() == f"{[k for k in order if k >= 8][-1]:02}"
 
 
 def test_a_trial_counts_with_what_it_will_come_to_not_with_what_it_has() -> None:
