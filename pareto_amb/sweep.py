@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from ray import tune
 from ray.exceptions import RayTaskError
 from ray.tune.experiment import Trial
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.search import Searcher
 from rich.console import Console
 
@@ -265,7 +266,7 @@ def _tuner(
             name="tune",
             storage_path=assets.storage_uri,
             failure_config=tune.FailureConfig(max_failures=search.max_retries),
-            callbacks=callbacks,
+            callbacks=[*callbacks, _SilentRay()],
             verbose=0,
         ),
     )
@@ -273,6 +274,13 @@ def _tuner(
 
 def _trial_name(trial: Trial) -> str:
     return str(trial.config["trial_id"])
+
+
+class _SilentRay(TrialProgressCallback):
+    """In the place of the one that Ray adds, which prints of ended trials whatever the verbosity."""
+
+    def _print(self, msg: str) -> None:
+        """Say nothing: `SweepProgress` does."""
 
 
 class _Follower(tune.Callback):

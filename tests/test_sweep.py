@@ -272,6 +272,7 @@ def test_a_sweep_killed_at_any_moment_loses_and_repeats_nothing(
     paused = resumed[resumed.status == "pruned"].trial_id
     paused_now = paused[~paused.isin(killed[killed.status == "pruned"].trial_id)]
     assert paused_now.map(lambda trial: f"{trial} (sigma_tn" in printed).all()
+    assert "Last result" not in printed  # Ray's own words
     kept = resumed.merge(killed, on=["trial_id", "rung"], suffixes=("", "_before"))
     assert len(kept) == len(killed)
     for column in ("fid", "train_seconds", "eval_seconds"):
