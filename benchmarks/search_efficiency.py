@@ -57,7 +57,7 @@ class Table:
     @property
     def searched(self) -> dict[str, BaseDistribution]:
         sigmas = [p["sigma_tn"] for p in self.points]
-        mixes = sorted({p["mix_ratio"] for p in self.points}, key=str)
+        mixes = sorted({p["mix_ratio"] for p in self.points})
         return {
             "sigma_tn": FloatDistribution(min(sigmas), max(sigmas), log=True),
             "mix_ratio": CategoricalDistribution(mixes),
@@ -90,9 +90,7 @@ def recorded(path: Path) -> Table:
     seeds = sorted({seed for _, _, seed in curves})
     values = np.array([[curves[sigma, mix, seed] for seed in seeds] for sigma, mix in points])
     shares = np.sort(frame.images_seen.unique()) / frame.images_seen.max()
-    named = [
-        {"sigma_tn": sigma, "mix_ratio": mix if mix == "natural" else float(mix)} for sigma, mix in points
-    ]
+    named = [{"sigma_tn": sigma, "mix_ratio": mix} for sigma, mix in points]
     return Table(path.stem, named, values, shares, ddpm * [2, 1])
 
 
@@ -100,7 +98,7 @@ def synthetic(kind: str, n_sigma: int = 20, n_seeds: int = 3) -> Table:
     """`parallel`: a trial's rank is visible early. `crossing`: what learns fast ends badly."""
     rng = np.random.default_rng(0)
     sigmas = np.geomspace(0.05, 5, n_sigma)
-    mixes = [0.3, 0.5, 0.8, "natural"]
+    mixes = ["0.3", "0.5", "0.8", "natural"]
     shares = np.array([0.125, 0.25, 0.5, 0.75, 1.0])
     points, values = [], []
     for (sigma, u), (k, mix) in itertools.product(
@@ -133,14 +131,12 @@ class Search(Protocol):
 class ParetoAmb:
     """Ours. `reduction_factor` None runs every trial to the end."""
 
-    def __init__(
-        self, table: Table, seed: int, sampler: str, reduction_factor: float | None, startup: int = 6
-    ) -> None:
+    def __init__(self, table: Table, seed: int, config: SearchConfig, reduction_factor: float | None) -> None:
         self._n_rungs = len(table.shares)
         self._reference = table.reference
         searched = table.searched
-        steer = make_sampler(SearchConfig(sampler=sampler), seed)
-        self._sampler = ParetoSampler(searched, steer, startup_points(searched, startup, seed), self._n_rungs)
+        points = startup_points(searched, config.startup_trials, seed)
+        self._sampler = ParetoSampler(searched, make_sampler(config, seed), points, self._n_rungs)
         self._rungs = (
             ParetoRungs(self._n_rungs, reduction_factor, n_objectives=2, foresee=True)
             if reduction_factor
@@ -287,7 +283,7 @@ def searches(grace: float) -> dict[str, tuple[Callable[[Table, int], Search], fl
     """Name -> how to make it, and the share of the budget before which it does not look."""
 
     def ours(sampler: str, factor: float | None) -> Callable[[Table, int], Search]:
-        return lambda table, seed: ParetoAmb(table, seed, sampler, factor)
+        return lambda table, seed: ParetoAmb(table, seed, SearchConfig(sampler=sampler), factor)
 
     return {
         "grid, random order": (grid, 1.0),
@@ -295,9 +291,9 @@ def searches(grace: float) -> dict[str, tuple[Callable[[Table, int], Search], fl
         "Ray OptunaSearch, TPE": (ray_optuna, 1.0),
         "Ray OptunaSearch, NSGA-II": (lambda t, s: ray_optuna(t, s, nsga2=True), 1.0),
         "Syne Tune MOASHA": (SyneTuneMOASHA, 0.0),
-        "ours: gp, halving": (ours("gp", 2.0), grace),
+        "ours: gp, halving": (ours("gp", SearchConfig().reduction_factor), grace),
         "ours: gp, to the end": (ours("gp", None), 1.0),
-        "ours: tpe, halving": (ours("tpe", 2.0), grace),
+        "ours: tpe, halving": (ours("tpe", SearchConfig().reduction_factor), grace),
         "ours: tpe, to the end": (ours("tpe", None), 1.0),
     }
 

@@ -91,7 +91,7 @@ def main() -> None:
     )
     parser.add_argument("--trials", type=int, nargs="+", default=[100, 1_000, 10_000])
     parser.add_argument("--workers", type=int, default=16)
-    parser.add_argument("--reduction-factor", type=float, default=2.0)
+    parser.add_argument("--reduction-factor", type=float, default=SearchConfig().reduction_factor)
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     print(f"optuna {optuna.__version__}, {platform.machine()}, {options.workers} simulated workers\n")

@@ -316,10 +316,10 @@ class SearchConfig(_Model):
         ("algorithm1",), min_length=1, description="what competes; the DDPM baselines always do"
     )
     trials: PositiveInt = Field(24, description="begun for each train size and method, baselines apart")
-    startup_trials: PositiveInt = Field(6, description="spread evenly before the sampler steers")
+    startup_trials: PositiveInt = Field(4, description="spread evenly before the sampler steers")
     baseline_seeds: PositiveInt = Field(3, description="DDPM trainings a train size; spread = noise")
     reduction_factor: Annotated[float, Field(gt=1)] | None = Field(
-        2.0,
+        1.5,
         description="at each rung the best 1/reduction_factor go on, and all that are foreseen on the "
         "frontier; the others pause. null: all go on",
     )

@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from pareto_amb.config import SearchConfig
 from pareto_amb.search.confirm import worth_confirming
 from pareto_amb.search.foresight import foresee
 from pareto_amb.search.frontier import OBJECTIVES, best_first
@@ -90,8 +91,8 @@ def assert_halved(table: pd.DataFrame) -> None:
     foreseen = foresee(
         first.loc[last.index, SHOWN].to_numpy(), last[OBJECTIVES].to_numpy(), first[SHOWN].to_numpy()
     )
-    better_half = first.index[best_first(foreseen)[: len(first) // 2]]
-    assert (status[better_half] == "complete").all()
+    best = first.index[best_first(foreseen)[: int(len(first) / SearchConfig().reduction_factor)]]
+    assert (status[best] == "complete").all()
 
 
 def test_the_table_has_a_row_for_every_trial_and_the_rungs_it_reached(finished: tuple[Path, str]) -> None:
@@ -292,7 +293,7 @@ def test_a_trial_that_paused_resumed_and_finished_equals_one_run_straight_throug
     paused = pd.read_parquet(tmp_path / "halved" / "results.parquet").query("status == 'pruned'")
     assert len(paused)
     settings = tmp_path / "halved" / "sweep.yaml"
-    settings.write_text(settings.read_text().replace("reduction_factor: 2.0", "reduction_factor: null"))
+    settings.write_text(settings.read_text().replace("reduction_factor: 1.5", "reduction_factor: null"))
     resumed = run("sweep", "--resume", "halved", cwd=tmp_path)
     assert all(f"{trial}: resumed at rung" in resumed.stdout for trial in set(paused.trial_id))
 

@@ -119,7 +119,7 @@ class FrontierSampler(BaseSampler):
         if not complete or not search_space:
             return candidates[0] if search_space else {}
         x = _encode([t.params for t in complete], search_space)
-        y = np.sqrt(np.minimum(np.array([t.values for t in complete]), CLIP))
+        y = np.minimum(np.array([t.values for t in complete]), CLIP)
         groups = _groups(search_space)
         models = [GaussianProcess(x, column, groups) for column in y.T]
         if running:
@@ -136,12 +136,12 @@ class FrontierSampler(BaseSampler):
         The frontier that is to grow is that of the expected values at the rows of `seen`, not of the
         measured ones, whose best are lucky draws.
         """
-        expected = np.maximum(np.stack([model(seen)[0] for model in models], axis=1), 0.0) ** 2
+        expected = np.stack([model(seen)[0] for model in models], axis=1)
         inside = expected[(expected < 1).all(axis=1)]
         front = np.unique(inside[non_dominated(inside)], axis=0)
         mean, deviation = (np.stack(part, axis=1) for part in zip(*(m(x) for m in models), strict=True))
         noise = self._rng.standard_normal((N_DRAWS, 1, len(models)))
-        draws = np.maximum(mean + deviation * noise, 0.0) ** 2
+        draws = np.maximum(mean + deviation * noise, 0.0)
         growth: Array = hypervolume_growth(front, draws).mean(axis=0)
         return growth
 
