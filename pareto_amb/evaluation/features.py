@@ -296,7 +296,11 @@ def _load_statistics(path: Path) -> Reference | None:
                 torch.from_numpy(arrays["sigma"]),
             )
     except _UNUSABLE as error:
-        raise UserError(f"{path}: cannot be read as statistics ({_reason(error)})") from error
+        reason = "it holds pickled objects" if "pickle" in str(error) else _reason(error)
+        raise UserError(
+            f"{path}: cannot be read as statistics ({reason}); give an npz with mu and sigma, or what "
+            "`encode` wrote"
+        ) from error
     try:
         statistics = gaussian_from_covariance(mean, covariance)
     except UserError as error:

@@ -348,7 +348,9 @@ class _Ranking:
             self._n_copies = int((found.similarity.double() > found.threshold).sum())
 
     def copies(self) -> tuple[Copy, ...]:
-        return tuple(map(self._copy, self._order[: self._n_copies]))
+        """All above the threshold, and those with the pixels of a training image wherever it lies."""
+        rest = [i for i in self._order[self._n_copies :] if self._identical[i]]
+        return tuple(map(self._copy, self._order[: self._n_copies] + rest))
 
     def closest(self) -> tuple[Pair, ...]:
         return tuple(map(self._pair, self._order[:CLOSEST]))

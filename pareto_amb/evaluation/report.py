@@ -15,6 +15,9 @@ from pareto_amb.evaluation.intervals import UNKNOWN, Estimate
 JSON_SCHEMA = 1
 """Raised when a key of evaluation.json changes its meaning."""
 
+UNSURE_ABOVE = 0.05
+"""An excess copy rate whose interval reaches beyond this is not called normal: too few images to tell."""
+
 Kind = Literal["share", "points", "number", "count"]
 
 
@@ -46,14 +49,16 @@ COPYING = (
         "Cosine similarity to the nearest training image, averaged over the generated images.",
     ),
     Metric(
-        "heldout_similarity_mean", "… of held-out images", "number", "The same for held-out images.",
+        "heldout_similarity_mean", "… of held-out images", "number",
+        "The same for the held-out images that the threshold was not calibrated on.",
     ),
     Metric(
         "similarity_p95", "95th percentile of similarity", "number",
         "One generated image in twenty is more similar to a training image than this.",
     ),
     Metric(
-        "heldout_similarity_p95", "… of held-out images", "number", "The same for held-out images.",
+        "heldout_similarity_p95", "… of held-out images", "number",
+        "The same for the held-out images that the threshold was not calibrated on.",
     ),
     Metric(
         "copied_training_share", "Training images copied", "share",
@@ -201,11 +206,23 @@ class EvaluationReport:
         return self.encoders[0].metrics["excess_copy_rate"]
 
     @property
-    def finding(self) -> Literal["copies", "normal", "unknown"]:
-        """Whether more images are copies than is normal, by more than chance."""
+    def identical(self) -> Estimate:
+        """The share of generated images with exactly the pixels of a training image: copies for certain."""
+        return self.pixel_metrics["identical_share"]
+
+    @property
+    def excess_at_least(self) -> float:
+        """The lowest excess copy rate there may be: no held-out image has the pixels of a training image."""
+        return float(np.nanmax([self.excess.low, self.identical.low, 0.0]))
+
+    @property
+    def finding(self) -> Literal["copies", "normal", "inconclusive", "unknown"]:
+        """Whether more images are copies than is normal, by more than chance; identical ones always are."""
+        if self.identical.value > 0 or self.excess.low > 0:
+            return "copies"
         if math.isnan(self.excess.low):
             return "unknown"
-        return "copies" if self.excess.low > 0 else "normal"
+        return "inconclusive" if self.excess.high > UNSURE_ABOVE else "normal"
 
 
 def metric_label(metric: Metric, encoder: str) -> str:
@@ -243,21 +260,27 @@ def verdict(report: EvaluationReport) -> str:
     """The answer in words: how many are copies, how sure, next to what is normal."""
     first = report.encoders[0]
     copied, normal = first.metrics["memorization"], first.metrics["heldout_memorization"]
+    identical = ""
+    if report.identical.value > 0:
+        identical = f"{format_value(report.identical.value, 'share')} of the generated images have exactly "
+        identical += "the pixels of a training image: these are copies. "
     if first.threshold is None:
         return (
-            "How many generated images are copies cannot be said without a threshold: give --heldout, "
-            "images the model never saw, to calibrate one, or --threshold."
+            f"{identical}How many generated images are copies cannot be said without a threshold: give "
+            "--heldout, images the model never saw, to calibrate one, or --threshold."
         )
     words = (
-        f"{format_value(copied.value, 'share')} of the generated images are copies of training images, "
-        f"95% interval {format_interval(copied, 'share')}."
+        f"{identical}{format_value(copied.value, 'share')} of the generated images are copies of training "
+        f"images, 95% interval {format_interval(copied, 'share')}."
     )
     if math.isnan(normal.value):
         return f"{words} What is normal for unseen images is unknown: give --heldout."
     words += f" {format_value(normal.value, 'share')} is normal for images the model never saw"
     excess = f"{format_value(report.excess.value, 'points')} ({format_interval(report.excess, 'points')})"
-    if report.finding == "copies":
+    if report.excess.low > 0:
         return f"{words}; the excess is {excess}: the model copies."
+    if report.excess.high > UNSURE_ABOVE:
+        return f"{words}; the excess is {excess}: too few images to tell, give more --heldout images."
     return f"{words}; the excess is {excess}: no more than chance explains."
 
 
