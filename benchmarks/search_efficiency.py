@@ -129,17 +129,17 @@ class Search(Protocol):
 
 
 class ParetoAmb:
-    """Ours. `reduction_factor` None runs every trial to the end."""
+    """Ours, as `config` sets it."""
 
-    def __init__(self, table: Table, seed: int, config: SearchConfig, reduction_factor: float | None) -> None:
+    def __init__(self, table: Table, seed: int, config: SearchConfig) -> None:
         self._n_rungs = len(table.shares)
         self._reference = table.reference
         searched = table.searched
         points = startup_points(searched, config.startup_trials, seed)
         self._sampler = ParetoSampler(searched, make_sampler(config, seed), points, self._n_rungs)
         self._rungs = (
-            ParetoRungs(self._n_rungs, reduction_factor, n_objectives=2, foresee=True)
-            if reduction_factor
+            ParetoRungs(self._n_rungs, config.reduction_factor, n_objectives=2, foresee=True)
+            if config.reduction_factor
             else None
         )
         self._params: list[Params] = []
@@ -282,8 +282,8 @@ def replay(search: Search, table: Table, workers: int, limit: float, seed: int) 
 def searches(grace: float) -> dict[str, tuple[Callable[[Table, int], Search], float]]:
     """Name -> how to make it, and the share of the budget before which it does not look."""
 
-    def ours(sampler: str, factor: float | None) -> Callable[[Table, int], Search]:
-        return lambda table, seed: ParetoAmb(table, seed, SearchConfig(sampler=sampler), factor)
+    def ours(**settings: Any) -> Callable[[Table, int], Search]:
+        return lambda table, seed: ParetoAmb(table, seed, SearchConfig(**settings))
 
     return {
         "grid, random order": (grid, 1.0),
@@ -291,10 +291,10 @@ def searches(grace: float) -> dict[str, tuple[Callable[[Table, int], Search], fl
         "Ray OptunaSearch, TPE": (ray_optuna, 1.0),
         "Ray OptunaSearch, NSGA-II": (lambda t, s: ray_optuna(t, s, nsga2=True), 1.0),
         "Syne Tune MOASHA": (SyneTuneMOASHA, 0.0),
-        "ours: gp, halving": (ours("gp", SearchConfig().reduction_factor), grace),
-        "ours: gp, to the end": (ours("gp", None), 1.0),
-        "ours: tpe, halving": (ours("tpe", SearchConfig().reduction_factor), grace),
-        "ours: tpe, to the end": (ours("tpe", None), 1.0),
+        "ours: gp, halving": (ours(sampler="gp"), grace),
+        "ours: gp, to the end": (ours(sampler="gp", reduction_factor=None), 1.0),
+        "ours: tpe, halving": (ours(sampler="tpe"), grace),
+        "ours: tpe, to the end": (ours(sampler="tpe", reduction_factor=None), 1.0),
     }
 
 

@@ -296,6 +296,24 @@ def test_the_gate_closes_only_when_the_excess_is_surely_above_it(
     assert f"limit of {limit:.1%}" in said
 
 
+def test_few_heldout_images_clear_nobody(run: Run, sets: Sets) -> None:
+    for file in sorted(sets.heldout.iterdir())[20:]:
+        file.unlink()
+    arguments = sets.arguments("--heldout", sets.heldout, "--fail-above", "0.05")
+    done = run("evaluate", *arguments)  # a tenth has the pixels of training images
+    assert result()["excess_copy_rate"]["low"] < 0.05
+    assert (done.code, result()["finding"]) == (1, "copies")
+    assert "10.0% of the generated images have exactly the pixels" in result()["verdict"]
+    assert "chance explains" not in result()["verdict"]
+    for name in sets.copies:
+        (sets.generated / name).unlink()
+    done = run("evaluate", *arguments)
+    assert (done.code, result()["finding"]) == (0, "inconclusive")
+    assert "too few images to tell" in result()["verdict"]
+    assert "it may be as high as" in done.out.splitlines()[-1]
+    assert "Too few images to tell" in page()
+
+
 def test_a_few_images_are_enough_for_what_can_be_said_of_them(run: Run, tmp_path: Path) -> None:
     pixels = shuffled_digits()
     save(tmp_path / "gen", pixels[:2])

@@ -296,10 +296,9 @@ def _load_statistics(path: Path) -> Reference | None:
                 torch.from_numpy(arrays["sigma"]),
             )
     except _UNUSABLE as error:
-        reason = "it holds pickled objects" if "pickle" in str(error) else _reason(error)
         raise UserError(
-            f"{path}: cannot be read as statistics ({reason}); give an npz with mu and sigma, or what "
-            "`encode` wrote"
+            f"{path}: cannot be read as statistics ({_reason(error)}); give an npz with mu and sigma, or "
+            "what `encode` wrote"
         ) from error
     try:
         statistics = gaussian_from_covariance(mean, covariance)
@@ -327,6 +326,8 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, ValidationError):
         problem = error.errors()[0]
         return f"provenance {'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+    if "pickle" in str(error):  # NumPy goes on to advise loading them
+        return "it holds pickled objects"
     strerror = error.strerror if isinstance(error, OSError) else None
     return " ".join((strerror or str(error) or type(error).__name__).split())[:200]
 

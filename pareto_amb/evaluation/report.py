@@ -277,11 +277,12 @@ def verdict(report: EvaluationReport) -> str:
         return f"{words} What is normal for unseen images is unknown: give --heldout."
     words += f" {format_value(normal.value, 'share')} is normal for images the model never saw"
     excess = f"{format_value(report.excess.value, 'points')} ({format_interval(report.excess, 'points')})"
-    if report.excess.low > 0:
-        return f"{words}; the excess is {excess}: the model copies."
-    if report.excess.high > UNSURE_ABOVE:
-        return f"{words}; the excess is {excess}: too few images to tell, give more --heldout images."
-    return f"{words}; the excess is {excess}: no more than chance explains."
+    conclusions = {
+        "copies": ": the model copies." if report.excess.low > 0 else ".",
+        "inconclusive": ": too few images to tell, give more of the generated and --heldout ones.",
+        "normal": ": no more than chance explains.",
+    }
+    return f"{words}; the excess is {excess}{conclusions[report.finding]}"
 
 
 def tables(report: EvaluationReport) -> list[Table]:
