@@ -6,10 +6,11 @@
 A table holds, for every point of a grid and several seeds, the figures at every rung: recorded from real
 trainings (benchmarks/curves, made by record_curves.py) or synthetic. A search is replayed on simulated
 asynchronous workers: it proposes parameters, the nearest point of the grid and a seed drawn at random answer.
-The cost is what was trained, in full trainings. A search holds a point once it trained it in full; points
-count with their mean over seeds, so luck does not pay. Printed are the mean cost and its 90% interval until
-the points held have 95% and 99% of the hypervolume of the whole table, below twice DDPM's FID and DDPM's
-memorization. A repetition that does not get there counts with --limit, and is counted.
+The cost is what was trained until then, in full trainings, trials under way included. A search holds a point
+once it trained it in full; points count with their mean over seeds, so luck does not pay. Printed are the
+mean cost and its 90% interval until the points held have 95% and 99% of the hypervolume of the whole table,
+below twice DDPM's FID and DDPM's memorization. A repetition that does not get there counts with --limit, and
+is counted.
 """
 
 import argparse
@@ -250,7 +251,7 @@ def replay(search: Search, table: Table, workers: int, limit: float, seed: int) 
     queue: list[tuple[float, int, int]] = []
     truth, whole = table.truth, hypervolume(table.truth, table.reference)
     held: list[int] = []
-    cost, reached = 0.0, [limit] * len(LEVELS)
+    before, cost, reached = 0.0, 0.0, [limit] * len(LEVELS)
 
     def start(now: float) -> None:
         if (found := search.next()) is not None:
@@ -262,8 +263,8 @@ def replay(search: Search, table: Table, workers: int, limit: float, seed: int) 
     for _ in range(workers):
         start(0.0)
     while queue and cost < limit and reached[-1] == limit:
-        now, trial, rung = heapq.heappop(queue)
-        cost += steps[rung]
+        cost += (queue[0][0] - before) * len(queue)
+        before, trial, rung = heapq.heappop(queue)
         point, drawn = seeds[trial]
         goes_on = search.report(trial, rung, table.values[point, drawn, rung])
         if rung == len(steps) - 1:
@@ -273,9 +274,9 @@ def replay(search: Search, table: Table, workers: int, limit: float, seed: int) 
                 min(r, cost) if share >= level else r for r, level in zip(reached, LEVELS, strict=True)
             ]
         if goes_on and rung < len(steps) - 1:
-            heapq.heappush(queue, (now + steps[rung + 1] * rng.uniform(0.9, 1.1), trial, rung + 1))
+            heapq.heappush(queue, (before + steps[rung + 1] * rng.uniform(0.9, 1.1), trial, rung + 1))
         else:
-            start(now)
+            start(before)
     return reached
 
 

@@ -209,7 +209,7 @@ def _run(
 
 def _print_plan(config: "SweepConfig") -> None:
     from pareto_amb.config import to_yaml
-    from pareto_amb.search.halving import expected_trainings
+    from pareto_amb.search.cost import expected_trainings
 
     sizes, search = config.space.train_size, config.search
     searched = (search.baseline_seeds + search.trials * len(search.methods)) * len(sizes)

@@ -30,8 +30,8 @@ from pareto_amb.progress import SweepProgress
 from pareto_amb.results import ResultsTable
 from pareto_amb.run_directory import RunDirectory
 from pareto_amb.search.confirm import GivenTrials, confirmations
+from pareto_amb.search.cost import expected_trainings
 from pareto_amb.search.frontier import BASELINE, OBJECTIVES
-from pareto_amb.search.halving import expected_trainings
 from pareto_amb.search.patience import describe_stall, has_stalled
 from pareto_amb.search.schedulers import ParetoHalving
 from pareto_amb.search.searcher import ParetoSearcher

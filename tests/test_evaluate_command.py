@@ -391,6 +391,7 @@ def test_fewer_than_two_images_are_refused(run: Run, sets: Sets) -> None:
         (["--threshold", "1"], ["--threshold 1", "below 1"]),
         (["--heldout", "nowhere"], ["'nowhere': nothing there"]),
         (["--reference", "nowhere.npz"], ["nowhere.npz", "No such file"]),
+        (["--heldout", "f.npz"], ["f.npz: features, where the heldout images are needed", "--reference"]),
         (["--encoder", "dino"], ["unknown encoder 'dino'", "efficientnet_lite0"]),
     ],
 )

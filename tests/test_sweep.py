@@ -243,7 +243,7 @@ def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
 def wait_for_table(
     path: Path, enough: Callable[[pd.DataFrame], bool], process: subprocess.Popen[str]
 ) -> pd.DataFrame:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()
         if path.exists() and enough(table := pd.read_parquet(path)):

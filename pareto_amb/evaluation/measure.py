@@ -103,6 +103,12 @@ def evaluate_image_sets(
     Raises UserError, naming the culprit, for images that cannot be used, sets of different sizes or of
     fewer than 2 images, held-out images that are also training images, and features of another encoder.
     """
+    for role, path in sources.image_sets().items():
+        if is_feature_file(path):
+            raise UserError(
+                f"{path}: features, where the {role} images are needed; name a folder or zip of them "
+                "(features serve as --reference)"
+            )
     with ExitStack() as stack:
         streams = {
             role: stack.enter_context(open_stream(path, skip_corrupt))

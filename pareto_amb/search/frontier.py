@@ -33,10 +33,23 @@ def front_numbers(values: NDArray[np.float64], n_fronts: int | None = None) -> N
     With `n_fronts` only so many are told apart; the rows behind them have the number `n_fronts`.
     O(n log n) for two columns (Jensen 2003).
     """
-    unique, inverse = np.unique(values, axis=0, return_inverse=True)
+    unique, inverse = _distinct_rows(values)
     numbers = _fronts_2d(unique) if values.shape[1] == 2 else _fronts_by_peeling(unique)
-    result = numbers[inverse.reshape(-1)] if len(values) else np.zeros(0, dtype=np.int64)
-    return result if n_fronts is None else np.minimum(result, n_fronts)
+    return numbers[inverse] if n_fronts is None else np.minimum(numbers[inverse], n_fronts)
+
+
+def _distinct_rows(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The distinct rows of `values` (n, m) in lexicographic order, and which of them each row is (n,).
+
+    Several times as fast as np.unique(axis=0).
+    """
+    order = np.lexsort(values.T[::-1])
+    ordered = values[order]
+    is_new = np.ones(len(values), dtype=np.bool_)
+    is_new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    which = np.empty(len(values), dtype=np.int64)
+    which[order] = np.cumsum(is_new) - 1
+    return ordered[is_new], which
 
 
 def _fronts_2d(unique: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -46,12 +59,15 @@ def _fronts_2d(unique: NDArray[np.float64]) -> NDArray[np.int64]:
     never fall from one front to the next, so that bisection finds it.
     """
     lowest: list[float] = []
-    numbers = np.empty(len(unique), dtype=np.int64)
-    for position, second in enumerate(unique[:, 1].tolist()):
+    numbers: list[int] = []
+    for second in unique[:, 1].tolist():
         front = bisect_right(lowest, second)
-        lowest[front : front + 1] = [second]
-        numbers[position] = front
-    return numbers
+        if front == len(lowest):
+            lowest.append(second)
+        else:
+            lowest[front] = second
+        numbers.append(front)
+    return np.array(numbers, dtype=np.int64)
 
 
 def _fronts_by_peeling(unique: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -66,31 +82,34 @@ def _fronts_by_peeling(unique: NDArray[np.float64]) -> NDArray[np.int64]:
     return numbers
 
 
-def crowding_distance(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How far each row of one front, `values` (n, m), is from its neighbours: (n,), infinite at the ends.
+def crowding_distance(
+    values: NDArray[np.float64], fronts: NDArray[np.int64] | None = None
+) -> NDArray[np.float64]:
+    """How far each row of `values` (n, m) is from its neighbours in its front: (n,), infinite at the ends.
 
     The sum over columns of the gap between the neighbours on either side, as a share of the column's range
-    (Deb et al. 2002, NSGA-II).
+    in the front (Deb et al. 2002, NSGA-II). `fronts` (n,) from 0 on, by default one for all.
     """
     n = len(values)
+    fronts = np.zeros(n, dtype=np.int64) if fronts is None else fronts
     distance = np.zeros(n)
     for column in values.T:
-        order = np.argsort(column, kind="stable")
-        span = column[order[-1]] - column[order[0]] if n else 0.0
-        if span > 0:
-            distance[order[1:-1]] += (column[order[2:]] - column[order[:-2]]) / span
-        distance[order[[0, -1]] if n else []] = np.inf
+        order = np.lexsort((column, fronts))
+        x, front = column[order], fronts[order]
+        first, last = np.flatnonzero(np.diff(front, prepend=-1)), np.flatnonzero(np.diff(front, append=-1))
+        span = np.repeat(x[last] - x[first], last - first + 1)
+        gap = np.zeros(n)
+        gap[1:-1] = x[2:] - x[:-2]
+        share = np.divide(gap, span, out=np.zeros(n), where=span > 0)
+        share[first] = share[last] = np.inf
+        distance[order] += share
     return distance
 
 
 def best_first(values: NDArray[np.float64]) -> NDArray[np.int64]:
     """The rows of `values` (n, m) from best to worst: by front, then by spread within the front."""
     fronts = front_numbers(values)
-    spread = np.empty(len(values))
-    for front in range(fronts.max(initial=-1) + 1):
-        members = fronts == front
-        spread[members] = crowding_distance(values[members])
-    return np.lexsort((-spread, fronts))
+    return np.lexsort((-crowding_distance(values, fronts), fronts))
 
 
 def hypervolume(values: NDArray[np.float64], reference: NDArray[np.float64]) -> float:

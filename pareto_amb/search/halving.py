@@ -4,14 +4,13 @@ ASHA (Li et al. 2020) with the rank of several metrics in the place of one metri
 then spread within a front. Free of Ray; `schedulers.py` puts it to use there.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pareto_amb.config import SweepConfig
-from pareto_amb.search.foresight import MIN_FINISHED, foresee
+from pareto_amb.search.foresight import MIN_FINISHED, Array, Curves, Rows
 from pareto_amb.search.frontier import crowding_distance, front_numbers
 
 
@@ -23,17 +22,6 @@ def expected_budget(rungs: Sequence[float], reduction_factor: float, first: int 
     """
     steps = np.diff(rungs[first:])
     return float(rungs[first] + (steps / reduction_factor ** np.arange(1, len(steps) + 1)).sum())
-
-
-def expected_trainings(config: SweepConfig) -> float:
-    """How many full trainings a sweep costs on average, baselines and confirmation included."""
-    search, rungs = config.search, config.rung_images()
-    share = 1.0
-    if search.reduction_factor is not None:
-        costs = [expected_budget(rungs, search.reduction_factor, first) for first in range(search.brackets)]
-        share = len(costs) / sum(rungs[-1] / cost for cost in costs)  # every bracket has the same budget
-    searched = search.trials * len(search.methods) * share
-    return (search.baseline_seeds + searched + search.n_confirmations()) * len(config.space.train_size)
 
 
 class ParetoRungs:
@@ -59,24 +47,24 @@ class ParetoRungs:
         """
         if reduction_factor <= 1:
             raise ValueError(f"reduction_factor must be above 1, got {reduction_factor}")
-        last = _Rung(reduction_factor, n_objectives, None)
-        finished = last if foresee else None
-        self._rungs = [_Rung(reduction_factor, n_objectives, finished) for _ in range(n_rungs - 1)] + [last]
+        self._curves: Curves[str] = Curves(n_rungs, n_objectives)
+        self._rungs = [
+            _Rung(self._curves, rung, reduction_factor, foresee and rung < n_rungs - 1)
+            for rung in range(n_rungs)
+        ]
 
     def enter(self, trial_id: str, rung: int, values: Sequence[float]) -> None:
         """Count the minimised `values` of a trial that goes on from `rung` (0 is the first) in any case."""
-        self._rungs[rung].add(trial_id, values)
-        self._rungs[rung].gone_on.add(trial_id)
+        self._rungs[rung].paused.discard(self._curves.record(trial_id, rung, values))
 
     def pause(self, trial_id: str, rung: int, values: Sequence[float]) -> None:
         """Count the minimised `values` of a trial that paused at `rung`; `promotable` decides on it."""
-        self._rungs[rung].add(trial_id, values)
-        self._rungs[rung].gone_on.discard(trial_id)
+        self._rungs[rung].paused.add(self._curves.record(trial_id, rung, values))
 
     def report(self, trial_id: str, rung: int, values: Sequence[float]) -> bool:
         """Count the minimised `values` of a trial at `rung`: whether it goes on."""
         self.pause(trial_id, rung, values)
-        goes_on = self._rungs[rung].is_among_best(trial_id)
+        goes_on = self._rungs[rung].is_among_best(self._curves.row(trial_id))
         if goes_on:
             self.go_on(trial_id)
         return goes_on
@@ -87,9 +75,9 @@ class ParetoRungs:
         Highest rung first, best rank first.
         """
         return [
-            (rung, trial_id)
+            (rung, self._curves.keys[row])
             for rung in reversed(range(len(self._rungs) - 1))
-            for trial_id in self._rungs[rung].candidates()
+            for row in self._rungs[rung].candidates()
         ]
 
     def promotable(self) -> str | None:
@@ -107,126 +95,106 @@ class ParetoRungs:
     def last_choice(self) -> str | None:
         """The paused trial with the least hope: of the lowest rung, the one of the worst rank."""
         for rung in self._rungs[:-1]:
-            if (trial_id := rung.worst_paused()) is not None:
-                return trial_id
+            if (row := rung.worst_paused()) is not None:
+                return self._curves.keys[row]
         return None
 
     def go_on(self, trial_id: str) -> None:
         """Let a trial leave the highest rung it reached; it is no candidate any more, but still counts."""
         for rung in self._rungs:
-            if trial_id in rung:
-                rung.gone_on.add(trial_id)
+            rung.paused.discard(self._curves.row(trial_id))
 
     def forget(self, trial_id: str) -> None:
         """Leave out a trial that failed: it will neither resume nor count."""
-        for rung in self._rungs:
-            if trial_id in rung:
-                rung.remove(trial_id)
+        self.go_on(trial_id)
+        self._curves.forget(trial_id)
 
 
 class _Rung:
-    """The trials measured at one rung, their values (n, m), and which of them have gone on.
+    """Who is among the best at one rung, and which rows of `curves` wait there.
 
-    Ranks are of what is foreseen from the trials of the rung `finished`, without one of the values here.
+    With `foresee`, ranks are of what the trials are foreseen to have at the last rung.
     """
 
-    def __init__(self, reduction_factor: float, n_objectives: int | None, finished: "_Rung | None") -> None:
+    def __init__(self, curves: Curves[str], rung: int, reduction_factor: float, foresee: bool) -> None:
+        self._curves, self._rung, self._foresee = curves, rung, foresee
         self._reduction_factor, self._at_least = reduction_factor, 0
-        self._n_objectives, self._finished, self._n_finished = n_objectives, finished, 0
-        self._rows: dict[str, int] = {}
-        self._values = np.empty((0, 0))
         self._ranks: _Ranks | None = None
-        self.gone_on: set[str] = set()
-
-    def __contains__(self, trial_id: str) -> bool:
-        return trial_id in self._rows
-
-    def add(self, trial_id: str, values: Sequence[float]) -> None:
-        row = self._rows.setdefault(trial_id, len(self._rows))
-        if row == len(self._values):
-            self._values = np.resize(self._values, (max(2 * row, 16), len(values)))
-        self._values[row] = values
-        self._ranks = None
+        self.paused: set[int] = set()
 
     def close(self) -> None:
-        self._at_least = 1
-        self._ranks = None
+        self._at_least, self._ranks = 1, None
 
-    def remove(self, trial_id: str) -> None:
-        self._values = np.delete(self._values, self._rows.pop(trial_id), axis=0)
-        self._rows = {name: row for row, name in enumerate(self._rows)}
-        self.gone_on.discard(trial_id)
-        self._ranks = None
+    def is_among_best(self, row: int) -> bool:
+        return bool(self._rank().best[row])
 
-    def is_among_best(self, trial_id: str) -> bool:
-        return trial_id in self._rank().best
+    def candidates(self) -> list[int]:
+        """The paused rows among the best, best first."""
+        if not self.paused:
+            return []
+        best = self._rank().best
+        return self._best_first([row for row in self.paused if best[row]])
 
-    def candidates(self) -> list[str]:
-        """The paused trials among the best, best first."""
-        return self._best_first(self._rank().best - self.gone_on)
-
-    def worst_paused(self) -> str | None:
-        paused = self._best_first(self._rows.keys() - self.gone_on)
-        return paused[-1] if paused else None
+    def worst_paused(self) -> int | None:
+        ranked = self._best_first(self.paused)
+        return ranked[-1] if ranked else None
 
     def _rank(self) -> "_Ranks":
         """Spread is looked at in one front alone, the one that only a part of goes on from."""
-        if self._finished is not None and len(self._finished._rows) != self._n_finished:
-            self._n_finished, self._ranks = len(self._finished._rows), None
-        if self._ranks is None:
-            names, expected = list(self._rows), self._expected()
-            fronts = _fronts(expected)
-            self._ranks = ranks = _Ranks(expected, fronts, frozenset())
-            if count := self._n_best(fronts):
-                last = np.partition(fronts, count - 1)[count - 1]
-                best = [names[row] for row in np.flatnonzero(fronts < last)]
-                best += self._best_first(names[row] for row in np.flatnonzero(fronts == last))
-                ranks.best = frozenset(best[:count])
+        versions = self._curves.versions[self._rung], self._curves.versions[-1]
+        if self._ranks is None or self._ranks.versions != versions:
+            n, rows = len(self._curves.keys), self._curves.at(self._rung)
+            expected = self._expected(rows)
+            ranks = _Ranks(versions, np.zeros((n, expected.shape[1])), np.full(n, -1), np.zeros(n, bool))
+            ranks.expected[rows], ranks.fronts[rows] = expected, _fronts(expected)
+            self._ranks = ranks
+            if count := self._n_best(ranks.fronts[rows]):
+                last = np.partition(ranks.fronts[rows], count - 1)[count - 1]
+                ranks.best[rows] = ranks.fronts[rows] < last
+                of_last = self._best_first(np.flatnonzero(ranks.fronts == last).tolist())
+                ranks.best[of_last[: count - int(ranks.best.sum())]] = True
         return self._ranks
 
-    def _n_best(self, fronts: NDArray[np.int64]) -> int:
+    def _n_best(self, fronts: Rows) -> int:
         """How many of the trials go on, whose fronts are `fronts`."""
         n = len(fronts)
         share = min(max(int(n / self._reduction_factor), self._at_least), n)
-        if self._finished is None:
+        if not self._foresee:
             return share
-        return n if self._n_finished < MIN_FINISHED else max(share, int((fronts == 0).sum()))
+        return n if len(self._curves.at(-1)) < MIN_FINISHED else max(share, int((fronts == 0).sum()))
 
-    def _expected(self) -> NDArray[np.float64]:
-        """What the trials are ranked by (n, n_objectives)."""
-        values, finished = self._values[: len(self._rows)], self._finished
-        if finished is None or self._n_finished < MIN_FINISHED:
-            return values[:, : self._n_objectives]
-        known = [name for name in finished._rows if name in self]
-        before = np.array([self._values[self._rows[name]] for name in known])
-        after = np.array([finished._values[finished._rows[name]][: self._n_objectives] for name in known])
-        usable = np.isfinite(before).all(axis=1) & np.isfinite(after).all(axis=1)
-        if usable.sum() < MIN_FINISHED:
-            return values[:, : self._n_objectives]
-        return foresee(before[usable], after[usable], values)
+    def _expected(self, rows: Rows) -> Array:
+        """What `rows` (n,) are ranked by (n, n_objectives)."""
+        foreseen = self._curves.foreseen(self._rung, rows) if self._foresee else None
+        return self._curves.objectives(self._rung, rows) if foreseen is None else foreseen
 
-    def _best_first(self, trial_ids: Iterable[str]) -> list[str]:
-        """`trial_ids` by front, then by spread within it, then by name: the order of reports is no matter."""
-        ranks = self._rank()
-        fronts, spread = ranks.fronts, np.zeros(len(ranks.fronts))
-        rows, names = {name: self._rows[name] for name in trial_ids}, list(self._rows)
-        for front in {int(fronts[row]) for row in rows.values()}:
-            members = sorted(np.flatnonzero(fronts == front).tolist(), key=lambda row: names[row])
-            if np.isfinite(ranks.expected[members]).all():
-                spread[members] = crowding_distance(ranks.expected[members])
-        return sorted(rows, key=lambda name: (fronts[rows[name]], -spread[rows[name]], name))
+    def _best_first(self, rows: Collection[int]) -> list[int]:
+        """`rows` by front, then by spread within it, then by name: the order of reports is no matter."""
+        if not rows:
+            return []
+        names, ranks, chosen = self._curves.keys, self._rank(), list(rows)
+        members = np.flatnonzero(np.isin(ranks.fronts, ranks.fronts[chosen]))
+        members = members[np.isfinite(ranks.expected[members]).all(axis=1)]
+        by_name = sorted(members.tolist(), key=names.__getitem__)
+        spread = np.zeros(len(names))
+        spread[by_name] = crowding_distance(ranks.expected[by_name], ranks.fronts[by_name])
+        return sorted(chosen, key=lambda row: (ranks.fronts[row], -spread[row], names[row]))
 
 
 @dataclass
 class _Ranks:
-    """What the trials of a rung are ranked by, (n, m), the front of each, (n,), and those that go on."""
+    """What the trials are ranked by at a rung (n, m), the front of each (n,), and whether it goes on (n,).
 
-    expected: NDArray[np.float64]
-    fronts: NDArray[np.int64]
-    best: frozenset[str]
+    By row of the curves, of these `versions`; a trial that was not measured there has the front -1.
+    """
+
+    versions: tuple[int, int]
+    expected: Array
+    fronts: Rows
+    best: NDArray[np.bool_]
 
 
-def _fronts(values: NDArray[np.float64]) -> NDArray[np.int64]:
+def _fronts(values: Array) -> Rows:
     """The front of each row of `values` (n, m); rows that are not finite share one behind all others."""
     finite = np.isfinite(values).all(axis=1)
     fronts = np.full(len(values), len(values))

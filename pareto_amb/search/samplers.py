@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import optuna
-from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
@@ -16,7 +15,7 @@ from scipy.stats import qmc
 
 from pareto_amb.config import SearchConfig, ShareRange, SpaceConfig
 from pareto_amb.results import PARAMETERS
-from pareto_amb.search.foresight import MIN_FINISHED, Array, foresee
+from pareto_amb.search.foresight import MIN_FINISHED, Array, Curves, Rows
 from pareto_amb.search.frontier import OBJECTIVES, best_first
 from pareto_amb.search.surrogate import FrontierSampler, at_quantile, quantile_of
 
@@ -100,8 +99,8 @@ class ParetoSampler:
         """`searched` as from `distributions`; `points` are proposed first, in their order."""
         self._searched, self._sampler, self._n_rungs = searched, sampler, n_rungs
         self._points = deque(points)
-        self._params: dict[Hashable, dict[str, Any]] = {}
-        self._curves: dict[Hashable, dict[int, Sequence[float]]] = {}
+        self._curves: Curves[Hashable] = Curves(n_rungs, len(OBJECTIVES))
+        self._params: dict[int, dict[str, Any]] = {}
         self.n_begun = 0
 
     def propose(self, reference: Sequence[float] | None = None) -> dict[str, Any]:
@@ -112,21 +111,19 @@ class ParetoSampler:
         """
         if self._points:
             return self._points.popleft()
-        keys, values = self._expected()
+        rows, values = self._expected()
         unit = np.asarray(reference) if reference is not None else values.max(axis=0, initial=0.0)
         values = values / np.where(unit > 0, unit, 1.0)
-        chosen = _most_telling(values)
-        trials = [self._trial(keys[i], values=values[i].tolist()) for i in chosen.tolist()]
-        seen = set(keys)
-        waiting = [key for key in self._params if key not in seen][-MAX_OBSERVED:]
-        trials += [self._trial(key, state=TrialState.RUNNING) for key in waiting]
+        trials = [self._trial(int(rows[i]), values=values[i].tolist()) for i in _most_telling(values)]
+        waiting = np.setdiff1d(list(self._params), rows, assume_unique=True)[-MAX_OBSERVED:]
+        trials += [self._trial(row, state=TrialState.RUNNING) for row in waiting.tolist()]
         study = optuna.create_study(directions=["minimize"] * len(OBJECTIVES), sampler=self._sampler)
         study.add_trials(trials)
         return study.ask(self._searched).params
 
     def begin(self, key: Hashable, params: dict[str, Any]) -> None:
         """A trial has been started with `params`."""
-        self._params[key], self._curves[key] = params, {}
+        self._params[self._curves.row(key)] = params
         self.n_begun += 1
 
     def start_from(self, params: dict[str, Any]) -> None:
@@ -137,49 +134,45 @@ class ParetoSampler:
     def best(self, reference: Sequence[float] | None = None) -> dict[str, Any] | None:
         """The finished parameters that dominate most below `reference`, by default the worst values seen.
 
+        Where none dominates anything there, the first of the frontier.
         None while fewer than MIN_FINISHED trials have finished.
         """
-        last, m = self._n_rungs - 1, len(OBJECTIVES)
-        finished = {key: curve[last][:m] for key, curve in self._curves.items() if last in curve}
+        finished = self._curves.at(-1)
         if len(finished) < MIN_FINISHED:
             return None
-        values = np.array(list(finished.values()))
+        values = self._curves.objectives(-1, finished)
         corner = np.asarray(reference) if reference is not None else values.max(axis=0)
         dominated = np.maximum(corner - values, 0.0).prod(axis=1)
-        return self._params[list(finished)[int(dominated.argmax())]]
+        chosen = dominated.argmax() if dominated.any() else best_first(values)[0]
+        return self._params[int(finished[chosen])]
 
     def report(self, key: Hashable, rung: int, values: Sequence[float]) -> None:
         """A trial has reached `rung`, rising from 0, with `values`.
 
         The first are the objectives, all minimised; more may follow that help to foresee them.
         """
-        self._curves[key][rung] = values
+        self._curves.record(key, rung, values)
 
     def forget(self, key: Hashable) -> None:
         """A trial has failed."""
-        del self._params[key], self._curves[key]
+        del self._params[self._curves.forget(key)]
 
-    def _expected(self) -> tuple[list[Hashable], Array]:
-        """The trials that are finished or can be foreseen, and their objectives at full budget (n, 2)."""
-        last, m = self._n_rungs - 1, len(OBJECTIVES)
-        finished = [key for key, curve in self._curves.items() if last in curve]
-        keys = list(finished)
-        rows = [np.array([self._curves[key][last][:m] for key in finished]).reshape(-1, m)]
-        for rung in range(last):
-            at = [key for key, curve in self._curves.items() if curve and max(curve) == rung]
-            known = [key for key in finished if rung in self._curves[key]]
-            if at and len(known) >= MIN_FINISHED:
-                before = np.array([self._curves[key][rung] for key in known])
-                after = np.array([self._curves[key][last][:m] for key in known])
-                keys += at
-                rows.append(foresee(before, after, np.array([self._curves[key][rung] for key in at])))
-        return keys, np.concatenate(rows)
+    def _expected(self) -> tuple[Rows, Array]:
+        """The trials that are finished or can be foreseen (n,), and their objectives at the end (n, 2)."""
+        highest, finished = self._curves.highest(), self._curves.at(-1)
+        rows, values = [finished], [self._curves.objectives(-1, finished)]
+        for rung in range(self._n_rungs - 1):
+            waiting = np.flatnonzero(highest == rung)
+            if (foreseen := self._curves.foreseen(rung, waiting)) is not None:
+                rows.append(waiting)
+                values.append(foreseen)
+        return np.concatenate(rows), np.concatenate(values).reshape(-1, len(OBJECTIVES))
 
-    def _trial(self, key: Hashable, **shown: Any) -> FrozenTrial:
-        return create_trial(params=self._params[key], distributions=self._searched, **shown)
+    def _trial(self, row: int, **shown: Any) -> FrozenTrial:
+        return create_trial(params=self._params[row], distributions=self._searched, **shown)
 
 
-def _most_telling(values: Array) -> NDArray[np.int64]:
+def _most_telling(values: Array) -> Rows:
     """At most MAX_OBSERVED rows of `values` (n, m): the best half of them, the others evenly by rank."""
     if len(values) <= MAX_OBSERVED:
         return np.arange(len(values))

@@ -61,7 +61,11 @@ def test_best_first_orders_by_front_and_keeps_the_ends_of_a_front_before_its_mid
     order = best_first(values)
     assert sorted(order.tolist()) == list(range(len(values)))
     assert (np.diff(front_numbers(values)[order]) >= 0).all()
-    front = values[order][front_numbers(values)[order] == 0]
+    fronts = front_numbers(values)
+    spread = crowding_distance(values, fronts)
+    for front in set(fronts.tolist()):
+        assert spread[fronts == front].tolist() == crowding_distance(values[fronts == front]).tolist()
+    front = values[order][fronts[order] == 0]
     if len(front) > 2:
         assert {front[0, 0], front[1, 0]} == {front[:, 0].min(), front[:, 0].max()} or len(
             np.unique(front, axis=0)

@@ -166,14 +166,14 @@ def test_all_go_on_until_trials_can_be_foreseen() -> None:
 @given(st.integers(0, 10_000))
 def test_ranks_are_those_of_what_is_foreseen(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    before, after = rng.random((20, 3)), rng.random((8, 2))
+    before, after = rng.random((20, 3)), rng.random((8, 3))
     rungs = foreseeing()
     for k in range(8):
         rungs.enter(f"{k:02}", 0, before[k].tolist())
         rungs.enter(f"{k:02}", 1, after[k].tolist())
     for k in range(8, 20):
         rungs.pause(f"{k:02}", 0, before[k].tolist())
-    foreseen = foresee(before[:8], after, before)
+    foreseen = foresee(before[:8], after[:, :2], before)
     order, n_best = best_first(foreseen).tolist(), max(20 // 4, int(non_dominated(foreseen).sum()))
     assert [t for _, t in rungs.candidates()] == [f"{k:02}" for k in order[:n_best] if k >= 8]
     assert rungs.last_choice() == f"{[k for k in order if k >= 8][-1]:02}"

@@ -1,0 +1,37 @@
+import pytest
+
+import search_spaces
+from pareto_amb.config import SweepConfig, apply_overrides, parse
+from pareto_amb.search.cost import expected_trainings
+from pareto_amb.search.halving import expected_budget
+
+RUNGS = (0.25, 0.5, 0.75, 1.0)
+
+
+def expected(trials: int, *changes: str) -> float:
+    """What the searched trials alone cost, in full trainings."""
+    alone = ["search.baseline_seeds=2", "search.confirm.seeds=0", f"search.trials={trials}"]
+    rungs = f"evaluation.rungs={list(RUNGS)}"
+    config = apply_overrides(search_spaces.load("digits"), [*alone, rungs, *changes])
+    return expected_trainings(parse(SweepConfig, config, "digits")) - 2
+
+
+def test_without_halving_every_trial_costs_one_training() -> None:
+    assert expected(13, "search.reduction_factor=null") == 13
+    both = expected(13, "search.reduction_factor=null", "space.train_size=[50, 100]")
+    assert both == 2 * 13 + 2  # and another two baselines
+
+
+@pytest.mark.parametrize("trials", [1, 4])
+def test_a_search_too_short_to_foresee_anything_saves_nothing(trials: int) -> None:
+    assert expected(trials) == pytest.approx(trials)
+
+
+def test_a_longer_search_saves_more_a_trial_but_never_what_halving_at_once_would() -> None:
+    shares = [expected(trials) / trials for trials in (8, 24, 100)]
+    assert 1 > shares[0] > shares[1] > shares[2] > expected_budget(RUNGS, 1.5)
+    assert expected(24, "search.reduction_factor=4") < expected(24)
+
+
+def test_later_brackets_cost_more() -> None:
+    assert expected(100, "search.brackets=3") > expected(100)
