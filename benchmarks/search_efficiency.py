@@ -35,7 +35,7 @@ from optuna.samplers import NSGAIISampler, RandomSampler
 from pareto_amb.config import SearchConfig
 from pareto_amb.search.frontier import hypervolume
 from pareto_amb.search.halving import ParetoRungs
-from pareto_amb.search.samplers import ParetoSampler, make_sampler, startup_points
+from pareto_amb.search.samplers import ParetoSampler, make_sampler
 
 LEVELS = (0.95, 0.99)
 Params = dict[str, Any]
@@ -136,8 +136,13 @@ class ParetoAmb:
         self._n_rungs = len(table.shares)
         self._reference = table.reference
         searched = table.searched
-        points = startup_points(searched, config.startup_trials, seed)
-        self._sampler = ParetoSampler(searched, make_sampler(config, seed), points, self._n_rungs)
+        self._sampler = ParetoSampler(
+            searched,
+            make_sampler(config, seed),
+            n_startup=config.startup_trials,
+            n_rungs=self._n_rungs,
+            seed=seed,
+        )
         self._rungs = (
             ParetoRungs(self._n_rungs, config.reduction_factor, n_objectives=2, foresee=True)
             if config.reduction_factor

@@ -20,7 +20,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from pareto_amb.config import SearchConfig
 from pareto_amb.search.halving import ParetoRungs
-from pareto_amb.search.samplers import ParetoSampler, make_sampler, startup_points
+from pareto_amb.search.samplers import ParetoSampler, make_sampler
 
 N_RUNGS = 5
 
@@ -47,7 +47,7 @@ def simulate(n_trials: int, workers: int, reduction_factor: float) -> Clock:
         "mix_ratio": CategoricalDistribution(["natural", 0.5]),
     }
     sampler = make_sampler(SearchConfig(), 0)
-    search = ParetoSampler(searched, sampler, startup_points(searched, 8, 0), N_RUNGS)
+    search = ParetoSampler(searched, sampler, n_startup=8, n_rungs=N_RUNGS)
     rungs = ParetoRungs(N_RUNGS, reduction_factor, n_objectives=2, foresee=True)
     rng, clock = np.random.default_rng(0), Clock()
     params: list[dict[str, Any]] = []

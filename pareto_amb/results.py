@@ -9,6 +9,7 @@ images of the same model (how far another training would move them is not in it)
 import math
 import time
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,7 +128,7 @@ class ResultsTable:
 def load_results(path: Path) -> pd.DataFrame:
     """Read a results table. Raises UserError when it is missing, unreadable or lacks a column."""
     try:
-        frame = pd.read_parquet(path)
+        frame = pd.read_parquet(BytesIO(path.read_bytes()))  # Arrow opens a path twice: two files in a sweep
     except FileNotFoundError as error:
         raise UserError(f"{path}: no results table there; is this a run directory?") from error
     except Exception as error:  # pyarrow raises a dozen types for a corrupt file

@@ -147,7 +147,7 @@ class _Rung:
             expected = self._expected(rows)
             ranks = _Ranks(versions, np.zeros((n, expected.shape[1])), np.full(n, -1), np.zeros(n, bool))
             ranks.expected[rows], ranks.fronts[rows] = expected, _fronts(expected)
-            self._ranks = ranks
+            self._ranks = ranks  # `_best_first` asks for them
             if count := self._n_best(ranks.fronts[rows]):
                 last = np.partition(ranks.fronts[rows], count - 1)[count - 1]
                 ranks.best[rows] = ranks.fronts[rows] < last

@@ -1,8 +1,7 @@
 """Which parameters a search tries next: one search a train size and method, steered by an Optuna sampler."""
 
 import warnings
-from collections import deque
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,16 +43,19 @@ def distributions(space: SpaceConfig, train_size: int, method: str) -> dict[str,
     return {name: known[name] for name in PARAMETERS[method]}
 
 
-def startup_points(searched: dict[str, BaseDistribution], count: int, seed: int) -> list[dict[str, Any]]:
-    """`count` points that cover the space evenly (Latin hypercube), each range on its own scale."""
-    unit = qmc.LatinHypercube(d=len(searched), rng=seed).random(count)
-    return [
-        {
-            name: at_quantile(distribution, u)
-            for (name, distribution), u in zip(searched.items(), row, strict=True)
-        }
-        for row in unit.tolist()
-    ]
+def startup_point(searched: dict[str, BaseDistribution], number: int, seed: int) -> dict[str, Any]:
+    """Point `number`, from 0, of a sequence that covers the space evenly wherever it ends (Sobol's).
+
+    Each range is covered on its own scale.
+    """
+    sobol = qmc.Sobol(d=len(searched), rng=seed)
+    if number:  # SciPy fails on fast_forward(0)
+        sobol.fast_forward(number)
+    (row,) = sobol.random(1).tolist()
+    return {
+        name: at_quantile(distribution, u)
+        for (name, distribution), u in zip(searched.items(), row, strict=True)
+    }
 
 
 def carry_over(
@@ -83,22 +85,28 @@ def make_sampler(config: SearchConfig, seed: int) -> BaseSampler:
 class ParetoSampler:
     """One search: proposes the parameters of the next trial from what the earlier ones have shown so far.
 
-    The startup points come first; then an Optuna sampler steers. A trial that was stopped early counts with
-    what the finished ones let expect of it at full budget, never with what it had when it stopped. The
-    sampler sees a study made afresh for each proposal, because what is known of a trial changes while it
-    runs, and a study takes the values of a trial only once.
+    The startup points come first, and as long as nothing is known; then an Optuna sampler steers. A trial
+    that was stopped early counts with what the finished ones let expect of it at full budget, never with
+    what it had when it stopped. The sampler sees a study made afresh for each proposal, because what is
+    known of a trial changes while it runs, and a study takes the values of a trial only once.
     """
 
     def __init__(
         self,
         searched: dict[str, BaseDistribution],
         sampler: BaseSampler,
-        points: Iterable[dict[str, Any]],
+        *,
+        n_startup: int,
         n_rungs: int,
+        seed: int = 0,
     ) -> None:
-        """`searched` as from `distributions`; `points` are proposed first, in their order."""
-        self._searched, self._sampler, self._n_rungs = searched, sampler, n_rungs
-        self._points = deque(points)
+        """`searched` as from `distributions`.
+
+        At least `n_startup` startup points, drawn by `seed`, are proposed before the sampler is asked.
+        """
+        self._searched, self._sampler = searched, sampler
+        self._n_startup, self._n_rungs, self._seed = n_startup, n_rungs, seed
+        self._start: dict[str, Any] | None = None
         self._curves: Curves[Hashable] = Curves(n_rungs, len(OBJECTIVES))
         self._params: dict[int, dict[str, Any]] = {}
         self.n_begun = 0
@@ -109,9 +117,10 @@ class ParetoSampler:
         `reference` is the point whose units the sampler models the objectives in; by default the worst
         values seen.
         """
-        if self._points:
-            return self._points.popleft()
         rows, values = self._expected()
+        if self.n_begun < self._n_startup or not len(rows):
+            start, self._start = self._start, None
+            return start or startup_point(self._searched, self.n_begun, self._seed)
         unit = np.asarray(reference) if reference is not None else values.max(axis=0, initial=0.0)
         values = values / np.where(unit > 0, unit, 1.0)
         trials = [self._trial(int(rows[i]), values=values[i].tolist()) for i in _most_telling(values)]
@@ -127,9 +136,8 @@ class ParetoSampler:
         self.n_begun += 1
 
     def start_from(self, params: dict[str, Any]) -> None:
-        """Propose `params` in the place of the next startup point, where one is left."""
-        if self._points:
-            self._points[0] = params
+        """Propose `params` in the place of the next startup point."""
+        self._start = params
 
     def best(self, reference: Sequence[float] | None = None) -> dict[str, Any] | None:
         """The finished parameters that dominate most below `reference`, by default the worst values seen.

@@ -27,7 +27,6 @@ from pareto_amb.search.samplers import (
     carry_over,
     distributions,
     make_sampler,
-    startup_points,
 )
 
 SHOWN = [*OBJECTIVES, "similarity_mean"]
@@ -87,11 +86,13 @@ class ParetoSearcher(Searcher):
         """The search of a context, as far as its study and the results table have it."""
         search, seed, label = self._config.search, self._config.seed, _label(context)
         searched, known = self._distributions[context], self._studies[context].get_trials()
-        count = min(search.startup_trials, search.trials)
-        points = startup_points(searched, count, derive_seed(seed, f"startup/{label}"))
-        sampler = make_sampler(search, derive_seed(seed, f"search/{label}/{len(known)}"))
-        n_rungs = len(self._config.evaluation.rungs)
-        found = ParetoSampler(searched, sampler, points[len(known) :], n_rungs)
+        found = ParetoSampler(
+            searched,
+            make_sampler(search, derive_seed(seed, f"search/{label}/{len(known)}")),
+            n_startup=search.startup_trials,
+            n_rungs=len(self._config.evaluation.rungs),
+            seed=derive_seed(seed, f"startup/{label}"),
+        )
         for trial in known:
             found.begin(trial.number, trial.params)
             for row in results.rows(self._trial_config(context, trial)["trial_id"]):
