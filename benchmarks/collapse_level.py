@@ -15,7 +15,7 @@ import torch
 
 from pareto_amb.config import DataConfig
 from pareto_amb.data import ImageSet, load_images, split
-from pareto_amb.theory import TrainingPosterior
+from pareto_amb.diffusion.theory import TrainingPosterior
 
 
 def measure(image_set: ImageSet, size: int, seed: int, mirrored: bool, by_class: bool) -> float:

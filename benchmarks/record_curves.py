@@ -21,23 +21,27 @@ import pandas as pd
 import torch
 from rich.console import Console
 
-import search_spaces
-from pareto_amb.config import SweepConfig, apply_overrides, parse
+from pareto_amb import search_spaces
+from pareto_amb.config import SweepConfig
+from pareto_amb.config_file import apply_overrides
 from pareto_amb.data import take_training_set
+from pareto_amb.diffusion.conditioning import sampling_conditioning
 from pareto_amb.diffusion.methods import Algorithm1
 from pareto_amb.diffusion.noise import natural_mix_ratio
 from pareto_amb.diffusion.sampler import generate
 from pareto_amb.diffusion.trainer import Trainer, noise_distribution
-from pareto_amb.evaluation.evaluate import Reference, build_references, evaluate_samples
-from pareto_amb.materials import Materials, load_materials
+from pareto_amb.evaluation.objectives import OBJECTIVES
+from pareto_amb.evaluation.trial import TrialReference, build_references, evaluate_samples
+from pareto_amb.running.materials import Materials, load_materials
 from pareto_amb.storage import replace_file
+from pareto_amb.sweep_file import parse_sweep
 
 KEY = ["train_size", "sigma_tn", "mix", "seed"]
 MEASURED = ["fid", "memorization", "similarity_mean", "similarity_p95"]
 
 
 @functools.cache
-def prepare(config_json: str) -> tuple[SweepConfig, Materials, dict[int, Reference]]:
+def prepare(config_json: str) -> tuple[SweepConfig, Materials, dict[int, TrialReference]]:
     """Once a process: the images, the encoders and what the samples are measured against."""
     torch.set_num_threads(1)
     config = SweepConfig.model_validate_json(config_json)
@@ -57,34 +61,32 @@ def record(config_json: str, train_size: int, sigma_tn: float, mix: str, seed: i
     config, materials, references = prepare(config_json)
     natural = natural_mix_ratio(noise_distribution(config.training), sigma_tn) if sigma_tn else 0.0
     mix_ratio = natural if mix == "natural" else float(mix)
-    data = config.data
-    training_set = take_training_set(
-        materials.image_set, materials.splits[train_size].train, data.conditional
-    )
+    index = materials.splits[train_size].train
     trainer = Trainer(
-        training_set.images,
+        take_training_set(materials.image_set, index, config.data.conditional),
         config.training,
-        Algorithm1.within(config.sampling.sigma_max, sigma_tn, mix_ratio),
+        Algorithm1.create({"sigma_tn": sigma_tn, "mix_ratio": mix_ratio}, config.sampling.sigma_max),
         seed=seed,
-        image_ids=training_set.ids,
-        labels=training_set.labels,
-        label_dim=training_set.n_classes,
     )
     rows, train_seconds = [], 0.0
     for rung, images in enumerate(config.rung_images(), 1):
         started = time.process_time()
         trainer.train(images)
         trained = time.process_time()
+        denoiser = trainer.ema_denoiser()
         samples = generate(
-            trainer.ema_denoiser(),
-            (data.channels, data.resolution, data.resolution),
+            denoiser,
             range(config.evaluation.n_samples),
+            sampling_conditioning(denoiser),
             base_seed=config.seed,
-            label_dim=training_set.n_classes,
             **config.sampling.model_dump(),
         )
         found = evaluate_samples(
-            samples, references[train_size], materials.fid_encoder, materials.similarity_encoder
+            samples,
+            references[train_size],
+            OBJECTIVES,
+            materials.fid_encoder,
+            materials.similarity_encoder,
         )
         train_seconds += trained - started
         rows.append(
@@ -126,7 +128,7 @@ def parse_options() -> argparse.Namespace:
 def main() -> None:
     options = parse_options()
     values = apply_overrides(search_spaces.load(options.space), options.overrides)
-    config = parse(SweepConfig, values, options.space)
+    config = parse_sweep(values, options.space)
     rows = pd.read_parquet(options.output).to_dict("records") if options.output.exists() else []
     done = {tuple(row[name] for name in KEY) for row in rows}
     jobs = [job for job in planned(config, options) if job not in done]

@@ -15,15 +15,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pareto_amb.config import DataConfig, SweepConfig, parse, read_yaml
-from pareto_amb.data import load_images, split
+from pareto_amb.config import DataConfig
+from pareto_amb.config_file import read_yaml
+from pareto_amb.data import TrainingSet, load_images, split, take_training_set
 from pareto_amb.diffusion.checkpoint import load_denoiser
+from pareto_amb.diffusion.conditioning import sampling_conditioning
+from pareto_amb.diffusion.denoiser import Denoiser
 from pareto_amb.diffusion.methods import Algorithm1
-from pareto_amb.diffusion.precondition import EDMDenoiser
 from pareto_amb.diffusion.sampler import generate
 from pareto_amb.diffusion.trainer import Trainer
 from pareto_amb.evaluation.encoders import load_encoder
 from pareto_amb.evaluation.frechet import fit_gaussian, frechet_distance
+from pareto_amb.sweep_file import parse_sweep
 
 SETTINGS = [
     *(("heun", steps) for steps in (5, 6, 8, 10, 18)),
@@ -32,9 +35,9 @@ SETTINGS = [
 DIGITS = Path(__file__).parents[1] / "search_spaces" / "digits.yaml"
 
 
-def train(images: Tensor) -> EDMDenoiser:
-    config = parse(SweepConfig, read_yaml(DIGITS), str(DIGITS))
-    trainer = Trainer(images, config.training, Algorithm1(0.2, 0.5), seed=config.seed)
+def train(training_set: TrainingSet) -> Denoiser:
+    config = parse_sweep(read_yaml(DIGITS), str(DIGITS))
+    trainer = Trainer(training_set, config.training, Algorithm1(0.2, 0.5), seed=config.seed)
     trainer.train(config.training.images)
     return trainer.ema_denoiser()
 
@@ -53,7 +56,7 @@ def main() -> None:
     if options.checkpoint:
         denoiser = load_denoiser(options.checkpoint.read_bytes(), str(options.checkpoint))
     else:
-        denoiser = train(image_set.images[split(image_set, 100, 0).train])
+        denoiser = train(take_training_set(image_set, split(image_set, 100, 0).train, conditional=False))
     calls = 0
 
     def count(*_: object) -> None:
@@ -62,7 +65,12 @@ def main() -> None:
 
     denoiser.register_forward_pre_hook(count)
     seeds = range(options.samples)
-    limit = generate(denoiser, (1, 8, 8), seeds, steps=100, batch_size=options.samples)
+
+    def sample(solver: str, steps: int) -> Tensor:
+        told = sampling_conditioning(denoiser)
+        return generate(denoiser, seeds, told, solver=solver, steps=steps, batch_size=options.samples)
+
+    limit = sample("heun", 100)
 
     print(
         f"{options.samples} samples against {len(image_set.images)} digits; torch {torch.__version__}, "
@@ -72,7 +80,7 @@ def main() -> None:
     print("|---|---:|---:|---:|---:|")
     for solver, steps in [*SETTINGS, ("heun", 100)]:
         calls = 0
-        samples = generate(denoiser, (1, 8, 8), seeds, solver=solver, steps=steps, batch_size=options.samples)
+        samples = sample(solver, steps)
         distance = frechet_distance(fit_gaussian(encoder.encode(samples)), reference)
         difference = (samples.float() - limit.float()).square().mean().sqrt()
         print(

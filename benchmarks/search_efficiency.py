@@ -33,9 +33,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import NSGAIISampler, RandomSampler
 
 from pareto_amb.config import SearchConfig
-from pareto_amb.search.frontier import hypervolume
 from pareto_amb.search.halving import ParetoRungs
-from pareto_amb.search.samplers import ParetoSampler, make_sampler
+from pareto_amb.search.pareto import hypervolume
+from pareto_amb.search.proposals import ParetoSampler, make_sampler
 
 LEVELS = (0.95, 0.99)
 Params = dict[str, Any]
@@ -122,7 +122,7 @@ def synthetic(kind: str, n_sigma: int = 20, n_seeds: int = 3) -> Table:
 
 
 class Search(Protocol):
-    """What is simulated. `next` gives a trial, its parameters and the rung that it is trained to."""
+    """What is simulated. `next` gives a trial, its parameters and the rung, from 1, that it is trained to."""
 
     def next(self) -> tuple[int, Params, int] | None: ...
 
@@ -134,17 +134,18 @@ class ParetoAmb:
 
     def __init__(self, table: Table, seed: int, config: SearchConfig) -> None:
         self._n_rungs = len(table.shares)
-        self._reference = table.reference
+        self._box = np.zeros(2), table.reference
         searched = table.searched
         self._sampler = ParetoSampler(
             searched,
             make_sampler(config, seed),
+            n_objectives=2,
             n_startup=config.startup_trials,
             n_rungs=self._n_rungs,
             seed=seed,
         )
         self._rungs = (
-            ParetoRungs(self._n_rungs, config.reduction_factor, n_objectives=2, foresee=True)
+            ParetoRungs(self._n_rungs, config.reduction_factor, n_objectives=2, extrapolate=True)
             if config.reduction_factor
             else None
         )
@@ -155,13 +156,13 @@ class ParetoAmb:
         resumed = self._rungs.promotable() if self._rungs else None
         trial = len(self._params) if resumed is None else int(resumed)
         if resumed is None:
-            self._params.append(self._sampler.propose(self._reference.tolist()))
+            self._params.append(self._sampler.propose(self._box))
             self._reached.append(0)
             self._sampler.begin(trial, self._params[trial])
-        return trial, self._params[trial], self._reached[trial]
+        return trial, self._params[trial], self._reached[trial] + 1
 
     def report(self, trial: int, rung: int, values: NDArray[np.float64]) -> bool:
-        self._reached[trial] = rung + 1
+        self._reached[trial] = rung
         self._sampler.report(trial, rung, values.tolist())
         return self._rungs is None or self._rungs.report(str(trial), rung, values.tolist())
 
@@ -175,10 +176,10 @@ class ToTheEnd:
     def next(self) -> tuple[int, Params, int] | None:
         trial = next(self._count)
         params = self._ask(trial)
-        return None if params is None else (trial, params, 0)
+        return None if params is None else (trial, params, 1)
 
     def report(self, trial: int, rung: int, values: NDArray[np.float64]) -> bool:
-        if rung == self._n_rungs - 1:
+        if rung == self._n_rungs:
             self._tell(trial, values)
         return True
 
@@ -241,10 +242,10 @@ class SyneTuneMOASHA:
         trial = Trial(number, self._moasha.suggest().config, datetime.now())
         self._trials.append(trial)
         self._moasha.on_trial_add(trial)
-        return number, trial.config, 0
+        return number, trial.config, 1
 
     def report(self, trial: int, rung: int, values: NDArray[np.float64]) -> bool:
-        shown = {"fid": values[0], "memorization": values[1], "time": self._time[rung]}
+        shown = {"fid": values[0], "memorization": values[1], "time": self._time[rung - 1]}
         return bool(self._moasha.on_trial_result(self._trials[trial], shown) == "CONTINUE")
 
 
@@ -263,7 +264,7 @@ def replay(search: Search, table: Table, workers: int, limit: float, seed: int) 
             trial, params, rung = found
             if trial not in seeds:
                 seeds[trial] = table.nearest(params), int(rng.integers(table.values.shape[1]))
-            heapq.heappush(queue, (now + steps[rung] * rng.uniform(0.9, 1.1), trial, rung))
+            heapq.heappush(queue, (now + steps[rung - 1] * rng.uniform(0.9, 1.1), trial, rung))
 
     for _ in range(workers):
         start(0.0)
@@ -271,15 +272,15 @@ def replay(search: Search, table: Table, workers: int, limit: float, seed: int) 
         cost += (queue[0][0] - before) * len(queue)
         before, trial, rung = heapq.heappop(queue)
         point, drawn = seeds[trial]
-        goes_on = search.report(trial, rung, table.values[point, drawn, rung])
-        if rung == len(steps) - 1:
+        goes_on = search.report(trial, rung, table.values[point, drawn, rung - 1])
+        if rung == len(steps):
             held.append(point)
             share = hypervolume(truth[held], table.reference) / whole
             reached = [
                 min(r, cost) if share >= level else r for r, level in zip(reached, LEVELS, strict=True)
             ]
-        if goes_on and rung < len(steps) - 1:
-            heapq.heappush(queue, (before + steps[rung + 1] * rng.uniform(0.9, 1.1), trial, rung + 1))
+        if goes_on and rung < len(steps):
+            heapq.heappush(queue, (before + steps[rung] * rng.uniform(0.9, 1.1), trial, rung + 1))
         else:
             start(before)
     return reached

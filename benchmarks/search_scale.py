@@ -20,7 +20,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from pareto_amb.config import SearchConfig
 from pareto_amb.search.halving import ParetoRungs
-from pareto_amb.search.samplers import ParetoSampler, make_sampler
+from pareto_amb.search.proposals import ParetoSampler, make_sampler
 
 N_RUNGS = 5
 
@@ -47,8 +47,8 @@ def simulate(n_trials: int, workers: int, reduction_factor: float) -> Clock:
         "mix_ratio": CategoricalDistribution(["natural", 0.5]),
     }
     sampler = make_sampler(SearchConfig(), 0)
-    search = ParetoSampler(searched, sampler, n_startup=8, n_rungs=N_RUNGS)
-    rungs = ParetoRungs(N_RUNGS, reduction_factor, n_objectives=2, foresee=True)
+    search = ParetoSampler(searched, sampler, n_objectives=2, n_startup=8, n_rungs=N_RUNGS)
+    rungs = ParetoRungs(N_RUNGS, reduction_factor, n_objectives=2, extrapolate=True)
     rng, clock = np.random.default_rng(0), Clock()
     params: list[dict[str, Any]] = []
     reached: dict[str, int] = {}
@@ -68,17 +68,17 @@ def simulate(n_trials: int, workers: int, reduction_factor: float) -> Clock:
         start(0.0)
     while queue:
         now, trial = heapq.heappop(queue)
+        reached[trial] += 1
         u, rung = np.log(params[int(trial)]["sigma_tn"]), reached[trial]
         similarity = float(np.exp(-u))
         values = [
-            100 + 10 * u**2 + rng.normal() + 20 / (rung + 1),
+            100 + 10 * u**2 + rng.normal() + 20 / rung,
             similarity + 0.1 * rng.random(),
             similarity,
         ]
-        reached[trial] += 1
         goes_on = clock.timed("report", lambda t=trial, r=rung, v=values: rungs.report(t, r, v))
         search.report(trial, rung, values)
-        if goes_on and rung + 1 < N_RUNGS:
+        if goes_on and rung < N_RUNGS:
             heapq.heappush(queue, (now + rng.uniform(0.9, 1.1), trial))
         else:
             start(now)

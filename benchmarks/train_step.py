@@ -61,8 +61,11 @@ def make_step(options: argparse.Namespace, switches: frozenset[str]) -> Callable
         optimizer.zero_grad(set_to_none=True)
         with tf32_matmul(tf32_device):
             with forward_precision(precision, device):
-                denoised = forward(noisy, sigma)
-            algorithm1_loss(denoised, noisy, target, sigma, nature, SIGMA_TN).mean().backward()
+                denoised = forward(noisy, sigma, {})
+            loss = algorithm1_loss(
+                denoised, noisy, target, sigma, nature, SIGMA_TN, denoiser.space.sigma_data
+            )
+            loss.mean().backward()
         repair_gradients(parameters)
         optimizer.step()
         weights = [p.detach() for p in parameters]

@@ -10,10 +10,9 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from PIL import Image
 
-from dashboards import theme
-from dashboards.gallery import data_uri
-from dashboards.page import render_page
-from dashboards.run_files import flatten
+from pareto_amb.dashboards import theme
+from pareto_amb.dashboards.gallery import data_uri
+from pareto_amb.dashboards.page import render_page
 from pareto_amb.evaluation.report import (
     COPYING,
     PIXEL_METRICS,
@@ -26,8 +25,10 @@ from pareto_amb.evaluation.report import (
     format_interval,
     format_value,
     metric_label,
+    printable,
     verdict,
 )
+from pareto_amb.results.run import flatten
 from pareto_amb.storage import write_text
 
 TEMPLATE = "evaluation.html.jinja"
@@ -86,7 +87,7 @@ def write_page(report: EvaluationReport, path: Path) -> Path:
 def render(report: EvaluationReport) -> str:
     """The page as text."""
     first = report.encoders[0].metrics
-    headline = {"memorization": "Copies", "heldout_memorization": "Normal for unseen images",
+    headline = {"memorization": "Copies", "heldout_memorization": "Normal for held-out images",
                 "excess_copy_rate": "Excess"}  # fmt: skip
     metrics = {metric.key: metric for metric in COPYING}
     return render_page(
@@ -105,11 +106,6 @@ def render(report: EvaluationReport) -> str:
         reference=printable(report.reference),
         environment=flatten(report.environment),
     )
-
-
-def printable(text: str) -> str:
-    """Text that can be written as UTF-8: a file name may hold bytes that are none."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _row(metric: Metric, found: Any, encoder: str) -> Row:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pareto_amb.errors import UserError
+from pareto_amb.results.run_directory import samples_name
 from pareto_amb.storage import Storage
 
 CLOSEST = 12
@@ -57,17 +58,12 @@ class Gallery:
     plain: list[str]
 
 
-def sample_file(trial_id: str, rung: int) -> str:
-    """Where the pictures of a trial's rung lie in the run's storage."""
-    return f"samples/{trial_id}/rung-{rung}.npz"
-
-
 def read_samples(storage: Storage, trial_id: str, rung: int) -> Samples | None:
     """The stored samples of a trial's rung, None when there are none.
 
     Raises UserError naming the file when it cannot be read or holds something else.
     """
-    name = sample_file(trial_id, rung)
+    name = samples_name(trial_id, rung)
     try:
         content = storage.read(name)
         if content is None:

@@ -1,9 +1,19 @@
 """How a run was measured, as pairs of a name and its value."""
 
-from dashboards.run_files import Run
-from dashboards.wording import count, level, level_vp, method_name, number, percent
-from pareto_amb.config import DataConfig, EvaluationConfig, ShareRange, SigmaRange, SweepConfig
-from pareto_amb.search.frontier import RECOMMENDED
+from pareto_amb.config import DataConfig, EvaluationConfig, Range, SweepConfig
+from pareto_amb.dashboards.formats import (
+    capitalized,
+    count,
+    is_percentage,
+    level,
+    number,
+    parameter_range,
+    parameter_value,
+    percent,
+    with_vp,
+)
+from pareto_amb.declared import BASELINE, Declared, Parameter
+from pareto_amb.results.run import Run
 
 SOURCES = {
     "digits": "scikit-learn digits",
@@ -25,10 +35,9 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("Samples a measurement", count(evaluation.n_samples)),
         ("Full budget", _budget(config)),
         ("Measured at", _rungs(config)),
-        ("σ_tn searched", _sigma(config)),
-        ("Mix ratio searched", _mix(config)),
+        *_searched_parameters(config, run.results.declared),
         ("Search", _search(config)),
-        *_rivals(config),
+        *_rivals(config, run.results.declared),
         ("DDPM baseline", _baseline(config.search.baseline_seeds)),
         ("Seed of the run", str(config.seed)),
     ]
@@ -59,7 +68,7 @@ def _similarity(evaluation: EvaluationConfig) -> str:
 
 def _thresholds(run: Run) -> str:
     evaluation = run.config.evaluation
-    used = run.results.groupby("train_size").threshold.first().dropna()
+    used = run.results.frame.groupby("train_size").threshold.first().dropna()
     values = "; ".join(f"{number(tau, 3)} at {size:,} images" for size, tau in used.items())
     if evaluation.thresholds is not None:
         listed = ", ".join(f"{tau:g}" for tau in evaluation.thresholds)
@@ -71,7 +80,7 @@ def _thresholds(run: Run) -> str:
 
 
 def _heldout(run: Run) -> str:
-    shares = run.results.groupby("train_size").heldout_memorization.mean().dropna()
+    shares = run.results.frame.groupby("train_size").heldout_memorization.mean().dropna()
     if shares.empty:
         return "none measured"
     return "; ".join(
@@ -92,41 +101,61 @@ def _rungs(config: SweepConfig) -> str:
     return ", ".join(count(seen) for seen in config.rung_images()) + " images seen"
 
 
-def _sigma(config: SweepConfig) -> str:
-    sigma_tn = config.space.sigma_tn
-    if sigma_tn == "auto":
+def _searched_parameters(config: SweepConfig, declared: Declared) -> list[tuple[str, str]]:
+    """What was searched of each parameter of the methods that were compared."""
+    names = {name for method in config.search.methods for name in declared.method(method).parameter_names}
+    return [
+        (f"{capitalized(parameter.label)} searched", _searched(config, parameter))
+        for name, parameter in declared.parameters.items()
+        if name in names
+    ]
+
+
+def _searched(config: SweepConfig, parameter: Parameter) -> str:
+    searched = config.space[parameter.name]
+    how = ", log-uniformly" if parameter.log else ""
+    if searched == "auto":
         return "auto, not set yet"
-    if isinstance(sigma_tn, SigmaRange):
-        return f"{_range(sigma_tn)}, log-uniformly"
-    each = (
-        f"{_range(found)} at {size:,} images, whose collapse level is {level(found.collapse_level)}"
-        for size, found in sigma_tn.items()
-    )
-    return f"auto: {'; '.join(each)}; log-uniformly"
+    if isinstance(searched, Range):
+        return f"{_range(parameter, searched)}{how}"
+    if isinstance(searched, tuple):
+        return ", ".join(_choice(parameter, choice) for choice in searched)
+    each = []
+    for size, found in searched.items():
+        text = f"{_range(parameter, found)} at {size:,} images"
+        if found.collapse_level is not None:
+            text = f"{text}, whose collapse level is {level(found.collapse_level)}"
+        each.append(text)
+    return f"auto: {'; '.join(each)}{how.replace(',', ';')}"
 
 
-def _range(searched: SigmaRange) -> str:
+def _range(parameter: Parameter, searched: Range) -> str:
     low, high = searched.low, searched.high
-    return f"{level(low)} to {level(high)} (VP {level_vp(low)} to {level_vp(high)})"
+    if parameter.kind == "share" and not is_percentage(parameter):
+        return f"{low:g} to {high:g}"
+    return with_vp(parameter, parameter_range(parameter, low, high), low, high)
 
 
-def _mix(config: SweepConfig) -> str:
-    mix = config.space.mix_ratio
-    if isinstance(mix, ShareRange):
-        return f"{mix.low:g} to {mix.high:g}"
-    names = ("natural: P(σ ≥ σ_tn)" if choice == "natural" else f"{choice:g}" for choice in mix)
-    return ", ".join(names)
+def _choice(parameter: Parameter, choice: float | str) -> str:
+    if isinstance(choice, str):
+        return f"{choice}: {_typeset(parameter.words.get(choice, ''))}"
+    if parameter.kind == "level" or is_percentage(parameter):
+        return with_vp(parameter, parameter_value(parameter, choice), choice)
+    return f"{choice:g}"
 
 
-def _rivals(config: SweepConfig) -> list[tuple[str, str]]:
-    """The methods compared beside Algorithm 1, and what was searched for them; nothing without any."""
-    if config.search.methods == (RECOMMENDED,):
+def _typeset(words: str) -> str:
+    """Plain letters as they are printed."""
+    return words.replace("sigma", "σ").replace(">=", "≥").replace("<=", "≤")
+
+
+def _rivals(config: SweepConfig, declared: Declared) -> list[tuple[str, str]]:
+    """The methods compared, where it is not the one that may be recommended alone."""
+    methods = [declared.method(name) for name in config.search.methods]
+    if len(methods) == 1 and methods[0].recommended:
         return []
-    facts = [("Methods compared", ", ".join(["DDPM", *map(method_name, config.search.methods)]))]
-    if "masking" in config.search.methods:
-        corruption = config.space.corruption
-        facts.append(("Pixels missing (masking)", f"{percent(corruption.low)} to {percent(corruption.high)}"))
-    return facts
+    labels = [declared.method(BASELINE).label, *(method.label for method in methods)]
+    return [("Methods compared", ", ".join(labels))]
 
 
 def _baseline(seeds: int) -> str:

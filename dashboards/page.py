@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from dashboards import theme
+from pareto_amb.dashboards import theme
 
 
 def render_page(template: str, with_plots: bool, **content: Any) -> str:

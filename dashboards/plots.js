@@ -21,7 +21,8 @@ function compact(plot, {data, layout}) {
   plot.style.minHeight = `${layout.height}px`;
   layout.font = {...layout.font, size: 11.5};
   layout.dragmode = false;
-  for (const name of ["xaxis", "xaxis2", "xaxis3"]) thin(layout[name], plot.clientWidth - (layout.coloraxis ? 150 : 90));
+  const width = plot.clientWidth - (layout.coloraxis ? 150 : 90);
+  for (const name of Object.keys(layout)) if (name.startsWith("xaxis")) thin(layout[name], width);
   if (layout.coloraxis) {
     const bar = layout.coloraxis.colorbar;
     layout.coloraxis.colorbar = {...bar, thickness: 9, tickfont: {size: 10.5}, title: {...bar.title, font: {size: 11}}};
@@ -31,9 +32,10 @@ function compact(plot, {data, layout}) {
 function thin(axis, width) {
   if (!axis || !axis.ticktext) return;
   const [low, high] = axis.range;
+  const onScale = (value) => axis.type === "log" ? Math.log10(value) : value;
   let last = -Infinity;
   const kept = axis.tickvals.filter((value) => {
-    const at = (Math.log10(value) - low) / (high - low) * width;
+    const at = (onScale(value) - low) / (high - low) * width;
     if (at - last < 34) return false;
     last = at;
     return true;

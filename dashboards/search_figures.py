@@ -7,21 +7,16 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from dashboards import theme
-from dashboards.figures import hover_text, is_wide_range, memorization_axis
-from dashboards.wording import method_name, number, percent
-from pareto_amb.search.frontier import BASELINE, comparable, hypervolume_history
-from pareto_amb.search.recommend import Recommendation
+from pareto_amb.dashboards import axes, marks, theme
+from pareto_amb.dashboards.formats import number, percent
+from pareto_amb.dashboards.looks import look
+from pareto_amb.declared import BASELINE
+from pareto_amb.results.size import SizeResults
 
 
-def hypervolume_figure(
-    results: pd.DataFrame,
-    train_size: int,
-    fid_encoder: str,
-    recommendation: Recommendation | None = None,
-) -> go.Figure:
+def hypervolume_figure(size: SizeResults) -> go.Figure:
     """The normalised hypervolume of the frontier over what all trainings together had cost."""
-    history = hypervolume_history(results, train_size)
+    history = size.hypervolume_history
     history = history[history.hypervolume.notna()]
     figure = go.Figure(
         go.Scatter(
@@ -45,29 +40,23 @@ def hypervolume_figure(
     return figure
 
 
-def curves_figure(
-    results: pd.DataFrame,
-    train_size: int,
-    fid_encoder: str,
-    recommendation: Recommendation | None = None,
-) -> go.Figure:
-    """FID and memorization of every training over the images it had seen; a cross ends one stopped early."""
-    rows = comparable(results, train_size, "any").sort_values("images_seen")
-    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.06)
-    for place, metric in enumerate(("fid", "memorization"), start=1):
-        for (method, stopped), group in rows.groupby([rows.method, rows.status == "pruned"], sort=True):
-            curve = _curves(group, str(method), bool(stopped), metric)
+def curves_figure(size: SizeResults, fid_encoder: str) -> go.Figure:
+    """The objectives of every training over the images it had seen; a cross ends one stopped early."""
+    rows, n = size.anytime.sort_values("images_seen"), len(size.objectives)
+    figure = make_subplots(rows=n, cols=1, shared_xaxes=True, vertical_spacing=0.06)
+    for place, objective in enumerate(size.objectives, start=1):
+        for (method, stopped), group in rows.groupby([rows.method, rows.status == "paused"], sort=True):
+            curve = _curves(size, group, str(method), bool(stopped), objective.name)
             figure.add_trace(curve.update(showlegend=place == 1), row=place, col=1)
-    figure.update_layout(template=theme.TEMPLATE, height=560)
-    figure.update_xaxes(title_text="images seen", row=2, col=1, rangemode="tozero")
-    fid_type = "log" if is_wide_range(rows.fid) else "linear"
-    figure.update_yaxes(row=1, col=1, type=fid_type, title_text=f"FID ({fid_encoder})")
-    axis = memorization_axis(rows) | {"title": {"text": "memorization"}}
-    figure.update_yaxes(row=2, col=1, **axis)
+        title = axes.objective_title(objective, fid_encoder)
+        axis = axes.objective_axis(rows, objective)
+        figure.update_yaxes(row=place, col=1, title_text=title, **axis)
+    figure.update_layout(template=theme.TEMPLATE, height=280 * n)
+    figure.update_xaxes(title_text="images seen", row=n, col=1, rangemode="tozero")
     return figure
 
 
-def _curves(rows: pd.DataFrame, method: str, stopped: bool, metric: str) -> go.Scatter:
+def _curves(size: SizeResults, rows: pd.DataFrame, method: str, stopped: bool, metric: str) -> go.Scatter:
     """All curves of one method, those stopped early or the others, in one trace."""
     x: list[float | None] = []
     y: list[float | None] = []
@@ -77,19 +66,20 @@ def _curves(rows: pd.DataFrame, method: str, stopped: bool, metric: str) -> go.S
         end = "x" if stopped else "circle"
         x += [*trial.images_seen.tolist(), None]
         y += [*trial[metric].tolist(), None]
-        texts += [*(hover_text(row) for row in trial.to_dict("records")), ""]
+        texts += [*(marks.hover_text(size, row) for row in trial.to_dict("records")), ""]
         symbols += [*["circle"] * (len(trial) - 1), end, "circle"]
-    colour = theme.method_colour(method)
+    drawn = look(size.declared, method)
     faint = not stopped and method != BASELINE
-    line: dict[str, Any] = {"width": 1.5, "color": theme.translucent(colour, 0.45) if faint else colour}
+    colour = theme.translucent(drawn.colour, 0.45) if faint else drawn.colour
+    line: dict[str, Any] = {"width": 1.5, "color": colour}
     sizes = [9 if symbol == "x" else 5 for symbol in symbols]
     return go.Scatter(
         x=x,
         y=y,
         mode="lines+markers",
         line=line | ({"dash": "dot"} if stopped else {}),
-        marker={"symbol": symbols, "size": sizes, "color": colour},
-        name=html.escape(method_name(method) + (", stopped early" if stopped else "")),
+        marker={"symbol": symbols, "size": sizes, "color": drawn.colour},
+        name=html.escape(drawn.label + (", stopped early" if stopped else "")),
         legendgroup=f"{html.escape(method)}-{stopped}",
         hovertext=texts,
         hoverinfo="text",

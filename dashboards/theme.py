@@ -1,16 +1,16 @@
 """One look for every figure and for the page around them.
 
-The method colours come from the Okabe-Ito palette, which stays distinct under the common forms of
-colour blindness, and held-out data is grey. Each stands for one idea, in figures and text alike.
+The methods declare their colours, from the Okabe-Ito palette, which stays distinct under the common forms
+of colour blindness; DDPM's is also that of its bands, and held-out data is grey. Each stands for one idea,
+in figures and text alike.
 """
 
 import plotly.graph_objects as go
 
-from pareto_amb.search.frontier import BASELINE
-
 DDPM = "#D55E00"
-ALGORITHM1 = "#0072B2"
-OTHER_METHODS = {"masking": "#CC79A7", "noise_only": "#E69F00"}
+ACCENT = "#0072B2"
+"""Links and what needs no colour of its own; also Algorithm 1's."""
+
 HELDOUT = "#5F6B7A"
 RECOMMENDED = "#009E73"
 GENERATED = "#7B3F9D"
@@ -22,16 +22,20 @@ PAPER = "#FFFFFF"
 
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
-NOISE_SCALE = [[0.0, "#B5D8F0"], [0.5, "#3B8BC4"], [1.0, "#0B2C55"]]
-"""sigma_tn, low to high: shades of Algorithm 1's blue."""
+ACCENT_SCALE = [[0.0, "#B5D8F0"], [0.5, "#3B8BC4"], [1.0, "#0B2C55"]]
 
 COPYING_SCALE = [[0.0, "#F1E8F6"], [0.5, "#A974C4"], [1.0, "#3F0F5C"]]
 """memorization, low to high: a hue that no method beside it uses."""
 
 
-def method_colour(method: str) -> str:
-    """The colour of a method; one without a colour of its own shares Algorithm 1's."""
-    return DDPM if method == BASELINE else OTHER_METHODS.get(method, ALGORITHM1)
+def shades(colour: str) -> list[list[object]]:
+    """Shades of a method's `#RRGGBB`, light to dark, for low to high values of its main parameter."""
+    if colour == ACCENT:
+        return [list(step) for step in ACCENT_SCALE]
+    channels = [int(colour[start : start + 2], 16) for start in (1, 3, 5)]
+    light = "".join(f"{round(255 - 0.35 * (255 - channel)):02X}" for channel in channels)
+    dark = "".join(f"{round(0.4 * channel):02X}" for channel in channels)
+    return [[0.0, f"#{light}"], [0.5, colour], [1.0, f"#{dark}"]]
 
 
 def colour_bar(title: str) -> dict[str, object]:

@@ -1,116 +1,124 @@
-"""Numbers and sentences for people: digits that mean something, claims that the table carries."""
+"""The sentences of a report: claims that the table carries."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
-from pareto_amb.diffusion.units import sigma_to_vp
-from pareto_amb.results import parameters_of
-from pareto_amb.search.frontier import (
-    BASELINE,
-    RECOMMENDED,
-    average_seeds,
-    comparable,
-    frontier,
-    hypervolume_history,
-    normalized_hypervolume,
-    reference_point,
+from pareto_amb.dashboards.formats import (
+    better,
+    capitalized,
+    chosen,
+    count,
+    figure,
+    figures,
+    joined,
+    level,
+    level_vp,
+    number,
+    parameter_range,
+    parameter_value,
+    percent,
+    with_vp,
 )
-from pareto_amb.search.recommend import EarlyStop, Recommendation, Spread
-
-METHODS = {
-    BASELINE: "DDPM",
-    "algorithm1": "Algorithm 1",
-    "masking": "Masking",
-    "noise_only": "Noise only",
-}
-ABSENT = "–"
+from pareto_amb.declared import BASELINE, Declared, Objective, Parameter
+from pareto_amb.results.recommend import EarlyStop, Recommendation
+from pareto_amb.results.size import SizeResults
 
 
-def method_name(method: str) -> str:
-    """The name a reader knows a method by."""
-    return METHODS.get(method, method)
+@dataclass(frozen=True)
+class Choice:
+    """One recommended value, as the head of the answer shows it."""
+
+    term: str
+    value: str
+    unit: str = ""
+    interval: str = ""
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """`value` with so many significant digits, thousands separated; a dash when there is none."""
-    if value is None or not math.isfinite(value):
-        return ABSENT
-    if value == 0:
-        return "0"
-    decimals = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
-    return f"{value:,.{min(decimals, 12)}f}"
+def choices(recommendation: Recommendation, declared: Declared) -> list[Choice]:
+    """What to train with; noise levels in both units."""
+    found = []
+    for place, parameter in enumerate(declared.method(recommendation.method).parameters):
+        value, interval = recommendation.parameters[parameter.name], ""
+        if place == 0 and recommendation.interval is not None:
+            interval = f"90% interval {parameter_range(parameter, *recommendation.interval)}"
+        term = f"Recommended {parameter.label}" if place == 0 else parameter.label
+        text, unit = parameter_value(parameter, value), parameter.unit
+        if parameter.kind == "level":
+            unit = "EDM units"
+        found.append(Choice(term, text, unit, interval))
+        if parameter.kind == "level":
+            found.append(Choice("the same level in the paper’s units", level_vp(value), "VP units"))
+    return found
 
 
-def count(value: float | None) -> str:
-    """A whole number, thousands separated."""
-    return ABSENT if value is None or not math.isfinite(value) else f"{value:,.0f}"
+def training_words(recommendation: Recommendation, declared: Declared) -> str:
+    """What to train with, within a sentence; the method's name where nothing is chosen for it."""
+    method = declared.method(recommendation.method)
+    values = recommendation.parameters
+    words = [f"{p.label} {parameter_value(p, values[p.name])}" for p in method.parameters]
+    return joined(words) or method.label
 
 
-def percent(share: float | None) -> str:
-    """A share in [0, 1] as a percentage: one decimal, two below 1%."""
-    if share is None or not math.isfinite(share):
-        return ABSENT
-    points = 100 * share
-    decimals = 2 if 0 < abs(points) < 0.995 else 1
-    return f"{points:.{decimals}f}%"
+def comparisons(recommendation: Recommendation, objectives: Sequence[Objective]) -> str:
+    """How far image quality, and all that is judged beside copying, lies from DDPM's."""
+    return " ".join(
+        f"{capitalized(o.label)} is {figure(o, recommendation[o.name].value)} against DDPM’s "
+        f"{figure(o, recommendation.baseline[o.name].value)} ({better(o)})."
+        for o in objectives
+        if o.name != "memorization"
+    )
 
 
-def level(sigma: float | None) -> str:
-    """A sigma in EDM units."""
-    return number(sigma, 3)
+def what_it_is(objective: Objective) -> str:
+    """A few words below an objective's name."""
+    return objective.caption or better(objective)
 
 
-def level_range(interval: tuple[float, float]) -> str:
-    """An interval of sigma in EDM units."""
-    return " to ".join(level(end) for end in interval)
+def sentence(description: str) -> str:
+    """A description as a sentence, without what it says of sweep files after a semicolon."""
+    words = description.partition(";")[0].strip()
+    return f"{capitalized(words)}." if words else ""
 
 
-def level_vp(sigma: float | None) -> str:
-    """A sigma given in EDM units, written in VP units; more digits close to 1."""
-    if sigma is None or not math.isfinite(sigma) or sigma < 0:
-        return ABSENT
-    converted = sigma_to_vp(sigma)
-    return f"{converted:.3f}" if converted < 0.9985 else f"{converted:.5f}"
+def on_all(objectives: Sequence[Objective]) -> str:
+    """`on both FID and memorization`, or `on` all of more than two."""
+    names = joined([objective.label for objective in objectives])
+    return f"on both {names}" if len(objectives) == 2 else f"on {names}"
 
 
-def chosen(trial: Mapping[str, Any]) -> str:
-    """What was chosen for a trial, noise levels in both units; empty for DDPM."""
-    texts = {
-        "sigma_tn": f"σ_tn {level(trial['sigma_tn'])} EDM = {level_vp(trial['sigma_tn'])} VP",
-        "mix_ratio": f"mix ratio {number(trial['mix_ratio'], 2)}",
-        "corruption": f"{percent(trial['corruption'])} of pixels missing",
-    }
-    return " · ".join(texts[name] for name in parameters_of(trial["method"]))
+def _on_all_metrics(objectives: Sequence[Objective]) -> str:
+    return "on both metrics" if len(objectives) == 2 else "on all metrics"
 
 
-def interval(spread: Spread, share: bool = False) -> str:
-    """The interval of a figure, empty when it has none; shares stay within [0, 1]."""
-    if not spread.high > spread.low:
-        return ""
-    if share:
-        return f"{percent(max(spread.low, 0.0))} to {percent(min(spread.high, 1.0))}"
-    return f"{number(max(spread.low, 0.0), 4)} to {number(spread.high, 4)}"
-
-
-def verdict(recommendation: Recommendation) -> tuple[str, str]:
+def verdict(recommendation: Recommendation, objectives: Sequence[Objective]) -> tuple[str, str]:
     """(tone, words) on the recommended training against DDPM; tone is good, mixed or none."""
     baseline = recommendation.baseline
-    fewer = recommendation.memorization.value < baseline.memorization.low
-    as_good = recommendation.fid.value <= baseline.fid.high
-    if fewer and as_good:
+    if not recommendation["memorization"].value < baseline["memorization"].low:
+        return "none", "No gain over DDPM beyond its own noise"
+    worse = [o for o in objectives if o.constraint and _is_worse(recommendation, o)]
+    if not worse and len(objectives) == 2:
         return "good", "Copies less than DDPM, image quality no worse"
-    if fewer:
+    if not worse:
+        names = joined([o.label for o in objectives if o.constraint])
+        return "good", f"Copies less than DDPM, no worse on {names}"
+    if [objective.name for objective in worse] == ["fid"]:
         return "mixed", "Copies less than DDPM, at worse image quality"
-    return "none", "No gain over DDPM beyond its own noise"
+    return "mixed", f"Copies less than DDPM, worse on {joined([o.label for o in worse])}"
+
+
+def _is_worse(recommendation: Recommendation, objective: Objective) -> bool:
+    """Whether the recommended training is worse than DDPM beyond its noise."""
+    ours, theirs = recommendation[objective.name].value, recommendation.baseline[objective.name]
+    return ours > theirs.high if objective.direction == "min" else ours < theirs.low
 
 
 def reduction(recommendation: Recommendation) -> str:
     """How the copying compares with DDPM's, in one clause."""
-    ours, theirs = recommendation.memorization.value, recommendation.baseline.memorization.value
+    ours = recommendation["memorization"].value
+    theirs = recommendation.baseline["memorization"].value
     if theirs <= 0:
         return "DDPM itself copies nothing at this threshold."
     if ours > theirs:
@@ -126,7 +134,7 @@ def yardstick(recommendation: Recommendation) -> str:
     heldout = recommendation.heldout_memorization
     if not math.isfinite(heldout):
         return "No held-out images were measured, so there is no yardstick for the copy rate."
-    excess = recommendation.memorization.value - heldout
+    excess = recommendation["memorization"].value - heldout
     words = (
         "the recommended model is not above it"
         if excess <= 0
@@ -138,32 +146,46 @@ def yardstick(recommendation: Recommendation) -> str:
     )
 
 
-def window(recommendation: Recommendation) -> str:
-    """Where on the sigma_tn axis trials beat DDPM."""
+def window(recommendation: Recommendation, size: SizeResults) -> str:
+    """Where on the axis of the main parameter trials beat DDPM; empty for a method without one."""
+    parameter = size.declared.parameters.get(recommendation.main)
+    if parameter is None:
+        return ""
+    label = parameter.label
     if recommendation.window is None:
-        return "No range of σ_tn around the recommended one beats DDPM beyond its seed noise."
+        return f"No range of {label} around the recommended one beats DDPM beyond its seed noise."
     low, high = recommendation.window
     if low == high:
+        value = with_vp(parameter, f"{label} {parameter_value(parameter, low)}", low)
         return (
-            f"Only the trial at σ_tn {level(low)} (VP {level_vp(low)}) beats DDPM here; its "
-            "neighbours do not, so a confirming run is advisable."
+            f"Only the trial at {value} beats DDPM here; its neighbours do not, so a confirming run is "
+            "advisable."
         )
+    held = joined([o.label for o in size.objectives if o.constraint])
+    free = joined([o.label for o in size.objectives if not o.constraint])
+    improved = "lower" if free == "memorization" else "better"
     return (
-        f"Every trial with σ_tn from {level(low)} to {level(high)} (VP {level_vp(low)} to "
-        f"{level_vp(high)}) beats DDPM: FID no worse within its seed noise, memorization lower by "
-        "more than it."
+        f"Every trial with {_where(parameter, low, high)} beats DDPM: {held} no worse within its seed noise, "
+        f"{free} {improved} by more than it."
     )
 
 
-def sureness(recommendation: Recommendation) -> str:
-    """How well the data settles the recommended sigma_tn; empty where it was not worked out."""
-    if recommendation.sigma_tn_interval is None or recommendation.p_front is None:
+def _where(parameter: Parameter, low: float, high: float) -> str:
+    """An interval of a parameter, noise levels in both units."""
+    text = f"{parameter.label} from {parameter_range(parameter, low, high)}"
+    return with_vp(parameter, text, low, high)
+
+
+def sureness(recommendation: Recommendation, declared: Declared) -> str:
+    """How well the data settles the recommended value; empty where it was not worked out."""
+    parameter = declared.parameters.get(recommendation.main)
+    if recommendation.interval is None or recommendation.p_front is None or parameter is None:
         return ""
-    low, high = recommendation.sigma_tn_interval
-    where = f"a σ_tn from {level(low)} to {level(high)} (VP {level_vp(low)} to {level_vp(high)})"
+    low, high = recommendation.interval
+    taken = f"this {parameter.label}" if low == high else f"a {_where(parameter, low, high)}"
     return (
         "When all points are drawn again with their noise, the policy takes "
-        f"{'this σ_tn' if low == high else where} in at least 90% of the redraws, and no other point "
+        f"{taken} in at least 90% of the redraws, and no other point "
         f"dominates the recommended one in {recommendation.p_front:.0%}."
     )
 
@@ -182,33 +204,37 @@ def noise_of_baseline(recommendation: Recommendation) -> str:
     )
 
 
-def confirmation(recommendation: Recommendation) -> str:
+def confirmation(recommendation: Recommendation, objectives: Sequence[Objective]) -> str:
     """What fresh seeds made of the recommended trial."""
     found, refuted = recommendation.confirmation, ""
     if recommendation.refuted:
+        held = joined([o.label for o in objectives if o.constraint], "or")
         names = ", ".join(recommendation.refuted)
-        refuted = f" Fresh seeds showed a FID worse than DDPM's for {names}, which the search had preferred."
+        refuted = (
+            f" Fresh seeds showed a {held} worse than DDPM's for {names}, which the search had preferred."
+        )
     if found is None:
         return (
             "Not confirmed by fresh seeds: the recommended trial is one training, the best of many, and the "
             f"best of many looks better than it is.{refuted}"
         )
     n = len(found.trials)
-    fid, copies = recommendation.fid.value, recommendation.memorization.value
+    changes = [
+        f"{o.label} {figure(o, recommendation[o.name].value)} after {figure(o, found.searched(o.name))}"
+        for o in objectives
+    ]
     return (
         f"Trained again with {n} fresh {'seed' if n == 1 else 'seeds'}, whose means these figures are, "
-        f"without the training that the search picked: FID {number(fid, 4)} after "
-        f"{number(found.search_fid, 4)} in the search, memorization {percent(copies)} after "
-        f"{percent(found.search_memorization)}.{refuted}"
+        f"without the training that the search picked: {changes[0]} in the search, {', '.join(changes[1:])}."
+        f"{refuted}"
     )
 
 
-def stopped_early(results: pd.DataFrame, train_size: int) -> str:
+def stopped_early(size: SizeResults) -> str:
     """How many trials were stopped early, when, and what that saved."""
-    rows = results[(results.train_size == train_size) & (results.method != BASELINE)]
-    rows = rows[rows.confirms == ""]
+    rows = size.frame[(size.frame.method != BASELINE) & (size.frame.confirms == "")]
     last = rows.sort_values("rung").groupby("trial_id").tail(1)
-    stopped = last[last.status == "pruned"]
+    stopped = last[last.status == "paused"]
     if stopped.empty:
         return "Here nothing was stopped early."
     at = ", ".join(f"{n} at {budget:.0%}" for budget, n in stopped.budget.value_counts().sort_index().items())
@@ -218,92 +244,113 @@ def stopped_early(results: pd.DataFrame, train_size: int) -> str:
     )
 
 
-def hypervolume(results: pd.DataFrame, train_size: int) -> str:
+def the_box(objectives: Sequence[Objective]) -> str:
+    """What the hypervolume is a share of."""
+    if [objective.name for objective in objectives] == ["fid", "memorization"]:
+        return (
+            "a perfect model (FID 0, no copies) and one with twice DDPM's mean FID that copies as DDPM does"
+        )
+    perfect = ", ".join(f"{o.label} {figure(o, o.ideal)}" for o in objectives)
+    scaled = [f"{o.slack:g} times as far in {o.label}" for o in objectives if o.slack != 1]
+    note = f" ({', '.join(scaled)})" if scaled else ""
+    return f"a perfect model ({perfect}) and one that lies as far from it as DDPM does{note}"
+
+
+def hypervolume(size: SizeResults) -> str:
     """What the hypervolume is measured against, and how far it got."""
-    fid, memorization = reference_point(results, train_size).tolist()
-    reached = normalized_hypervolume(frontier(results, train_size), np.array([fid, memorization]))
+    reference = (size.box[1] * size.signs).tolist()
+    ends = ", ".join(f"{o.label} {figure(o, end)}" for o, end in zip(size.objectives, reference, strict=True))
+    reached = percent(size.normalized_hypervolume(size.frontier))
     repeats = ""
-    if average_seeds(comparable(results, train_size)).confirmed.any():
+    if size.configurations.confirmed.any():
         repeats = " It falls where fresh seeds of a trial do worse than the search found."
     return (
-        "Hypervolume: of the box between a perfect model (FID 0, no copies) and one with twice DDPM's mean "
-        f"FID that copies as DDPM does (FID {number(fid, 4)}, memorization {percent(memorization)}), the "
-        f"share that the front dominates. DDPM has none of it. It is {percent(reached)} in the end.{repeats}"
+        f"Hypervolume: of the box between {the_box(size.objectives)} ({ends}), the share that the frontier "
+        f"dominates. DDPM has none of it. It is {reached} in the end.{repeats}"
     )
 
 
-def no_hypervolume(results: pd.DataFrame, train_size: int) -> str:
+def no_hypervolume(size: SizeResults) -> str:
     """Why there is no hypervolume to show; empty when there is one."""
-    if comparable(results, train_size).empty:
+    if size.full.empty:
         return "No training of this size has reached its full budget yet: nothing to compare."
-    fid, memorization = reference_point(results, train_size).tolist()
-    if math.isnan(fid):
+    ideal, reference = size.box
+    if np.isnan(reference).any():
         return "No DDPM baseline has finished, so there is nothing to measure a hypervolume against."
-    if not memorization > 0 or not fid > 0:
+    perfect = [o for o, better in zip(size.objectives, reference > ideal, strict=True) if not better]
+    if any(objective.name in {"fid", "memorization"} for objective in perfect):
         return "DDPM copies nothing here: no training can copy less, so there is no hypervolume."
-    if hypervolume_history(results, train_size).empty:
+    if perfect:
+        names = joined([objective.label for objective in perfect])
+        return f"DDPM is perfect on {names}: no training can do better, so there is no hypervolume."
+    if size.hypervolume_history.empty:
         return "An older version wrote this table without times, so the order of its trainings is not known."
     return ""
 
 
-def _stop_words(stop: EarlyStop) -> str:
-    what = "plain DDPM"
-    if stop.method != BASELINE:
-        what = f"{method_name(stop.method)} at σ_tn {level(stop.sigma_tn)}"
-    return (
-        f"{what}, stopped after {count(stop.images_seen)} images, gives FID "
-        f"{number(stop.fid, 4)} and memorization {percent(stop.memorization)}"
-    )
+def _stop_words(stop: EarlyStop, size: SizeResults) -> str:
+    method = size.declared.method(stop.method)
+    what = "plain DDPM" if stop.method == BASELINE else method.label
+    if method.parameters:
+        main = method.parameters[0]
+        value = stop.parameters.get(main.name, stop.sigma_tn)
+        what = f"{what} at {main.label} {level(value)}"
+    values = {objective.name: stop[objective.name] for objective in size.objectives}
+    return f"{what}, stopped after {count(stop.images_seen)} images, gives {figures(size.objectives, values)}"
 
 
-def early_stopping(results: pd.DataFrame, recommendation: Recommendation) -> str:
+def early_stopping(size: SizeResults, recommendation: Recommendation) -> str:
     """Whether stopping early beats the recommendation: said plainly either way."""
     if recommendation.early_stop is not None:
-        words = _stop_words(recommendation.early_stop)
-        return f"Training less does better here: {words}, at least as good on both metrics."
-    rows = comparable(results, recommendation.train_size, "any")
-    if rows[rows.budget < 1].empty:
+        words = _stop_words(recommendation.early_stop, size)
+        metrics = _on_all_metrics(size.objectives)
+        return f"Training less does better here: {words}, at least as good {metrics}."
+    if size.anytime[size.anytime.budget < 1].empty:
         return "Early stopping was not tested: no earlier measurement has the same sample count."
     return (
         "Early stopping does not beat it: no earlier measurement of any trial, DDPM included, is as "
-        "good on both FID and memorization."
+        f"good {on_all(size.objectives)}."
     )
 
 
-def rivals(results: pd.DataFrame, recommendation: Recommendation) -> str:
+def rivals(size: SizeResults, recommendation: Recommendation) -> str:
     """Whether another method's training does better than the recommended one; empty when none took part."""
-    rows = comparable(results, recommendation.train_size)
-    rows = rows[~rows.method.isin([BASELINE, RECOMMENDED])]
+    rows = size.full[~size.full.method.isin([BASELINE, *size.recommended_methods])]
     if rows.empty:
         return ""
-    names = ", ".join(method_name(str(method)) for method in sorted(set(rows.method)))
-    fid, memorization = recommendation.fid.value, recommendation.memorization.value
-    better = rows[(rows.fid <= fid) & (rows.memorization <= memorization)]
+    labels = [size.declared.method(str(method)).label for method in sorted(set(rows.method))]
+    ours = size.signs * [recommendation[objective.name].value for objective in size.objectives]
+    better = rows[(size.minimized(rows) <= ours).all(axis=1)]
     if better.empty:
-        return f"Other methods compared ({names}): none of their trainings is as good on both metrics."
+        return (
+            f"Other methods compared ({', '.join(labels)}): none of their trainings is as good "
+            f"{_on_all_metrics(size.objectives)}."
+        )
     best = better.sort_values(["memorization", "fid"]).iloc[0]
+    what = f"{size.declared.method(best.method).label} ({chosen(size.declared, best)})"
+    both = "both" if len(size.objectives) == 2 else "all"
     return (
-        f"Another method does better here: {method_name(best.method)} ({chosen(best)}) gives FID "
-        f"{number(best.fid, 4)} and memorization {percent(best.memorization)}, at least as good on both."
+        f"Another method does better here: {what} gives {figures(size.objectives, best)}, at least as good "
+        f"on {both}."
     )
 
 
-def any_budget_verdict(results: pd.DataFrame, train_size: int) -> str:
-    """What the any-budget front says about DDPM with early stopping."""
-    rows = comparable(results, train_size, "any")
+def any_budget_verdict(size: SizeResults) -> str:
+    """What the any-budget frontier says about DDPM with early stopping."""
+    rows, front = size.anytime, size.anytime_frontier
     early = rows[(rows.method == BASELINE) & (rows.budget < 1)]
     if early.empty:
         return "No DDPM measurement before full budget takes part, so early stopping is untested."
-    front = frontier(results, train_size, "any")
     winning = front[(front.method == BASELINE) & (front.budget < 1)]
     if winning.empty:
         return (
             "DDPM stopped early competes here and does not win: for each of its "
-            f"{len(early)} earlier measurements another point is at least as good on both metrics."
+            f"{len(early)} earlier measurements another point is at least as good "
+            f"{_on_all_metrics(size.objectives)}."
         )
     shares = ", ".join(f"{share:.0%}" for share in sorted(set(winning.budget)))
     noun = "point is" if len(winning) == 1 else "points are"
     return (
-        f"DDPM stopped early competes here and holds part of the joint front: {len(winning)} of "
+        f"DDPM stopped early competes here and holds part of the joint frontier: {len(winning)} of "
         f"its {len(early)} earlier {noun} on it (at {shares} of the budget)."
     )

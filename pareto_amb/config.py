@@ -1,16 +1,17 @@
 """The sweep file: every key, its default, its unit and its limits.
 
-A file that names an unknown key or an impossible value is refused with one line that names the key, what
-is wrong with it and, for a misspelt key, the nearest one that exists.
+What the methods declare, and which names are registered, is known above: `config_file.parse` is handed it
+as the context of a validation. Without a context only the form is checked.
 """
 
 import difflib
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -20,14 +21,48 @@ from pydantic import (
     PositiveInt,
     Tag,
     ValidationError,
+    ValidationInfo,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
+from pareto_amb.declared import BASELINE, Declared, Parameter
 from pareto_amb.errors import UserError
 
-MAX_FILE_BYTES = 1_000_000
 
-M = TypeVar("M", bound=BaseModel)
+def _is_registered(kind: str) -> Callable[[str, ValidationInfo], str]:
+    """Check a name against the registry of its kind, where the caller of `parse` gives it."""
+
+    def check(name: str, info: ValidationInfo) -> str:
+        known = (info.context or {}).get(kind)
+        if known is not None and name not in known:
+            raise ValueError(f"unknown {kind} '{name}': {nearest(name, known)}")
+        return name
+
+    return check
+
+
+def _is_declared(kind: Literal["method", "objective"]) -> Callable[[str, ValidationInfo], str]:
+    """Check a name against the methods (DDPM always competes) or objectives that are declared."""
+
+    def check(name: str, info: ValidationInfo) -> str:
+        declared = _declared(info)
+        if declared is None:
+            return name
+        named = declared.methods if kind == "method" else declared.objectives
+        known = [key for key in named if key != BASELINE]
+        if name not in known:
+            raise ValueError(f"unknown {kind} '{name}': {nearest(name, known)}")
+        return name
+
+    return check
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What to say of a name that is not among `known`: the nearest of them, or all."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}"
 
 
 class _Model(BaseModel):
@@ -44,7 +79,7 @@ class DataConfig(_Model):
         None, description="folder or zip; a relative one is also looked for in PARETO_AMB_DATA"
     )
     resolution: PositiveInt = Field(64, description="side in pixels; images are cropped and resized")
-    channels: Literal[1, 3] = 3
+    channels: Literal[1, 3] = Field(3, description="3: colour; 1: grey")
     conditional: bool = Field(False, description="train with the class labels of the set")
     origin: str = Field("", description="told to the user when the data is missing")
 
@@ -52,22 +87,26 @@ class DataConfig(_Model):
 class NetworkConfig(_Model):
     """The denoiser; `options` replace fields of the named architecture."""
 
-    name: Literal["tiny", "ddpmpp", "ncsnpp", "adm"] = "tiny"
-    options: dict[str, Any] = Field(default_factory=dict)
+    name: Annotated[str, AfterValidator(_is_registered("network"))] = Field(
+        "tiny", description="tiny: for CPUs; ddpmpp, ncsnpp, adm: those of the paper's data sets"
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="replace fields of the named network, such as dropout"
+    )
 
 
 class LogNormalConfig(_Model):
     """ln sigma ~ N(p_mean, p_std^2)."""
 
-    kind: Literal["lognormal"] = "lognormal"
-    p_mean: float = -1.2
-    p_std: PositiveFloat = 1.2
+    kind: Literal["lognormal"] = Field("lognormal", description="lognormal, or uniform_time")
+    p_mean: float = Field(-1.2, description="mean of ln sigma")
+    p_std: PositiveFloat = Field(1.2, description="standard deviation of ln sigma")
 
 
 class UniformTimeConfig(_Model):
     """t uniform on the variance-preserving schedule: the paper's text taken literally."""
 
-    kind: Literal["uniform_time"] = "uniform_time"
+    kind: Literal["uniform_time"] = Field("uniform_time", description="uniform_time, or lognormal")
 
 
 def _noise_kind(value: object) -> object:
@@ -84,13 +123,13 @@ class TrainingConfig(_Model):
     """One training. Counts of images are images seen, not images in the set."""
 
     network: NetworkConfig = NetworkConfig()
-    images: PositiveInt = Field(7_680_000, description="budget: images seen by a full training")
-    batch_size: PositiveInt = 256
-    learning_rate: PositiveFloat = 1e-4
+    images: int = Field(7_680_000, gt=0, lt=2**53, description="budget: images seen by a full training")
+    batch_size: PositiveInt = Field(256, description="images a step, over all processes")
+    learning_rate: PositiveFloat = Field(1e-4, description="once the warm-up is over")
     lr_warmup_images: int = Field(0, ge=0, description="linear warm-up, in images seen")
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: PositiveFloat = 1e-8
-    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = Field((0.9, 0.999), description="of AdamW")
+    eps: PositiveFloat = Field(1e-8, description="of AdamW")
+    weight_decay: float = Field(0.0, ge=0, description="of AdamW, decoupled from the gradient")
     gradient_repair: bool = Field(
         True, description="gradients that are not a number become 0, infinite ones 1e5, before each step"
     )
@@ -101,11 +140,13 @@ class TrainingConfig(_Model):
         "fp32", description="of the network in training; bf16: autocast. The loss and weights stay fp32"
     )
     compile: bool = Field(False, description="torch.compile the network; needs a C++ compiler")
-    ema_halflife_images: PositiveInt = 500_000
+    ema_halflife_images: PositiveInt = Field(
+        500_000, description="of the averaged weights that are sampled from, in images seen"
+    )
     ema_rampup_ratio: PositiveFloat | None = Field(
         0.05, description="half-life at most this share of the images seen so far; null: no ramp-up"
     )
-    noise: NoiseConfig = LogNormalConfig()
+    noise: NoiseConfig = Field(LogNormalConfig(), description="distribution of the training noise levels")
     horizontal_flip: bool = Field(False, description="mirrored images count as images of the set")
     augment_probability: float = Field(
         0.0,
@@ -120,15 +161,15 @@ class TrainingConfig(_Model):
 class SamplingConfig(_Model):
     """The deterministic sampler. Network evaluations a batch: heun 2 * steps - 1, dpmpp_2m steps."""
 
-    solver: Literal["heun", "dpmpp_2m"] = Field(
+    solver: Annotated[str, AfterValidator(_is_registered("solver"))] = Field(
         "heun",
         description="heun: EDM's, as published; dpmpp_2m: better with few evaluations, see docs/samplers.md",
     )
-    steps: int = Field(18, ge=2)
-    sigma_min: PositiveFloat = 0.002
-    sigma_max: PositiveFloat = 80.0
-    rho: PositiveFloat = 7.0
-    batch_size: PositiveInt = 256
+    steps: int = Field(18, ge=2, description="noise levels from sigma_max down to sigma_min")
+    sigma_min: PositiveFloat = Field(0.002, description="lowest noise level before 0, EDM units")
+    sigma_max: PositiveFloat = Field(80.0, description="highest noise level, EDM units")
+    rho: PositiveFloat = Field(7.0, description="how densely low levels are spaced (KAAL22 Eq. 5)")
+    batch_size: PositiveInt = Field(256, description="images sampled at once; no figure depends on it")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -138,24 +179,20 @@ class SamplingConfig(_Model):
 
 
 Share = Annotated[float, Field(gt=0, lt=1)]
-EncoderName = Literal[
-    "dinov2_vits14",
-    "dinov2_vitb14",
-    "dinov2_vitl14",
-    "dinov2_vitg14",
-    "inception_v3",
-    "efficientnet_lite0",
-    "pixels",
-]
+EncoderName = Annotated[str, AfterValidator(_is_registered("encoder"))]
 
 
 class EvaluationConfig(_Model):
     """How a training is measured, and when."""
 
-    fid_encoder: EncoderName = "inception_v3"
-    similarity_encoder: EncoderName = "dinov2_vitg14"
-    preprocessing: Literal["standard", "paper"] = "standard"
-    n_samples: int = Field(10_000, ge=2)
+    fid_encoder: EncoderName = Field("inception_v3", description="network whose features FID is of")
+    similarity_encoder: EncoderName = Field(
+        "dinov2_vitg14", description="network in whose features copies are looked for"
+    )
+    preprocessing: Literal["standard", "paper"] = Field(
+        "standard", description="of images for DINOv2: as usual, or as the paper's code does it"
+    )
+    n_samples: int = Field(10_000, ge=2, description="images generated at each rung; FID depends on it")
     rungs: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
         (0.25, 0.5, 1.0), description="shares of the budget at which a trial is measured"
     )
@@ -171,9 +208,9 @@ class EvaluationConfig(_Model):
     primary_threshold: int = Field(
         0, ge=0, description="position, in `thresholds`, of the one that `memorization` uses"
     )
-    max_heldout: int = Field(10_000, ge=4)
+    max_heldout: int = Field(10_000, ge=4, description="held-out images used, at most")
     n_shown: int = Field(64, ge=1, description="samples kept as pictures, with their neighbours")
-    batch_size: PositiveInt = 128
+    batch_size: PositiveInt = Field(128, description="images encoded at once; no figure depends on it")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -184,11 +221,11 @@ class EvaluationConfig(_Model):
         return self
 
 
-class SigmaRange(_Model):
-    """A range of sigma_tn, searched log-uniformly, in EDM units."""
+class Range(_Model):
+    """A range that is searched, evenly on the parameter's own scale."""
 
-    low: PositiveFloat
-    high: PositiveFloat
+    low: float = Field(description="where the range begins")
+    high: float = Field(description="where the range ends")
 
     @model_validator(mode="after")
     def _not_empty(self) -> Self:
@@ -197,108 +234,157 @@ class SigmaRange(_Model):
         return self
 
 
-class AutoRange(SigmaRange):
-    """The range that `sigma_tn: auto` became for one train size, and what it was set from."""
+class AutoRange(Range):
+    """The range that `auto` became for one train size, and what it was set from."""
 
-    collapse_level: PositiveFloat = Field(description="of the training images, EDM units")
+    collapse_level: PositiveFloat | None = Field(
+        None, description="of the training images, EDM units; null where it is not what the range rests on"
+    )
 
 
-def _check_auto(value: object) -> object:
+Choice = float | str
+Searched = Literal["auto"] | Range | dict[int, AutoRange] | tuple[Choice, ...]
+"""What a sweep file says of one parameter."""
+
+
+def _shape_of(value: object) -> str:
     if value == "auto":
-        return value
-    raise ValueError("expected a range such as {low: 0.1, high: 8.0}, or the word auto")
-
-
-def _sigma_kind(value: object) -> str:
-    if isinstance(value, SigmaRange):
-        return "range"
-    if not isinstance(value, dict):
         return "auto"
-    return "by_size" if value and all(str(key).isdecimal() for key in value) else "range"
-
-
-SigmaChoice = Annotated[
-    Annotated[Literal["auto"], BeforeValidator(_check_auto), Tag("auto")]
-    | Annotated[SigmaRange, Tag("range")]
-    | Annotated[dict[int, AutoRange], Tag("by_size")],
-    Discriminator(_sigma_kind),
-]
-
-
-class ShareRange(_Model):
-    """A range of a share, searched uniformly."""
-
-    low: Share
-    high: Share
-
-    @model_validator(mode="after")
-    def _not_empty(self) -> Self:
-        if self.low >= self.high:
-            raise ValueError(f"the range is empty: low {self.low} is not below high {self.high}")
-        return self
-
-
-def _check_mix_choice(value: object) -> object:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if value == "natural" or (number and 0 < float(str(value)) < 1):
-        return value
-    raise ValueError("a mix ratio lies strictly between 0 and 1, or is the word natural")
+    if isinstance(value, Mapping):
+        return "by_size" if value and all(str(key).isdecimal() for key in value) else "range"
+    return "range" if isinstance(value, Range) else "choices"
 
 
 def _as_choices(value: object) -> object:
-    return value if isinstance(value, (dict, list, tuple, ShareRange)) else (value,)
+    if isinstance(value, bool) or (
+        isinstance(value, (list, tuple)) and any(isinstance(v, bool) for v in value)
+    ):
+        raise ValueError("yes and no are no numbers")
+    return value if isinstance(value, (Mapping, list, tuple, Range)) or value == "auto" else (value,)
 
 
-def _mix_kind(value: object) -> str:
-    return "range" if isinstance(value, (dict, ShareRange)) else "choices"
-
-
-MixChoice = Annotated[float | Literal["natural"], BeforeValidator(_check_mix_choice)]
-MixRatio = Annotated[
-    Annotated[ShareRange, Tag("range")] | Annotated[tuple[MixChoice, ...], Tag("choices")],
-    Discriminator(_mix_kind),
+_Searched = Annotated[
+    Annotated[Literal["auto"], Tag("auto")]
+    | Annotated[Range, Tag("range")]
+    | Annotated[dict[int, AutoRange], Tag("by_size")]
+    | Annotated[tuple[Choice, ...], Tag("choices")],
+    Discriminator(_shape_of),
     BeforeValidator(_as_choices),
 ]
-_UNION_TAGS = {"auto", "range", "by_size", "choices", "lognormal", "uniform_time"}
 
 
-class SpaceConfig(_Model):
-    """What is searched. Each train size is a context with a frontier of its own, not a knob."""
+class SpaceConfig(BaseModel):
+    """What is searched: the train sizes, and the parameters that the methods declare.
 
-    train_size: tuple[Annotated[int, Field(ge=2)], ...] = Field(min_length=1)
-    sigma_tn: SigmaChoice = Field(
-        "auto",
-        description="a range for all train sizes; auto: one for each, from the collapse level of its images, "
-        "written into RUN_DIR/sweep.yaml",
+    Each train size is a context with a frontier of its own, not a knob. A parameter is a range, a list of
+    choices, or `auto` where it declares what that means.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+    __pydantic_extra__: dict[str, _Searched]
+
+    train_size: tuple[Annotated[int, Field(ge=2)], ...] = Field(
+        min_length=1, description="images trained on; a list, each with searches of its own"
     )
-    mix_ratio: MixRatio = Field(
-        ("natural",), description="a range, or a list of choices; natural: P(sigma >= sigma_tn)"
-    )
 
-    corruption: ShareRange = Field(
-        ShareRange(low=0.1, high=0.9), description="masking: share of the pixels missing from each image"
-    )
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: Any, info: ValidationInfo) -> Any:
+        """Write the defaults of parameters that are not named; refuse keys that none declares."""
+        declared = _declared(info)
+        if declared is None or not isinstance(values, Mapping):
+            return values
+        known = ["train_size", *declared.parameters]
+        for key in values:
+            if key not in known:
+                raise _error("extra_forbidden", (str(key),), values[key], known=sorted(known))
+        defaults = {name: parameter.default for name, parameter in declared.parameters.items()}
+        return {key: {**defaults, **values}[key] for key in known if key in values or key in defaults}
 
     @model_validator(mode="after")
-    def _distinct(self) -> Self:
+    def _fits_declarations(self, info: ValidationInfo) -> Self:
         if len(set(self.train_size)) != len(self.train_size):
             raise ValueError("train_size names a size twice")
-        if not isinstance(self.mix_ratio, ShareRange) and not self.mix_ratio:
-            raise ValueError("mix_ratio needs at least one choice")
-        if isinstance(self.sigma_tn, dict) and set(self.sigma_tn) != set(self.train_size):
-            raise ValueError("sigma_tn must name each size of train_size, and no other; or set it to auto")
+        declared = _declared(info)
+        for parameter in declared.parameters.values() if declared else ():
+            self._check(parameter)
         return self
 
-    def sigma_range(self, train_size: int) -> SigmaRange:
-        """The range of sigma_tn for a train size. UserError while `auto` stands for it."""
-        if isinstance(self.sigma_tn, SigmaRange):
-            return self.sigma_tn
-        if isinstance(self.sigma_tn, dict):
-            return self.sigma_tn[train_size]
-        raise UserError("space.sigma_tn: auto has no range yet; a sweep writes it into RUN_DIR/sweep.yaml")
+    def _check(self, parameter: Parameter) -> None:
+        """Raise a ValidationError where what is searched of a parameter is not what it declares."""
+        name, searched = parameter.name, self[parameter.name]
+        if searched == "auto":
+            if parameter.auto is None and not parameter.auto_meaning:
+                raise _error("value_error", (name,), searched, "auto means nothing here, give a range")
+        elif isinstance(searched, tuple):
+            if not searched:
+                raise _error("value_error", (name,), searched, "needs at least one choice")
+            for place, choice in enumerate(searched):
+                if choice not in parameter.words:
+                    _check_bounds(parameter, choice, (name, str(place)))
+        elif isinstance(searched, Range):
+            for end in ("low", "high"):
+                _check_bounds(parameter, getattr(searched, end), (name, end))
+        elif not parameter.auto_meaning:
+            message = "ranges for each train size are what auto becomes; give one range"
+            raise _error("value_error", (name,), None, message)
+        elif set(searched) != set(self.train_size):
+            raise _error(
+                "value_error",
+                (name,),
+                None,
+                f"{name} must name each size of train_size, and no other; or set it to auto",
+            )
+        else:
+            for size, range_ in searched.items():
+                for end in ("low", "high"):
+                    _check_bounds(parameter, getattr(range_, end), (name, str(size), end))
+
+    def __getitem__(self, name: str) -> Searched:
+        """What the file says of a parameter. KeyError for one that no method declares."""
+        searched: Searched = (self.__pydantic_extra__ or {})[name]
+        return searched
+
+    def searched(self, name: str, train_size: int) -> Range | tuple[Choice, ...]:
+        """What is searched of a parameter at a train size. UserError while `auto` stands for it."""
+        searched = self[name]
+        if searched == "auto":
+            raise UserError(f"space.{name}: auto has no range yet; a sweep writes it into RUN_DIR/sweep.yaml")
+        return searched[train_size] if isinstance(searched, dict) else searched
+
+    def auto_parameters(self) -> list[str]:
+        """The parameters that `auto` still stands for."""
+        return [name for name, searched in (self.__pydantic_extra__ or {}).items() if searched == "auto"]
+
+    def with_ranges(self, name: str, ranges: Mapping[int, AutoRange]) -> Self:
+        """The same space with a parameter's range for each train size."""
+        return self.model_copy(update={name: dict(ranges)})
 
 
-MethodName = Literal["algorithm1", "masking", "noise_only"]
+def _declared(info: ValidationInfo) -> Declared | None:
+    """What the caller of `parse` says is declared; None where only the form is checked."""
+    found: Declared | None = (info.context or {}).get("declared")
+    return found
+
+
+def _error(
+    kind: str, location: tuple[str, ...], got: object, message: str = "", **context: Any
+) -> ValidationError:
+    problem = PydanticCustomError(kind, message or kind, context)
+    return ValidationError.from_exception_data("space", [{"type": problem, "loc": location, "input": got}])
+
+
+def _check_bounds(parameter: Parameter, value: object, location: tuple[str, ...]) -> None:
+    low, high = parameter.bounds
+    if isinstance(value, (int, float)) and low < value < high:
+        return
+    limits = f"lie strictly between {low:g} and {high:g}" if high < math.inf else f"be greater than {low:g}"
+    words = "".join(f", or be the word {word}" for word in (*parameter.words, *_auto_word(parameter)))
+    raise _error("value_error", location, value, f"must {limits}{words}")
+
+
+def _auto_word(parameter: Parameter) -> list[str]:
+    return ["auto"] if parameter.auto_meaning else []
 
 
 class ConfirmConfig(_Model):
@@ -312,16 +398,21 @@ class SearchConfig(_Model):
     """How the space is searched. Each train size and method has a search, and its trials, of its own."""
 
     sampler: Literal["gp", "tpe", "random"] = Field("gp", description="compared in docs/search.md")
-    methods: tuple[MethodName, ...] = Field(
+    methods: tuple[Annotated[str, AfterValidator(_is_declared("method"))], ...] = Field(
         ("algorithm1",), min_length=1, description="what competes; the DDPM baselines always do"
+    )
+    objectives: tuple[Annotated[str, AfterValidator(_is_declared("objective"))], ...] = Field(
+        ("fid", "memorization"),
+        min_length=2,
+        description="what trials are judged by; fid and memorization, and any that follow",
     )
     trials: PositiveInt = Field(24, description="begun for each train size and method, baselines apart")
     startup_trials: PositiveInt = Field(4, description="spread evenly before the sampler steers")
     baseline_seeds: PositiveInt = Field(3, description="DDPM trainings a train size; spread = noise")
     reduction_factor: Annotated[float, Field(gt=1)] | None = Field(
         1.5,
-        description="at each rung the best 1/reduction_factor go on, and all that are foreseen on the "
-        "frontier; the others pause. null: all go on",
+        description="at each rung the best 1/reduction_factor go on, and all that are extrapolated to "
+        "the frontier; the others pause. null: all go on",
     )
     brackets: PositiveInt = Field(
         1, description="1: all are judged from the first rung on; 2: some from the second on; ..."
@@ -335,19 +426,18 @@ class SearchConfig(_Model):
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
-        if len(set(self.methods)) != len(self.methods):
-            raise ValueError("methods names a method twice")
+        for key, names in (("methods", self.methods), ("objectives", self.objectives)):
+            if len(set(names)) != len(names):
+                raise ValueError(f"{key} names one twice")
+        if self.objectives[:2] != ("fid", "memorization"):
+            raise ValueError("objectives must begin with fid and memorization")
         return self
-
-    def n_confirmations(self) -> int:
-        """Trainings a train size that follow the search; only Algorithm 1 is recommended, so confirmed."""
-        return self.confirm.candidates * self.confirm.seeds if "algorithm1" in self.methods else 0
 
 
 class ResourcesConfig(_Model):
     """What one trial occupies."""
 
-    cpus_per_trial: PositiveInt = 1
+    cpus_per_trial: PositiveInt = Field(1, description="CPU cores, as Ray counts them")
     gpus_per_trial: float | None = Field(
         None,
         ge=0,
@@ -358,9 +448,11 @@ class ResourcesConfig(_Model):
 class SweepConfig(_Model):
     """A whole sweep, as written to RUN_DIR/sweep.yaml with every default visible."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    description: str = ""
-    seed: int = Field(0, ge=0, lt=2**63)
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = Field(
+        description="of the sweep; run directories are named after it"
+    )
+    description: str = Field("", description="one line for people")
+    seed: int = Field(0, ge=0, lt=2**63, description="every random draw follows from it")
     data: DataConfig
     space: SpaceConfig
     training: TrainingConfig = TrainingConfig()
@@ -373,16 +465,11 @@ class SweepConfig(_Model):
     )
 
     @model_validator(mode="after")
-    def _parts_fit(self) -> Self:
-        space, sigma_max = self.space, self.sampling.sigma_max
-        highest = 0.0
-        if space.sigma_tn != "auto":
-            highest = max(space.sigma_range(size).high for size in space.train_size)
-        if highest > sigma_max:
-            raise ValueError(
-                f"space.sigma_tn.high {highest} is above sampling.sigma_max {sigma_max}: "
-                "such a model would never see a noisy image"
-            )
+    def _parts_fit(self, info: ValidationInfo) -> Self:
+        declared = _declared(info)
+        for parameter in declared.parameters.values() if declared else ():
+            if parameter.kind == "level":
+                self._check_level(parameter.name)
         if len(set(self.rung_images())) < len(self.evaluation.rungs):
             raise ValueError("evaluation.rungs lie less than one batch apart")
         if self.search.brackets > len(self.evaluation.rungs):
@@ -394,6 +481,36 @@ class SweepConfig(_Model):
             raise ValueError("training.batch_size is more than 64 times the largest train size")
         return self
 
+    def with_absolute_path(self) -> Self:
+        """The same sweep from wherever it is resumed: a data path that is there now is made absolute."""
+        path = self.data.path
+        if not path or not Path(path).exists():
+            return self
+        data = self.data.model_copy(update={"path": str(Path(path).resolve())})
+        return self.model_copy(update={"data": data})
+
+    def _check_level(self, name: str) -> None:
+        """Raise ValueError where a noise level is searched beyond what is sampled."""
+        space, sigma_max = self.space, self.sampling.sigma_max
+        if space[name] == "auto":
+            return
+        for size in space.train_size:
+            searched = space.searched(name, size)
+            end = ".high" if isinstance(searched, Range) else ""
+            levels = [searched.high] if isinstance(searched, Range) else searched
+            for level in levels:
+                if isinstance(level, float) and level > sigma_max:
+                    raise ValueError(
+                        f"space.{name}{end} {level} is above sampling.sigma_max {sigma_max}: "
+                        "such a model would never see a noisy image"
+                    )
+
+    def n_confirmations(self, declared: Declared) -> int:
+        """Trainings a train size that follow the search: none where no method may be recommended."""
+        confirm = self.search.confirm
+        recommended = any(declared.method(name).recommended for name in self.search.methods)
+        return confirm.candidates * confirm.seeds if recommended else 0
+
     def rung_images(self) -> tuple[int, ...]:
         """Images seen at each rung, whole batches, rising: (n_rungs,)."""
         batch = self.training.batch_size
@@ -401,111 +518,47 @@ class SweepConfig(_Model):
         return tuple(step * batch for step in steps)
 
 
+_FORMER_KEYS = ("sigma_tn", "mix_ratio")
+"""Parameters that older recommendation files have beside `training`, not below `parameters`."""
+
+
+def gather_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A training block with the parameters that stand beside each other, as of old, below `parameters`."""
+    given = {key: values[key] for key in _FORMER_KEYS if key in values}
+    rest = {key: value for key, value in values.items() if key not in given}
+    before = values.get("parameters", {})
+    return {**rest, "parameters": {**before, **given}} if given and isinstance(before, Mapping) else rest
+
+
 class TrainingRun(_Model):
     """One production training: the `training` block of recommendation.yaml."""
 
     data: DataConfig
     train_size: Annotated[int, Field(ge=2)] | None = Field(None, description="null: the whole set")
-    sigma_tn: Annotated[float, Field(ge=0)]
-    mix_ratio: Annotated[float, Field(ge=0, lt=1)]
-    seed: int = Field(0, ge=0, lt=2**63)
+    method: Annotated[str, AfterValidator(_is_declared("method"))] = Field(
+        "algorithm1", description="the training method"
+    )
+    parameters: dict[str, float] = Field(description="of the method; --set sigma_tn=... reaches them, too")
+    seed: int = Field(0, ge=0, lt=2**63, description="every random draw follows from it")
     training: TrainingConfig
     sampling: SamplingConfig = SamplingConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_parameters(cls, values: Any) -> Any:
+        return gather_parameters(values) if isinstance(values, Mapping) else values
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping that a user handed in, with the safe loader.
-
-    Raises UserError when the file is missing, unreadable, huge, not YAML or not a mapping.
-    """
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise UserError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes; is it really a YAML file?")
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not a YAML file ({reason})") from error
-    if not isinstance(loaded, dict):
-        raise UserError(f"{path}: holds no keys; expected a mapping such as 'name: digits'")
-    return loaded
-
-
-def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """Return `values` with each `key.path=value` of `overrides` set; values are read as YAML.
-
-    Raises UserError for an override that is not of that form.
-    """
-    result: dict[str, Any] = _copy_mappings(values)
-    for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator or not all(key.split(".")):
-            raise UserError(f"--set {override}: expected key=value, e.g. training.batch_size=32")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UserError(f"--set {override}: the value is not YAML") from error
-        node = result
-        *parents, leaf = key.split(".")
-        for parent in parents:
-            if not isinstance(node.get(parent), dict):
-                node[parent] = {}
-            node = node[parent]
-        node[leaf] = value
-    return result
-
-
-def _copy_mappings(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _copy_mappings(item) for key, item in value.items()}
-    return value
-
-
-def parse(model: type[M], values: Mapping[str, Any], origin: str) -> M:
-    """Validate `values` against `model`.
-
-    Raises UserError with one line that starts with `origin` and names the first offending key.
-    """
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise UserError(f"{origin}: {_first_problem(model, error)}") from error
-
-
-def _first_problem(model: type[BaseModel], error: ValidationError) -> str:
-    problem = error.errors()[0]
-    location = [part for part in problem["loc"] if part not in _UNION_TAGS]
-    key = ".".join(str(part) for part in location)
-    if problem["type"] == "extra_forbidden":
-        names = [name for name in _field_names(model, location[:-1]) if name != location[-1]]
-        near = difflib.get_close_matches(str(location[-1]), names, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(names)}"
-        return f"unknown key '{key}': {hint}"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "missing":
-        return f"key '{key}' is missing"
-    got = problem.get("input")
-    shown = "" if isinstance(got, (dict, BaseModel)) else f" (got {got!r:.80})"
-    return f"{key}: {message}{shown}" if key else f"{message}"
-
-
-def _field_names(model: type[BaseModel], location: list[Any]) -> list[str]:
-    """The keys that are known at `location`, below `model`."""
-    models = [model]
-    for part in (part for part in location if not str(part).isdecimal()):
-        annotations = [m.model_fields[str(part)].annotation for m in models if str(part) in m.model_fields]
-        models = [found for annotation in annotations for found in _models_in(annotation)]
-    return sorted({name for found in models for name in found.model_fields})
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [found for part in get_args(annotation) for found in _models_in(part)]
-
-
-def to_yaml(model: BaseModel) -> str:
-    """Render a configuration with every default written out, in the order of its definition."""
-    values = model.model_dump(mode="json")
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
+    @model_validator(mode="after")
+    def _parameters_fit(self, info: ValidationInfo) -> Self:
+        declared = _declared(info)
+        if declared is None:
+            return self
+        wanted = declared.method(self.method).parameters
+        names = {parameter.name for parameter in wanted}
+        if names != set(self.parameters):
+            raise ValueError(f"parameters of {self.method} are {', '.join(sorted(names)) or 'none'}")
+        for parameter in wanted:
+            low, high = parameter.bounds
+            if not low <= self.parameters[parameter.name] < high:
+                raise ValueError(f"{parameter.name} must be at least {low:g} and below {high:g}")
+        return self

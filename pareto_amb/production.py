@@ -8,12 +8,14 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from pareto_amb.config import TrainingRun, to_yaml
+from pareto_amb.config import TrainingRun
+from pareto_amb.config_file import to_yaml
 from pareto_amb.data import load_images, split, take_training_set
 from pareto_amb.diffusion.checkpoint import load_denoiser, sampling_options
-from pareto_amb.diffusion.methods import Algorithm1
+from pareto_amb.diffusion.conditioning import sampling_conditioning
+from pareto_amb.diffusion.methods import METHODS
 from pareto_amb.diffusion.parallel import AgreedError, World, best_device
-from pareto_amb.diffusion.sampler import Solver, generate
+from pareto_amb.diffusion.sampler import generate
 from pareto_amb.diffusion.trainer import Trainer, TrainingDivergedError
 from pareto_amb.errors import UserError
 from pareto_amb.storage import Storage, replace_file, write_text
@@ -76,15 +78,11 @@ def _make_trainer(run: TrainingRun, console: Console, world: World) -> Trainer:
     with world.together():
         size = run.train_size or len(image_set.images)
         index = split(image_set, size, run.seed).train
-        training_set = take_training_set(image_set, index, run.data.conditional)
         trainer = Trainer(
-            training_set.images,
+            take_training_set(image_set, index, run.data.conditional),
             run.training,
-            Algorithm1.within(run.sampling.sigma_max, run.sigma_tn, run.mix_ratio),
+            METHODS[run.method].create(run.parameters, run.sampling.sigma_max),
             seed=run.seed,
-            image_ids=training_set.ids,
-            labels=training_set.labels,
-            label_dim=training_set.n_classes,
             device=world.device,
             world=world,
         )
@@ -108,7 +106,7 @@ def _train_with_progress(trainer: Trainer, images: int, save: Callable[[], None]
 
 
 def sample_images(
-    checkpoint: Path, folder: Path, count: int, seed: int, solver: Solver, steps: int, console: Console
+    checkpoint: Path, folder: Path, count: int, seed: int, solver: str, steps: int, console: Console
 ) -> None:
     """Write `count` PNG files to `folder`, drawn from the averaged weights of `checkpoint`.
 
@@ -118,19 +116,17 @@ def sample_images(
         content = checkpoint.read_bytes()
     device = best_device()
     denoiser = load_denoiser(content, str(checkpoint), device)
-    a = denoiser.architecture
-    shape = (a["channels"], a["resolution"], a["resolution"])
+    asked = sampling_options(content, str(checkpoint))
     with Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("sampling", total=count)
         images = generate(
             denoiser,
-            shape,
             range(count),
+            sampling_conditioning(denoiser, asked.hidden),
             base_seed=seed,
             solver=solver,
             steps=steps,
-            **sampling_options(content, str(checkpoint)),
-            label_dim=a["label_dim"],
+            sigma_stop=asked.sigma_stop,
             device=device,
             progress=lambda n: progress.advance(task, n),
         )

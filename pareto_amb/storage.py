@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from pareto_amb.errors import UserError
@@ -84,8 +84,3 @@ class Storage:
             self._fs.create_dir(path.rpartition("/")[0], recursive=True)
             with self._fs.open_output_stream(path) as file:
                 file.write(content)
-
-    def delete(self, name: str) -> None:
-        """Remove a file; nothing happens when it is not there."""
-        with suppress(FileNotFoundError):
-            self._fs.delete_file(self._path(name))

@@ -1,13 +1,13 @@
 """The sweeps that ship with pareto-amb: one YAML file each, and the loader that finds them by name."""
 
-import difflib
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from pareto_amb.config import read_yaml
+from pareto_amb.config import nearest
+from pareto_amb.config_file import read_yaml
 from pareto_amb.errors import UserError
 
 
@@ -28,8 +28,7 @@ def load(name_or_path: str) -> dict[str, Any]:
     if name_or_path.endswith((".yaml", ".yml")):
         return read_yaml(Path(name_or_path))
     if name_or_path not in names():
-        near = difflib.get_close_matches(name_or_path, names(), n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names())}"
+        hint = nearest(name_or_path, names())
         raise UserError(f"unknown search space '{name_or_path}': {hint} (or give a .yaml file)")
     text = files(__name__).joinpath(f"{name_or_path}.yaml").read_text(encoding="utf-8")
     loaded: dict[str, Any] = yaml.safe_load(text)

@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,32 @@ import pytest
 import yaml
 from PIL import Image
 
+from pareto_amb.cli import main
+
+Done = subprocess.CompletedProcess[str]
 COMMAND = [sys.executable, "-m", "pareto_amb"]
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *arguments], cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """`run` in this process: imports are paid once."""
+
+    def called(*arguments: str, cwd: Path) -> Done:
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", ["pareto-amb", *arguments])
+        code: object = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        printed = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, int(str(code or 0)), printed.out, printed.err)
+
+    return called
 
 
 def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -49,8 +71,10 @@ def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         (["data", "prepare", "nowhere", "--output", "a.zip"], ["'nowhere': nothing there", "cifar10"]),
     ],
 )
-def test_bad_input_is_one_clear_line(tmp_path: Path, arguments: list[str], words: list[str]) -> None:
-    assert_refused(run(*arguments, cwd=tmp_path), *words)
+def test_bad_input_is_one_clear_line(
+    call: Callable[..., Done], tmp_path: Path, arguments: list[str], words: list[str]
+) -> None:
+    assert_refused(call(*arguments, cwd=tmp_path), *words)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -59,23 +83,24 @@ def sweep_of(path: str, *more: str) -> list[str]:
     return ["sweep", "smoke", *(word for change in changes for word in ("--set", change))]
 
 
-def test_missing_empty_and_corrupt_data_are_named(tmp_path: Path) -> None:
-    assert_refused(run(*sweep_of("nowhere"), cwd=tmp_path), "nowhere")
+def test_missing_empty_and_corrupt_data_are_named(call: Callable[..., Done], tmp_path: Path) -> None:
+    assert_refused(call(*sweep_of("nowhere"), cwd=tmp_path), "nowhere")
     (tmp_path / "empty").mkdir()
-    assert_refused(run(*sweep_of("empty"), cwd=tmp_path), "no images in")
+    assert_refused(call(*sweep_of("empty"), cwd=tmp_path), "no images in")
     folder = tmp_path / "some"
     folder.mkdir()
     for k in range(12):
         noise = np.random.default_rng(k).integers(0, 256, (8, 8), dtype=np.uint8)
         Image.fromarray(noise).save(folder / f"{k}.png")
     (folder / "bad.png").write_bytes((folder / "0.png").read_bytes()[:40])
-    assert_refused(run(*sweep_of("some"), cwd=tmp_path), "bad.png")
+    assert_refused(call(*sweep_of("some"), cwd=tmp_path), "bad.png")
 
 
-def test_ffhq_without_its_data_says_where_it_comes_from(tmp_path: Path) -> None:
-    assert_refused(run("sweep", "ffhq300", cwd=tmp_path), "data.path", "NVlabs/ffhq-dataset")
+def test_ffhq_without_its_data_says_where_it_comes_from(call: Callable[..., Done], tmp_path: Path) -> None:
+    assert_refused(call("sweep", "ffhq300", cwd=tmp_path), "data.path", "NVlabs/ffhq-dataset")
 
 
+@pytest.mark.slow
 def test_a_cluster_that_is_not_there_is_named_at_once(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -84,6 +109,7 @@ def test_a_cluster_that_is_not_there_is_named_at_once(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_run_directory_that_is_in_use_or_not_empty_is_refused(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
@@ -93,35 +119,43 @@ def test_a_run_directory_that_is_in_use_or_not_empty_is_refused(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("content", ["a: 1", "recommendations: 3", "recommendations: [{train_size: 5}]"])
-def test_what_is_not_a_recommendation_is_refused(tmp_path: Path, content: str) -> None:
+def test_what_is_not_a_recommendation_is_refused(
+    call: Callable[..., Done], tmp_path: Path, content: str
+) -> None:
     (tmp_path / "r.yaml").write_text(content)
-    assert_refused(run("train", "r.yaml", cwd=tmp_path), "r.yaml")
+    assert_refused(call("train", "r.yaml", cwd=tmp_path), "r.yaml")
 
 
-def test_what_is_not_a_checkpoint_is_refused_and_never_unpickled(tmp_path: Path) -> None:
+def test_what_is_not_a_checkpoint_is_refused_and_never_unpickled(
+    call: Callable[..., Done], tmp_path: Path
+) -> None:
     (tmp_path / "c.safetensors").write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
-    assert_refused(run("sample", "c.safetensors", cwd=tmp_path), "c.safetensors: not a pareto-amb checkpoint")
+    assert_refused(
+        call("sample", "c.safetensors", cwd=tmp_path), "c.safetensors: not a pareto-amb checkpoint"
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
 
 
-def test_a_dry_run_prints_the_whole_plan_and_its_cost_and_starts_nothing(tmp_path: Path) -> None:
-    done = run("sweep", "digits", "--dry-run", "--trials", "5", cwd=tmp_path)
+def test_a_dry_run_prints_the_whole_plan_and_its_cost_and_starts_nothing(
+    call: Callable[..., Done], tmp_path: Path
+) -> None:
+    done = call("sweep", "digits", "--dry-run", "--trials", "5", cwd=tmp_path)
     assert done.returncode == 0
     assert "rho: 7.0" in done.stdout
     assert "# 12 trainings" in done.stdout
     assert "images seen by each that runs to the end, about" in done.stdout
-    whole = run("sweep", "digits", "--dry-run", "--set", "search.reduction_factor=null", cwd=tmp_path)
+    whole = call("sweep", "digits", "--dry-run", "--set", "search.reduction_factor=null", cwd=tmp_path)
     assert f"# 96,000 images seen by each, {20 * 96_000:,} in all" in whole.stdout
     assert "#   and after the search the best 2 again, each with 2 fresh seeds" in whole.stdout
     assert f"#   {(16 * 3 + 4) * 1000:,} images generated in all" in whole.stdout
-    alone = run("sweep", "digits", "--dry-run", "--set", "search.confirm.seeds=0", cwd=tmp_path)
+    alone = call("sweep", "digits", "--dry-run", "--set", "search.confirm.seeds=0", cwd=tmp_path)
     assert "fresh seeds" not in alone.stdout.split("# 16 trainings")[1]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_dry_run_shows_the_range_that_auto_finds(tmp_path: Path) -> None:
+def test_a_dry_run_shows_the_range_that_auto_finds(call: Callable[..., Done], tmp_path: Path) -> None:
     auto = ["--set", "space.sigma_tn=auto", "--set", "space.train_size=[50, 100]"]
-    done = run("sweep", "digits", "--dry-run", *auto, cwd=tmp_path)
+    done = call("sweep", "digits", "--dry-run", *auto, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     found = yaml.safe_load(done.stdout)["space"]["sigma_tn"]
     assert list(found) == ["50", "100"]
@@ -133,10 +167,10 @@ def test_a_dry_run_shows_the_range_that_auto_finds(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_recipe_of_every_cell_is_in_the_dry_run(tmp_path: Path) -> None:
+def test_the_recipe_of_every_cell_is_in_the_dry_run(call: Callable[..., Done], tmp_path: Path) -> None:
     save_images(tmp_path / "set", "0.png", "1.png")
-    run("data", "prepare", "set", "--resolution", "32", "--output", "tiny.zip", cwd=tmp_path)
-    done = run("sweep", "cifar10", "--set", "data.path=tiny.zip", "--dry-run", cwd=tmp_path)
+    call("data", "prepare", "set", "--resolution", "32", "--output", "tiny.zip", cwd=tmp_path)
+    done = call("sweep", "cifar10", "--set", "data.path=tiny.zip", "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"path: {tmp_path / 'tiny.zip'}\n" in done.stdout
     assert "# 93 trainings: for each of the train sizes 300, 1000, 3000," in done.stdout
@@ -144,10 +178,10 @@ def test_the_recipe_of_every_cell_is_in_the_dry_run(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_folder_space_asks_for_the_folder(tmp_path: Path) -> None:
-    assert_refused(run("sweep", "folder", cwd=tmp_path), "data.path is missing", "--set data.path=")
+def test_the_folder_space_asks_for_the_folder(call: Callable[..., Done], tmp_path: Path) -> None:
+    assert_refused(call("sweep", "folder", cwd=tmp_path), "data.path is missing", "--set data.path=")
     save_images(tmp_path / "set", "0.png", "1.png")
-    refused = run("sweep", "folder", "--set", "data.path=set", cwd=tmp_path)
+    refused = call("sweep", "folder", "--set", "data.path=set", cwd=tmp_path)
     assert_refused(refused, "space.train_size: 300 is more than the 2 images of set")
 
 
@@ -159,12 +193,12 @@ def save_images(folder: Path, *names: str) -> Path:
     return folder
 
 
-def test_prepared_data_says_what_it_is_in_one_line(tmp_path: Path) -> None:
+def test_prepared_data_says_what_it_is_in_one_line(call: Callable[..., Done], tmp_path: Path) -> None:
     save_images(tmp_path / "set", "a/0.png", "b/0.png", "b/1.png")
-    done = run("data", "prepare", "set", "--output", "set.zip", "--resolution", "8", cwd=tmp_path)
+    done = call("data", "prepare", "set", "--output", "set.zip", "--resolution", "8", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "set.zip: 3 images of 8 x 8, 2 classes\n"
-    assert_refused(run("data", "prepare", "set", "--output", "set.zip", cwd=tmp_path), "is already there")
+    assert_refused(call("data", "prepare", "set", "--output", "set.zip", cwd=tmp_path), "is already there")
 
 
 def test_spaces_and_version(tmp_path: Path) -> None:
@@ -172,23 +206,3 @@ def test_spaces_and_version(tmp_path: Path) -> None:
     named = [line.split()[0] for line in listed.splitlines()]
     assert named == ["cifar10", "digits", "ffhq", "ffhq300", "folder", "smoke", "tiny-imagenet"]
     assert run("--version", cwd=tmp_path).stdout.startswith("pareto-amb ")
-
-
-@pytest.mark.parametrize("statement", ["import pareto_amb", "import pareto_amb.cli"])
-def test_help_needs_neither_torch_nor_ray(statement: str) -> None:
-    heavy = "{'torch', 'ray', 'optuna', 'mlflow', 'pandas'}"
-    code = f"{statement}; import sys; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
-@pytest.mark.parametrize(
-    "module",
-    ["pareto_amb.diffusion.losses", "pareto_amb.diffusion.trainer", "pareto_amb.evaluation.evaluate",
-     "pareto_amb.evaluation.measure", "pareto_amb.scan", "pareto_amb.theory",
-     "pareto_amb.search.frontier", "pareto_amb.search.halving", "pareto_amb.search.recommend"],
-)  # fmt: skip
-def test_the_core_imports_neither_ray_nor_mlflow(module: str) -> None:
-    code = f"import {module}, sys; print(sorted({{'ray', 'optuna', 'mlflow'}} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

@@ -1,25 +1,28 @@
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-import search_spaces
-from pareto_amb.config import SweepConfig, apply_overrides, parse, read_yaml, to_yaml
+from pareto_amb import search_spaces
+from pareto_amb.config import AutoRange, Range, SweepConfig
+from pareto_amb.config_file import apply_overrides, read_yaml, to_yaml
 from pareto_amb.errors import UserError
+from pareto_amb.sweep_file import parse_sweep, parse_training
 
 
 def resolve(*changes: str) -> SweepConfig:
-    return parse(SweepConfig, apply_overrides(search_spaces.load("smoke"), changes), "smoke")
+    return parse_sweep(apply_overrides(search_spaces.load("smoke"), changes), "smoke")
 
 
 @pytest.mark.parametrize("name", search_spaces.names())
 def test_every_shipped_space_is_valid_and_survives_being_written_out(name: str) -> None:
-    config = parse(SweepConfig, search_spaces.load(name), name)
+    config = parse_sweep(search_spaces.load(name), name)
     assert config.name == name
     assert config.description
     written = yaml.safe_load(to_yaml(config))
-    assert parse(SweepConfig, written, "written") == config
+    assert parse_sweep(written, "written") == config
     assert written["sampling"]["rho"] == 7.0  # defaults are written out
 
 
@@ -30,14 +33,27 @@ def test_every_shipped_space_is_valid_and_survives_being_written_out(name: str) 
         ("data.pth=x", "unknown key 'data.pth': did you mean 'path'?"),
         ("training.noise.p_men=1", "unknown key 'training.noise.p_men': did you mean 'p_mean'?"),
         ("space.sigma_tn={low: 2, high: 1}", "space.sigma_tn: the range is empty"),
-        ("space.sigma_tn={low: -1, high: 1}", "space.sigma_tn.low: Input should be greater than 0"),
+        ("space.sigma_tn={low: -1, high: 1}", "space.sigma_tn.low: must be greater than 0"),
         ("space.sigma_tn={low: 1}", "key 'space.sigma_tn.high' is missing"),
         ("space.sigma_tn.high=100", "space.sigma_tn.high 100.0 is above sampling.sigma_max 80.0"),
-        ("space.sigma_tn=atuo", "or the word auto (got 'atuo')"),
-        ("space.sigma_tn=0.3", "expected a range such as {low: 0.1, high: 8.0}, or the word auto (got 0.3)"),
+        ("space.sigma_tn=atuo", "must be greater than 0, or be the word auto (got 'atuo')"),
+        ("space.sigma_tn=[0.3, 81]", "space.sigma_tn 81.0 is above sampling.sigma_max 80.0"),
+        ("space.corruption=auto", "space.corruption: auto means nothing here"),
+        ("space.sigma_tn=yes", "space.sigma_tn: yes and no are no numbers"),
+        (
+            "space.mix_ratio={50: {low: 0.2, high: 0.6}}",
+            "space.mix_ratio: ranges for each train size are",
+        ),
+        ("range=1", "unknown key 'range'"),
+        ("space.float=1", "unknown key 'space.float'"),
+        ("seed=2020-13-45", "the value is not YAML"),
+        ("training.images=1" + "0" * 400, "training.images: Input should be less than"),
         ("space.sigma_tn={low: 1, high: 2, hihg: 3}", "'space.sigma_tn.hihg': did you mean 'high'?"),
-        ("space.sigma_tn={low: 1, high: 2, collapse_level: 3}", "sigma_tn.collapse_level': known keys"),
-        ("space.sigma_tn={50: {low: 1, high: 2}}", "key 'space.sigma_tn.50.collapse_level' is missing"),
+        (
+            "space.sigma_tn={low: 1, high: 2, collapse_level: 3}",
+            "unknown key 'space.sigma_tn.collapse_level'",
+        ),
+        ("space.sigma_tn={50: {low: 1}}", "key 'space.sigma_tn.50.high' is missing"),
         (
             "space.sigma_tn={50: {low: 1, high: 2, collapse_level: 3, lwo: 1}}",
             "unknown key 'space.sigma_tn.50.lwo': did you mean 'low'?",
@@ -45,10 +61,13 @@ def test_every_shipped_space_is_valid_and_survives_being_written_out(name: str) 
         ("space.sigma_tn={51: {low: 1, high: 2, collapse_level: 3}}", "sigma_tn must name each size"),
         ("space.sigma_tn={50: {low: 1, high: 81, collapse_level: 3}}", "sigma_tn.high 81.0 is above"),
         ("space.sigma_tn={}", "key 'space.sigma_tn.low' is missing"),
-        ("space.mix_ratio=1.5", "space.mix_ratio.0: a mix ratio lies strictly between 0 and 1"),
-        ("space.mix_ratio=[natural, 0]", "space.mix_ratio.1: a mix ratio lies strictly"),
+        (
+            "space.mix_ratio=1.5",
+            "space.mix_ratio.0: must lie strictly between 0 and 1, or be the word natural",
+        ),
+        ("space.mix_ratio=[natural, 0]", "space.mix_ratio.1: must lie strictly"),
         ("space.mix_ratio={low: 0.5, high: 0.2}", "space.mix_ratio: the range is empty"),
-        ("space.mix_ratio=[]", "mix_ratio needs at least one choice"),
+        ("space.mix_ratio=[]", "space.mix_ratio: needs at least one choice"),
         ("space.train_size=[]", "space.train_size"),
         ("space.train_size=[50, 50]", "names a size twice"),
         ("evaluation.rungs=[0.5]", "rungs must rise strictly and end with 1"),
@@ -71,7 +90,7 @@ def test_overrides_set_nested_keys_and_leave_the_rest() -> None:
     config = resolve("training.network.options.model_channels=16", "space.mix_ratio=natural")
     assert config.training.network.options == {"model_channels": 16}
     assert config.training.network.name == "tiny"
-    assert config.space.mix_ratio == ("natural",)
+    assert config.space["mix_ratio"] == ("natural",)
 
 
 def test_rungs_are_whole_batches_and_end_at_the_budget() -> None:
@@ -109,7 +128,7 @@ def test_an_alias_bomb_is_refused_before_it_unfolds(tmp_path: Path) -> None:
     lines += [f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]" for k in range(1, 10)]
     values: dict[str, Any] = read_yaml(write(tmp_path / "bomb.yaml", "\n".join(lines)))
     with pytest.raises(UserError) as caught:
-        parse(SweepConfig, values, "bomb")
+        parse_sweep(values, "bomb")
     assert len(str(caught.value)) < 500
 
 
@@ -122,7 +141,7 @@ def test_a_missing_file_and_an_unknown_space_are_named() -> None:
 
 def test_methods_that_compete_are_named_once_and_known() -> None:
     assert resolve().search.methods == ("algorithm1",)
-    assert resolve("search.methods=[masking]").space.corruption.high == 0.9
+    assert resolve("search.methods=[masking]").space["corruption"] == Range(low=0.1, high=0.9)
     for value in ("[masking, masking]", "[]", "[maskign]"):
         with pytest.raises(UserError, match=r"search"):
             resolve(f"search.methods={value}")
@@ -131,15 +150,54 @@ def test_methods_that_compete_are_named_once_and_known() -> None:
 def test_sigma_tn_is_auto_unless_a_range_is_given() -> None:
     values = search_spaces.load("smoke")
     del values["space"]["sigma_tn"]
-    space = parse(SweepConfig, values, "smoke").space
-    assert space.sigma_tn == "auto"
+    space = parse_sweep(values, "smoke").space
+    assert space["sigma_tn"] == "auto"
+    assert space.auto_parameters() == ["sigma_tn"]
     with pytest.raises(UserError, match=r"space\.sigma_tn: auto has no range yet"):
-        space.sigma_range(50)
-    assert resolve("space.sigma_tn={low: 0.2, high: 3}").space.sigma_range(50).high == 3
+        space.searched("sigma_tn", 50)
+    given = resolve("space.sigma_tn={low: 0.2, high: 3}").space
+    assert given.searched("sigma_tn", 50) == Range(low=0.2, high=3)
 
 
 def test_ranges_by_size_survive_being_written_out() -> None:
     first, second = "{low: 0.02, high: 0.8, collapse_level: 1}", "{low: 0.01, high: 0.4, collapse_level: 0.5}"
     config = resolve("space.train_size=[50, 80]", f"space.sigma_tn={{50: {first}, 80: {second}}}")
-    assert config.space.sigma_range(80).low == 0.01
-    assert parse(SweepConfig, yaml.safe_load(to_yaml(config)), "written") == config
+    assert config.space.searched("sigma_tn", 80) == AutoRange(low=0.01, high=0.4, collapse_level=0.5)
+    assert parse_sweep(yaml.safe_load(to_yaml(config)), "written") == config
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("training.network.name=ncsnp", "unknown network 'ncsnp': did you mean 'ncsnpp'?"),
+        ("sampling.solver=hune", "unknown solver 'hune': did you mean 'heun'?"),
+        ("evaluation.fid_encoder=inception", "unknown encoder 'inception': did you mean 'inception_v3'?"),
+        ("search.objectives=[fid, memorisation]", "unknown objective 'memorisation': did you mean"),
+        ("search.objectives=[memorization, fid]", "objectives must begin with fid and memorization"),
+    ],
+)
+def test_a_name_that_no_registry_has_is_refused_with_the_nearest_one(change: str, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        resolve(change)
+
+
+def test_a_training_block_takes_parameters_where_older_files_have_them() -> None:
+    block = {"data": {"source": "digits"}, "training": {}}
+    new = parse_training({**block, "parameters": {"sigma_tn": 0.2, "mix_ratio": 0.5}}, "new")
+    assert parse_training({**block, "sigma_tn": 0.2, "mix_ratio": 0.5}, "old") == new
+    set_ = parse_training({**new.model_dump(mode="json"), "sigma_tn": 0.3}, "set")
+    assert set_.parameters == {"sigma_tn": 0.3, "mix_ratio": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"sigma_tn": 0.2}, "are mix_ratio, sigma_tn"),
+        ({"sigma_tn": -1, "mix_ratio": 0}, "sigma_tn must be at least 0"),
+        ({"sigma_tn": 1, "mix_ratio": 1}, "mix_ratio must be at least 0 and below 1"),
+    ],
+)
+def test_parameters_that_are_not_the_methods_are_refused(parameters: dict[str, float], message: str) -> None:
+    block = {"data": {"source": "digits"}, "training": {}, "parameters": parameters}
+    with pytest.raises(UserError, match=message):
+        parse_training(block, "bad")

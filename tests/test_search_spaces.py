@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-import search_spaces
-from pareto_amb.config import SweepConfig, parse
+from pareto_amb import search_spaces
+from pareto_amb.config import SweepConfig
 from pareto_amb.diffusion.networks import create_network
+from pareto_amb.sweep_file import parse_sweep
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ PUBLISHED = {
 
 
 def load(name: str) -> SweepConfig:
-    return parse(SweepConfig, search_spaces.load(name), name)
+    return parse_sweep(search_spaces.load(name), name)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -1,1 +1,1 @@
-"""Commands that do not fit on one page with the others."""
+"""The commands: one file each, which parses, calls and prints."""

@@ -1,19 +1,18 @@
-"""`evaluate` and `encode`: what was copied, in anyone's images."""
+"""`evaluate`: what was copied, in anyone's images."""
 
 import json
-import os
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pareto_amb.commands.image_options import NoCache, Preprocessing, SkipCorrupt, check_folder
 from pareto_amb.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pareto_amb.evaluation.encoders import Encoder
     from pareto_amb.evaluation.report import EvaluationReport
 
 Generated = Annotated[Path, typer.Option(metavar="DIR|ZIP", help="The images to judge.", show_default=False)]
@@ -46,10 +45,6 @@ Encoders = Annotated[
         "download and is quick without a GPU.",
     ),
 ]
-Preprocessing = Annotated[
-    Literal["standard", "paper"],
-    typer.Option(help="How images are prepared for DINOv2: as usual, or as the paper's code does it."),
-]
 Threshold = Annotated[
     float | None,
     typer.Option(
@@ -72,13 +67,6 @@ FailAbove = Annotated[
         help="Exit with 1 when the excess copy rate is above this even at the low end of its 95% "
         "interval, e.g. 0.05: a gate for CI.",
     ),
-]
-SkipCorrupt = Annotated[
-    bool, typer.Option("--skip-corrupt", help="Leave broken images out, with a count, not refuse them.")
-]
-NoCache = Annotated[
-    bool,
-    typer.Option("--no-cache", help="Do not keep features in $PARETO_AMB_CACHE (~/.cache/pareto-amb)."),
 ]
 
 
@@ -104,64 +92,35 @@ def evaluate(
     for images the model never saw; also FID, KID, precision and recall. Prints a table and writes
     evaluation.json and evaluation.html. All images must have one size (see: data prepare).
     """
-    from pareto_amb.diffusion.parallel import best_device
     from pareto_amb.evaluation.features import FeatureCache
-    from pareto_amb.evaluation.measure import Sources, evaluate_image_sets
+    from pareto_amb.evaluation.image_sets import evaluate_image_sets
     from pareto_amb.terminal import make_console
 
-    _check_limits(threshold, fail_above, heldout)
+    _check_gate(fail_above, heldout)
     folder = output or Path("evaluations") / f"{generated.resolve().stem}-{datetime.now():%Y%m%d-%H%M%S}"
-    _check_folder(folder)
-    console = make_console()
+    check_folder(folder)
+    console, cache = make_console(), None if no_cache else FeatureCache.default()
     report = evaluate_image_sets(
-        Sources(generated, train, reference, heldout),
-        _load_encoders(encoder, preprocessing, console),
-        console,
-        threshold=threshold,
-        skip_corrupt=skip_corrupt,
-        seed=seed,
-        device=best_device(),
-        cache=None if no_cache else FeatureCache.default(),
-    )
+        generated, train, heldout, reference, encoder, threshold, preprocessing, seed,
+        skip_corrupt=skip_corrupt, cache=cache, console=console,
+    )  # fmt: skip
     _write(report, folder)
     _print(report, folder, console)
     if fail_above is not None:
         _gate(report, fail_above)
 
 
-def _check_limits(threshold: float | None, fail_above: float | None, heldout: Path | None) -> None:
-    if threshold is not None and not -1 <= threshold < 1:
-        raise UserError(f"--threshold {threshold:g}: a cosine similarity is at least -1 and below 1")
+def _check_gate(fail_above: float | None, heldout: Path | None) -> None:
     if fail_above is None:
         return
     if not 0 <= fail_above < 1:
         raise UserError(f"--fail-above {fail_above:g}: a share from 0 to below 1, such as 0.05")
     if heldout is None:
-        raise UserError("--fail-above needs --heldout: the excess is over what is normal for unseen images")
-
-
-def _check_folder(folder: Path) -> None:
-    """Raise UserError where the results could not be written, before hours of work for them."""
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise UserError(f"--output {folder}: {there.name} is a file; name a folder")
-    if not os.access(there, os.W_OK):
-        raise UserError(f"--output {folder}: cannot be written; name another folder")
-
-
-def _load_encoders(names: list[str] | None, preprocessing: str, console: "Console") -> "list[Encoder]":
-    """The encoders by name, each once; by default those of a sweep."""
-    from pareto_amb.config import EvaluationConfig
-    from pareto_amb.evaluation.encoders import load_encoder
-
-    default = EvaluationConfig()
-    wanted = names or [default.similarity_encoder, default.fid_encoder]
-    with console.status("loading encoders"):
-        return [load_encoder(name, preprocessing) for name in dict.fromkeys(wanted)]  # type: ignore[arg-type]
+        raise UserError("--fail-above needs --heldout: the excess is over what is normal for held-out images")
 
 
 def _write(report: "EvaluationReport", folder: Path) -> None:
-    from dashboards.evaluation import write_page
+    from pareto_amb.dashboards.evaluation import write_page
     from pareto_amb.evaluation.report import to_json
     from pareto_amb.storage import write_text
 
@@ -190,50 +149,3 @@ def _gate(report: "EvaluationReport", limit: float) -> None:
         raise typer.Exit(1)
     unsure = f"; it may be as high as {report.excess.high:.1%}" if report.excess.high > limit else ""
     print(f"passed: {found}, not above the limit of {limit:.1%}{unsure}")
-
-
-def encode(
-    source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="A folder or zip of images.", show_default=False)
-    ],
-    encoder: Annotated[
-        str, typer.Option(metavar="NAME", help="The network, e.g. inception_v3.", show_default=False)
-    ],
-    preprocessing: Preprocessing = "standard",
-    output: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="A .npz or .safetensors file. Default: SOURCE-ENCODER.npz."),
-    ] = None,
-    skip_corrupt: SkipCorrupt = False,
-    no_cache: NoCache = False,
-) -> None:
-    """Write an image set's features once, as a --reference for many evaluations.
-
-    The file records the encoder, its preprocessing and the images' fingerprint; evaluate refuses it
-    with another encoder.
-    """
-    from pareto_amb.data.stream import open_stream
-    from pareto_amb.diffusion.parallel import best_device
-    from pareto_amb.evaluation.features import SUFFIXES, FeatureCache, encode_images, save_features
-    from pareto_amb.terminal import make_console
-
-    path = output or Path(f"{source.resolve().stem}-{encoder}.npz")
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"--output {path}: must end in {' or '.join(SUFFIXES)}")
-    _check_folder(path.parent)
-    console = make_console()
-    cache = None if no_cache else FeatureCache.default()
-    encoders = _load_encoders([encoder], preprocessing, console)
-    with open_stream(source, skip_corrupt) as stream:
-        (encoded,) = encode_images(stream, encoders, console, source.name, best_device(), cache)
-    try:
-        save_features(encoded, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
-    made_of = encoded.provenance
-    for note in encoded.notes():
-        console.print(f"note: {note}", markup=False)
-    if made_of.skipped:
-        console.print(f"note: {len(made_of.skipped):,} broken images were left out", markup=False)
-    length = encoded.features.shape[1]
-    console.print(f"{path}: {made_of.count:,} features of length {length:,}", markup=False)

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from pareto_amb.config import DataConfig
-    from pareto_amb.scan import Scan
+    from pareto_amb.scanning import Scan
 
 
 def scan(
@@ -40,15 +39,13 @@ def scan(
     Give the resolution and the train sizes that you will train with: the collapse level grows with the
     resolution and falls slowly with more images. Example: pareto-amb scan photos.zip --train-size 500
     """
-    from dashboards.scan import write_scan
-    from pareto_amb.data import load_images
-    from pareto_amb.scan import scan_images
+    from pareto_amb.dashboards.scan import write_scan
+    from pareto_amb.scanning import scan_images, source_of
     from pareto_amb.terminal import make_console
 
-    config = _data_config(data, resolution, channels)
     console = make_console()
     with console.status("loading images"):
-        image_set = load_images(config)
+        image_set = source_of(data, resolution, channels)
     for note in image_set.notes:
         console.print(f"note: {note}", markup=False)
     with console.status("comparing images"):
@@ -56,18 +53,6 @@ def scan(
     _print_scan(found)
     write_scan(found, output)
     print(f"\nthe curve: {output}")
-
-
-def _data_config(data: str, resolution: int | None, channels: int | None) -> "DataConfig":
-    """The images that the arguments of `scan` name; shapes that are not given are the source's own."""
-    from pareto_amb.config import DataConfig, parse
-
-    named = {"digits": {"resolution": 8, "channels": 1}, "cifar10": {"resolution": 32}}
-    place = {"source": data, **named[data]} if data in named else {"source": "images", "path": data}
-    given = {"resolution": resolution, "channels": channels}
-    shape = {key: value for key, value in given.items() if value is not None}
-    hint = "give a folder or zip of images, or the word digits or cifar10"
-    return parse(DataConfig, {**place, **shape, "origin": hint}, "scan")
 
 
 def _print_scan(found: "Scan") -> None:

@@ -246,6 +246,11 @@ def describe_changes(counts: Counter[str], total: int) -> tuple[str, ...]:
     )
 
 
+def from_pixels(pixels: NDArray[np.uint8], name: str) -> ImageSet:
+    """A set without labels of images that are in memory, (N, C, H, W)."""
+    return _image_set(name, np.ascontiguousarray(pixels), None, ())
+
+
 def _image_set(
     name: str, pixels: NDArray[np.uint8], labels: Sequence[int] | None, notes: tuple[str, ...]
 ) -> ImageSet:

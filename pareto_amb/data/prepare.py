@@ -13,7 +13,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from pareto_amb.config import DataConfig, parse
+from pareto_amb.config import DataConfig
+from pareto_amb.config_file import parse
 from pareto_amb.data.decoding import MAX_PIXELS
 from pareto_amb.data.files import LABEL_FILE
 from pareto_amb.data.image_set import Changes, Pictures, Progress, describe_changes, open_pictures

@@ -11,10 +11,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pareto_amb.data.decoding import decode_uncropped
 from pareto_amb.data.files import ImageFiles, open_files
@@ -26,6 +27,9 @@ PIXELS_AHEAD = 2 * 128 * 256**2
 CHUNK = 16
 """Small images are handed to the threads so many at a time: one by one costs more than decoding them."""
 
+ImageSource = Path | Tensor | NDArray[Any]
+"""A folder or zip of images, or uint8 images in memory: (N, C, H, W), (N, H, W, C) or grey (N, H, W)."""
+
 Result = TypeVar("Result")
 
 
@@ -33,8 +37,8 @@ Result = TypeVar("Result")
 class StreamedImage:
     """One image: `pixels` is uint8 (3, H, W), None when it is broken, and `problem` then says how.
 
-    `content_digest` is the SHA-256 of the file, `pixel_digest` that of the pixels; `changes` are
-    phrases that follow "12 of 300 images were".
+    `content_digest` is the SHA-256 of the file, or of shape and pixels of an image in memory;
+    `pixel_digest` is that of the pixels; `changes` are phrases that follow "12 of 300 images were".
     """
 
     name: str
@@ -47,12 +51,19 @@ class StreamedImage:
 
 @dataclass(frozen=True, eq=False)
 class ImageStream:
-    """The images of one folder or zip, in the order of their names; `size` is (height, width)."""
+    """The images of one source in the order of `names`; `size` is (height, width).
 
-    path: Path
-    files: ImageFiles
+    `source` is what messages and reports call it: its path, where it has one. `read` loads one image and
+    `digest` gives its `content_digest` alone, both from several threads; `notes` say what was left out.
+    """
+
+    source: str
+    names: tuple[str, ...]
     size: tuple[int, int]
-    skip_corrupt: bool
+    read: Callable[[str], StreamedImage]
+    digest: Callable[[str], bytes]
+    notes: tuple[str, ...] = ()
+    skip_corrupt: bool = False
 
     def images(self) -> Iterator[StreamedImage]:
         """Decode all images, in order, on all cores.
@@ -63,7 +74,7 @@ class ImageStream:
         workers = os.cpu_count() or 1
         ahead = max(PIXELS_AHEAD // (self.size[0] * self.size[1]), workers)
         chunk = max(min(CHUNK, ahead // (2 * workers)), 1)
-        for decoded in _in_order(self.load, self.files.names, chunk, workers, ahead // chunk):
+        for decoded in _in_order(self.load, self.names, chunk, workers, ahead // chunk):
             if decoded.problem and not self.skip_corrupt:
                 raise UserError(f"{decoded.problem}, or leave it out with --skip-corrupt")
             if decoded.pixels is not None and decoded.pixels.shape[1:] != self.size:
@@ -72,65 +83,72 @@ class ImageStream:
 
     def load(self, name: str) -> StreamedImage:
         """Read and decode one image; may be called from several threads."""
-        return _load(self.path, self.files, name)
+        return self.read(name)
 
     def fingerprint(self, progress: Callable[[int, int], None]) -> str:
-        """What `content_fingerprint` gives for all files; `progress(done, total)` after each of them."""
+        """What `content_fingerprint` gives for all images; `progress(done, total)` after each of them."""
         workers = os.cpu_count() or 1
         digests = []
-        for digest in _in_order(self._content_digest, self.files.names, CHUNK, workers, 4 * workers):
+        for digest in _in_order(self.digest, self.names, CHUNK, workers, 4 * workers):
             digests.append(digest)
-            progress(len(digests), len(self.files.names))
+            progress(len(digests), len(self.names))
         return content_fingerprint(digests)
-
-    def _content_digest(self, name: str) -> bytes:
-        try:
-            return hashlib.sha256(self.files.read(name)).digest()
-        except UserError:
-            return _UNREADABLE
 
     def _of_another_size(self, image: StreamedImage) -> str:
         assert image.pixels is not None
         height, width = image.pixels.shape[1:]
         return (
-            f"{self.path}: {image.name!r:.200} has {width} x {height} pixels, the first image has "
+            f"{self.source}: {image.name!r:.200} has {width} x {height} pixels, the first image has "
             f"{self.size[1]} x {self.size[0]}; all must have one size (see pareto-amb data prepare --help)"
         )
 
 
-_UNREADABLE = hashlib.sha256(b"unreadable").digest()
-
-
 def content_fingerprint(digests: Sequence[bytes]) -> str:
-    """The SHA-256, in hex, of the files' own SHA-256 in order: names and dates do not count."""
+    """The SHA-256, in hex, of the images' own SHA-256 in order: names and dates do not count."""
     return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 @contextmanager
-def open_stream(path: Path, skip_corrupt: bool = False) -> Iterator[ImageStream]:
-    """Yield the images of a folder or zip, to be read inside the block only.
+def open_stream(source: ImageSource, skip_corrupt: bool = False, role: str = "") -> Iterator[ImageStream]:
+    """Yield the images of a folder, a zip, a tensor or an array, to be read inside the block only.
 
-    The first image that can be decoded gives the size. Raises UserError, naming the culprit, when
-    there is nothing at `path`, it cannot be read or is hostile, it holds no image, or the first is
-    broken and broken images are not to be skipped.
+    `role` is what images in memory are called; their names are their numbers. The first image that can be
+    decoded gives the size. Raises UserError, naming the culprit, when there is nothing at a path, it cannot
+    be read or is hostile, it holds no image, or the first is broken and broken images are not to be
+    skipped; and for images in memory of another type or shape.
     """
-    if not path.exists():
-        raise UserError(f"{str(path)!r}: nothing there; name a folder or zip of images")
-    with open_files(path) as files:
-        problem = ""
-        for name in files.names:
-            first = _load(path, files, name)
-            problem = problem or first.problem
-            if first.pixels is not None:
-                yield ImageStream(path, files, _size(first.pixels), skip_corrupt)
-                return
-            if not skip_corrupt:
-                raise UserError(f"{first.problem}, or leave it out with --skip-corrupt")
-        raise UserError(f"{path}: none of its {len(files.names)} images can be decoded; {problem}")
+    if not isinstance(source, Path):
+        yield _in_memory(source, f"{role} array".strip())
+        return
+    if not source.exists():
+        raise UserError(f"{str(source)!r}: nothing there; name a folder or zip of images")
+    with open_files(source) as files:
+        yield _of_files(source, files, skip_corrupt)
 
 
-def _size(pixels: NDArray[np.uint8]) -> tuple[int, int]:
-    return pixels.shape[1], pixels.shape[2]
+# --- files ----------------------------------------------------------------------------------------
+
+_UNREADABLE = hashlib.sha256(b"unreadable").digest()
+
+
+def _of_files(path: Path, files: ImageFiles, skip_corrupt: bool) -> ImageStream:
+    problem = ""
+    for name in files.names:
+        first = _load(path, files, name)
+        problem = problem or first.problem
+        if first.pixels is not None:
+            return ImageStream(
+                source=str(path),
+                names=files.names,
+                size=(first.pixels.shape[1], first.pixels.shape[2]),
+                read=lambda name: _load(path, files, name),
+                digest=lambda name: _content_digest(files, name),
+                notes=files.notes,
+                skip_corrupt=skip_corrupt,
+            )
+        if not skip_corrupt:
+            raise UserError(f"{first.problem}, or leave it out with --skip-corrupt")
+    raise UserError(f"{path}: none of its {len(files.names)} images can be decoded; {problem}")
 
 
 def _load(path: Path, files: ImageFiles, name: str) -> StreamedImage:
@@ -144,6 +162,69 @@ def _load(path: Path, files: ImageFiles, name: str) -> StreamedImage:
     except UserError as error:
         return StreamedImage(name, digest, None, problem=str(error))
     return StreamedImage(name, digest, pixels, hashlib.sha256(pixels.data).digest(), changes)
+
+
+def _content_digest(files: ImageFiles, name: str) -> bytes:
+    try:
+        return hashlib.sha256(files.read(name)).digest()
+    except UserError:
+        return _UNREADABLE
+
+
+# --- images in memory -----------------------------------------------------------------------------
+
+
+def _in_memory(images: Tensor | NDArray[Any], called: str) -> ImageStream:
+    """A stream of uint8 images; UserError says what to do with others."""
+    array = channels_first(images, called)
+
+    def pixels(name: str) -> NDArray[np.uint8]:
+        image = array[int(name)]
+        return np.array(np.broadcast_to(image, (3, *image.shape[1:])), order="C")
+
+    def digest(name: str) -> bytes:
+        return _pixels_digest(pixels(name))
+
+    def read(name: str) -> StreamedImage:
+        image = pixels(name)
+        return StreamedImage(name, _pixels_digest(image), image, hashlib.sha256(image.data).digest())
+
+    names = tuple(map(str, range(len(array))))
+    return ImageStream(called, names, (array.shape[2], array.shape[3]), read, digest)
+
+
+def channels_first(images: Tensor | NDArray[Any], called: str) -> NDArray[np.uint8]:
+    """A view (N, 1 or 3, H, W) of uint8 images in one of the shapes of ImageSource; channels first wins.
+
+    UserError says what to do with others.
+    """
+    array = images.detach().cpu().numpy() if isinstance(images, Tensor) else np.asarray(images)
+    if array.dtype != np.uint8:
+        raise UserError(
+            f"{called}: {array.dtype} values, uint8 from 0 to 255 is needed; convert with "
+            "(x * 255).round() where x is in [0, 1], (x * 127.5 + 127.5).round() where it is in [-1, 1], "
+            "then clip to 0 and 255 and change the type to uint8"
+        )
+    if array.ndim == 3:
+        array = array[:, None]
+    elif array.ndim == 4 and array.shape[1] not in (1, 3):
+        array = np.moveaxis(array, -1, 1)
+    if array.ndim != 4 or array.shape[1] not in (1, 3) or 0 in array.shape:
+        raise UserError(
+            f"{called}: shape {array.shape}, expected (N, C, H, W) or (N, H, W, C) with 1 or 3 channels, or "
+            "(N, H, W), of at least one image"
+        )
+    return array
+
+
+def _pixels_digest(pixels: NDArray[np.uint8]) -> bytes:
+    """The SHA-256 of shape and pixels (3, H, W)."""
+    digest = hashlib.sha256(f"{pixels.shape}".encode())
+    digest.update(pixels.data)
+    return digest.digest()
+
+
+# --- threads --------------------------------------------------------------------------------------
 
 
 def _in_order(

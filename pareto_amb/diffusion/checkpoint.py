@@ -1,7 +1,7 @@
 """Checkpoints: one safetensors file that holds a whole training, or just what sampling needs of it."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from pareto_amb.diffusion.networks import ARCHITECTURES, create_network
-from pareto_amb.diffusion.precondition import EDMDenoiser
+from pareto_amb.diffusion.denoiser import Denoiser
+from pareto_amb.diffusion.networks import create_network, weight_shapes
 from pareto_amb.errors import UserError
 
 FORMAT = "pareto-amb checkpoint 1"
@@ -41,13 +41,21 @@ def unpack(content: bytes, origin: str) -> tuple[dict[str, Any], dict[str, Tenso
     return header, tensors
 
 
-def sampling_options(content: bytes, origin: str) -> dict[str, Any]:
-    """What the training method asks of the sampler: arguments of `generate`.
+@dataclass(frozen=True)
+class SamplingOptions:
+    """What the training method asks of the sampler: `Method.sigma_stop` and `Method.hidden`."""
+
+    sigma_stop: float
+    hidden: float
+
+
+def sampling_options(content: bytes, origin: str) -> SamplingOptions:
+    """How the model of a checkpoint is sampled.
 
     Raises UserError, starting with `origin`, when the content is not a checkpoint.
     """
-    header = unpack(content, origin)[0]
-    return {name: float(value) for name, value in header.get("sampling", {}).items()}
+    asked = unpack(content, origin)[0].get("sampling", {})
+    return SamplingOptions(float(asked.get("sigma_stop", 0.0)), float(asked.get("hidden", 0.0)))
 
 
 def with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -60,7 +68,7 @@ def under_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
-def load_denoiser(content: bytes, origin: str, device: torch.device | str = "cpu") -> EDMDenoiser:
+def load_denoiser(content: bytes, origin: str, device: torch.device | str = "cpu") -> Denoiser:
     """Rebuild the averaged (EMA) denoiser of a checkpoint, ready to sample from.
 
     Raises UserError, starting with `origin`, when the content is not a usable checkpoint.
@@ -79,8 +87,8 @@ def load_denoiser(content: bytes, origin: str, device: torch.device | str = "cpu
 def read_initial_weights(path: str, architecture: dict[str, Any]) -> dict[str, Tensor]:
     """The averaged (EMA) weights in the checkpoint at `path`, for a network of `architecture`.
 
-    `architecture` is what `create_network` was called with, as in `EDMDenoiser.architecture`. Nothing in
-    the file is executed. The dropout rate may differ: it has no weights.
+    `architecture` is a denoiser's. Nothing in the file is executed. The dropout rate may differ: it has no
+    weights.
 
     Raises UserError when the file cannot be read, is not a checkpoint or is of another network; the
     message names the first difference.
@@ -91,7 +99,7 @@ def read_initial_weights(path: str, architecture: dict[str, Any]) -> dict[str, T
         raise UserError(f"init_from: {path}: cannot be read ({error.strerror or error})") from error
     header, tensors = unpack(content, f"init_from: {path}")
     try:
-        theirs, mine = _resolved(header["architecture"]), _resolved(architecture)
+        theirs, mine = weight_shapes(header["architecture"]), weight_shapes(architecture)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"init_from: {path}: names no network of this program") from error
     for key, value in mine.items():
@@ -99,14 +107,3 @@ def read_initial_weights(path: str, architecture: dict[str, Any]) -> dict[str, T
             found = theirs.get(key)
             raise UserError(f"init_from: {path}: {key} is {found} there and {value} in this training")
     return under_prefix("model.", tensors) | under_prefix("ema.", tensors)
-
-
-def _resolved(architecture: dict[str, Any]) -> dict[str, Any]:
-    """Every field that decides the shapes of a network's weights, defaults included."""
-    fields = dict(architecture)
-    named = ("name", "resolution", "channels", "label_dim", "augment_dim", "mask_channels")
-    shape = {key: fields.pop(key) for key in named}
-    overrides: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-    resolved = asdict(replace(ARCHITECTURES[shape["name"]], **overrides))
-    resolved.pop("dropout")
-    return {**shape, **resolved}

@@ -1,6 +1,4 @@
-"""The training losses: Algorithm 1's, with the two forms of its equation 6, and the masked one."""
-
-import math
+"""The training losses: Algorithm 1's, with its equation 6 in EDM units, and the masked one."""
 
 import torch
 from torch import Tensor
@@ -19,20 +17,7 @@ def predict_nature(denoised: Tensor, noisy: Tensor, sigma: Tensor, sigma_tn: flo
     return torch.lerp(denoised, noisy, kept.expand_as(noisy))
 
 
-def predict_nature_vp(denoised: Tensor, noisy: Tensor, sigma: Tensor, sigma_tn: float) -> Tensor:
-    """E[x_tn | x_t] in the paper's own variance-preserving units (Eq. 6).
-
-    Here x_tn = sqrt(1 - sigma_tn^2) x_0 + sigma_tn eps, x_t likewise with `sigma`; both levels in (0, 1),
-    sigma >= sigma_tn. The prediction is a combination of D and x_t whose coefficients follow from the
-    Gaussian bridge between x_0 and x_t.
-    """
-    signal, signal_tn = (1 - sigma**2).sqrt(), math.sqrt(1 - sigma_tn**2)
-    on_denoised = (sigma**2 - sigma_tn**2) / (sigma**2 * signal_tn)
-    on_noisy = signal * sigma_tn**2 / (signal_tn * sigma**2)
-    return on_denoised * denoised + on_noisy * noisy
-
-
-def edm_weight(sigma: Tensor, sigma_data: float = 0.5) -> Tensor:
+def edm_weight(sigma: Tensor, sigma_data: float) -> Tensor:
     """Loss weight lambda(sigma) = (sigma^2 + sigma_data^2) / (sigma * sigma_data)^2 (KAAL22 Table 1)."""
     return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
 
@@ -44,13 +29,13 @@ def algorithm1_loss(
     sigma: Tensor,
     nature: Tensor,
     sigma_tn: float,
-    sigma_data: float = 0.5,
+    sigma_data: float,
 ) -> Tensor:
     """Weighted squared error of each example, averaged over its pixels: (B,) (Algorithm 1 L7-11).
 
     Where `nature` (B,) is False, D(x_sigma) is compared with `target` = x_0; where it is True, the
     network's prediction of x_tn (Eq. 6) is compared with `target` = x_tn. `sigma` is (B,), the images
-    (B, C, H, W). With `nature` all False this is plain EDM training.
+    (B, C, H, W); `sigma_data` is their space's. With `nature` all False this is plain EDM training.
     """
     level = sigma.view(-1, 1, 1, 1)
     prediction = denoised
@@ -62,7 +47,7 @@ def algorithm1_loss(
 
 
 def masked_loss(
-    denoised: Tensor, target: Tensor, sigma: Tensor, shown: Tensor, kept: Tensor, sigma_data: float = 0.5
+    denoised: Tensor, target: Tensor, sigma: Tensor, shown: Tensor, kept: Tensor, sigma_data: float
 ) -> Tensor:
     """Weighted squared error on the pixels that `kept` keeps, averaged over all pixels: (B,).
 

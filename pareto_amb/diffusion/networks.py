@@ -5,6 +5,7 @@ numbers of `Architecture`, not in code.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -12,6 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pareto_amb.config import TrainingConfig
+from pareto_amb.diffusion.augment import AUGMENT_DIM
+from pareto_amb.diffusion.denoiser import Denoiser, PixelSpace
+from pareto_amb.diffusion.methods.base import Method
 from pareto_amb.diffusion.precondition import EDMDenoiser
 from pareto_amb.errors import UserError
 
@@ -69,6 +74,25 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
+def build_denoiser(
+    config: TrainingConfig, image_shape: tuple[int, int, int], label_dim: int, method: type[Method]
+) -> Denoiser:
+    """The denoiser that `method` trains on images of `image_shape` (C, H, W), with fresh weights.
+
+    `label_dim` is the number of classes it is told of; 0: none. Raises what `create_network` raises.
+    """
+    channels, resolution = image_shape[0], image_shape[-1]
+    return create_network(
+        config.network.name,
+        resolution,
+        channels,
+        label_dim,
+        AUGMENT_DIM if config.augment_probability else 0,
+        mask_channels=1 if method.masked else 0,
+        **config.network.options,
+    )
+
+
 def create_network(
     name: str,
     resolution: int,
@@ -78,7 +102,7 @@ def create_network(
     mask_channels: int = 0,
     **overrides: Any,
 ) -> EDMDenoiser:
-    """Return the EDM-preconditioned denoiser D(x, sigma, labels=None, augment_labels=None, mask=None).
+    """Return an EDM-preconditioned denoiser of pixels.
 
     `name` is one of ARCHITECTURES; `overrides` replace fields of its `Architecture`, e.g. `dropout=0.05`.
     Weights are drawn from torch's global generator: seed it, or fork it, around the call.
@@ -108,7 +132,21 @@ def create_network(
         **overrides,
     }
     network = UNet(architecture, resolution, channels, label_dim, augment_dim, mask_channels)
-    return EDMDenoiser(network, described)
+    return EDMDenoiser(network, PixelSpace((channels, resolution, resolution)), described)
+
+
+def weight_shapes(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """Every field of a denoiser's `architecture` that decides the shapes of its weights, defaults included.
+
+    Raises KeyError or TypeError for what is no architecture. The dropout rate is left out: it has no weights.
+    """
+    fields = dict(architecture)
+    named = ("name", "resolution", "channels", "label_dim", "augment_dim", "mask_channels")
+    shape = {key: fields.pop(key) for key in named}
+    overrides: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    resolved = asdict(replace(ARCHITECTURES[shape["name"]], **overrides))
+    resolved.pop("dropout")
+    return {**shape, **resolved}
 
 
 def _zero(module: nn.Module) -> nn.Module:
@@ -238,17 +276,7 @@ class UNet(nn.Module):
         mask_channels: int = 0,
     ) -> None:
         super().__init__()
-        noise_channels = a.model_channels * a.embedding_channels_mult
-        emb_channels = a.model_channels * 4
-        self.noise_embedding = NoiseEmbedding(a.embedding, noise_channels)
-        # ADM adds the class to the finished embedding, the others to the noise features.
-        self.late_labels = a.adaptive_scale
-        label_channels = emb_channels if self.late_labels else noise_channels
-        self.label_scale = 1.0 if self.late_labels else math.sqrt(label_dim)
-        self.labels = nn.Linear(label_dim, label_channels, bias=not self.late_labels) if label_dim else None
-        self.augment = nn.Linear(augment_dim, noise_channels, bias=False) if augment_dim else None
-        self.emb0 = nn.Linear(noise_channels, emb_channels)
-        self.emb1 = nn.Linear(emb_channels, emb_channels)
+        emb_channels = self._add_embedding(a, label_dim, augment_dim)
         self.skip_scale = a.skip_scale
 
         widths = [a.model_channels * mult for mult in a.channel_mult]
@@ -286,6 +314,21 @@ class UNet(nn.Module):
                 c = width
         self.out_norm = _norm(c, 1e-5 if a.adaptive_scale else 1e-6)
         self.out = _zero(nn.Conv2d(c, channels, 3, padding=1))
+
+    def _add_embedding(self, a: Architecture, label_dim: int, augment_dim: int) -> int:
+        """Add the layers that embed noise level, class and augmentation; return the embedding's channels."""
+        noise_channels = a.model_channels * a.embedding_channels_mult
+        emb_channels = a.model_channels * 4
+        self.noise_embedding = NoiseEmbedding(a.embedding, noise_channels)
+        # ADM adds the class to the finished embedding, the others to the noise features.
+        self.late_labels = a.adaptive_scale
+        label_channels = emb_channels if self.late_labels else noise_channels
+        self.label_scale = 1.0 if self.late_labels else math.sqrt(label_dim)
+        self.labels = nn.Linear(label_dim, label_channels, bias=not self.late_labels) if label_dim else None
+        self.augment = nn.Linear(augment_dim, noise_channels, bias=False) if augment_dim else None
+        self.emb0 = nn.Linear(noise_channels, emb_channels)
+        self.emb1 = nn.Linear(emb_channels, emb_channels)
+        return emb_channels
 
     def embed(self, c_noise: Tensor, labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
         """The embedding of noise level, class and augmentation that every block sees: (B, emb)."""

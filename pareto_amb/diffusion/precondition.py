@@ -5,37 +5,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pareto_amb.diffusion.denoiser import Conditioning, Denoiser, Space
 
-class EDMDenoiser(nn.Module):
-    """D(x, sigma) = c_skip x + c_out F(c_in x, c_noise), the estimate of E[x_0 | x_sigma].
 
-    `architecture` is what `create_network` was called with; a checkpoint stores it, so that the
-    network can be rebuilt without the configuration of the run.
-    """
+class EDMDenoiser(Denoiser):
+    """D(x, sigma) = c_skip x + c_out F(c_in x, c_noise), the estimate of E[x_0 | x_sigma]."""
 
-    def __init__(self, network: nn.Module, architecture: dict[str, Any], sigma_data: float = 0.5) -> None:
-        super().__init__()
+    def __init__(self, network: nn.Module, space: Space, architecture: dict[str, Any]) -> None:
+        super().__init__(space, architecture)
         self.network = network
-        self.architecture = architecture
-        self.sigma_data = sigma_data
 
-    def forward(
-        self,
-        x: Tensor,
-        sigma: Tensor,
-        labels: Tensor | None = None,
-        augment_labels: Tensor | None = None,
-        mask: Tensor | None = None,
-    ) -> Tensor:
-        """Denoise `x` (B, C, H, W) at levels `sigma` (B,); `labels` (B, label_dim) one-hot.
+    def forward(self, x: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
+        """Denoise `x` (B, C, H, W) at levels `sigma` (B,).
 
-        A network with a mask channel takes `mask` (B, 1, H, W), ones where it may see `x`. The other
-        pixels are at infinite noise, where c_skip x = 0 and c_out = sigma_data.
+        The conditioning may hold `labels` (B, label_dim), one-hot, `augment_labels` (B, augment_dim) and, for
+        a network with a mask channel, `mask` (B, 1, H, W): ones where it may see `x`. The other pixels are at
+        infinite noise, where c_skip x = 0 and c_out = sigma_data.
         """
+        sigma_data, mask = self.space.sigma_data, conditioning.get("mask")
         level = sigma.float().view(-1, 1, 1, 1)
-        total = level**2 + self.sigma_data**2
-        c_skip = self.sigma_data**2 / total
-        c_out = level * self.sigma_data * total.rsqrt()
+        total = level**2 + sigma_data**2
+        c_skip = sigma_data**2 / total
+        c_out = level * sigma_data * total.rsqrt()
         c_in = total.rsqrt()
         c_noise = level.flatten().log() / 4
         if mask is None:
@@ -43,6 +34,6 @@ class EDMDenoiser(nn.Module):
         else:
             x = mask * x
             seen = torch.cat([c_in * x, mask], dim=1)
-            c_out = torch.where(mask > 0, c_out, self.sigma_data)
-        raw = self.network(seen, c_noise, labels, augment_labels)
+            c_out = torch.where(mask > 0, c_out, sigma_data)
+        raw = self.network(seen, c_noise, conditioning.get("labels"), conditioning.get("augment_labels"))
         return torch.addcmul(c_skip * x, c_out, raw.float())

@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pareto_amb.randomness import normal_per_item, uniform_per_item
+from pareto_amb.diffusion.conditioning import SamplingConditioning
+from pareto_amb.diffusion.denoiser import Denoiser
+from pareto_amb.errors import UserError
+from pareto_amb.randomness import normal_per_item
 
 
 def karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float) -> Tensor:
@@ -52,71 +55,49 @@ def sample_dpmpp_2m(denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigm
     return x
 
 
-Solver = Literal["heun", "dpmpp_2m"]
-_SOLVERS: dict[Solver, Callable[..., Tensor]] = {"heun": sample_heun, "dpmpp_2m": sample_dpmpp_2m}
+SOLVERS: dict[str, Callable[..., Tensor]] = {"heun": sample_heun, "dpmpp_2m": sample_dpmpp_2m}
+"""The samplers by name: functions of D, x and the noise levels."""
 
 
 @torch.inference_mode()
 def generate(
-    denoiser: nn.Module,
-    shape: tuple[int, int, int],
+    denoiser: Denoiser,
     seeds: Sequence[int],
+    conditioning: SamplingConditioning,
     *,
     base_seed: int = 0,
-    solver: Solver = "heun",
+    solver: str = "heun",
     steps: int = 18,
     sigma_min: float = 0.002,
     sigma_max: float = 80.0,
     rho: float = 7.0,
     sigma_stop: float = 0.0,
-    hidden: float = 0.0,
-    label_dim: int = 0,
     batch_size: int = 256,
     device: torch.device | str = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Generate one image per seed, uint8 (len(seeds), C, H, W) on the CPU.
 
-    Image i depends on `base_seed` and seeds[i] alone: not on the batch size, the other seeds or the
-    number of devices (up to the rounding of the network's arithmetic). With `label_dim` > 0 image i is
-    drawn from class seeds[i] mod label_dim, so the classes are balanced. `progress` is called after
-    each batch with the number of images it made.
+    Image i depends on `base_seed` and seeds[i] alone, as far as its `conditioning` does: not on the batch
+    size, the other seeds or the number of devices (up to the rounding of the network's arithmetic).
+    `solver` is one of SOLVERS. `progress` is called after each batch with the number of images it made.
 
     A `sigma_stop` above `sigma_min` takes its place: the last step goes from there to E[x_0 | x] (see
-    `methods.NoiseOnly`). With `hidden` > 0 a fixed mask, its own for each image, hides that share of the
-    pixels from the denoiser at every step (see `methods.Masking`).
+    `methods.NoiseOnly`).
+
+    Raises UserError for an unknown solver.
     """
+    if solver not in SOLVERS:
+        raise UserError(f"unknown solver '{solver}': choose one of {', '.join(SOLVERS)}")
+    space = denoiser.space
     sigmas = karras_sigmas(steps, max(sigma_min, sigma_stop), sigma_max, rho)
     images = []
     for start in range(0, len(seeds), batch_size):
         chunk = seeds[start : start + batch_size]
-        latents = normal_per_item(base_seed, "sampling", chunk, shape).to(device)
-        labels = None
-        if label_dim:
-            classes = torch.tensor(chunk, device=device) % label_dim
-            labels = torch.nn.functional.one_hot(classes, label_dim).float()
-        given = {}
-        if hidden:
-            drawn = uniform_per_item(base_seed, "sampling masks", chunk, (1, *shape[1:]))
-            given["mask"] = (drawn >= hidden).float().to(device)
-
-        def denoise(
-            x: Tensor, sigma: Tensor, labels: Tensor | None = labels, given: dict[str, Tensor] = given
-        ) -> Tensor:
-            return denoiser(x, sigma, labels, **given)  # type: ignore[no-any-return]
-
-        x = _SOLVERS[solver](denoise, latents * float(sigmas[0]), sigmas)
-        images.append(to_uint8(x).cpu())
+        latents = normal_per_item(base_seed, "sampling", chunk, space.shape).to(device)
+        told = {name: value.to(device) for name, value in conditioning(base_seed, chunk).items()}
+        x = SOLVERS[solver](partial(denoiser, conditioning=told), latents * float(sigmas[0]), sigmas)
+        images.append(space.decode(x).cpu())
         if progress is not None:
             progress(len(chunk))
-    return torch.cat(images) if images else torch.empty((0, *shape), dtype=torch.uint8)
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Map images in [-1, 1] to uint8, rounding to the nearest level and clipping the rest."""
-    return (images.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-def from_uint8(images: Tensor) -> Tensor:
-    """Map uint8 images to float32 in [-1, 1], the inverse of `to_uint8`."""
-    return images.float() / 127.5 - 1
+    return torch.cat(images) if images else space.decode(torch.empty(0, *space.shape))

@@ -8,10 +8,11 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pareto_amb.config import LogNormalConfig, TrainingConfig
-from pareto_amb.diffusion.augment import AUGMENT_DIM, augment
+from pareto_amb.data.subsets import TrainingSet
+from pareto_amb.diffusion.augment import augment
 from pareto_amb.diffusion.checkpoint import (
     pack,
     read_initial_weights,
@@ -19,12 +20,12 @@ from pareto_amb.diffusion.checkpoint import (
     unpack,
     with_prefix,
 )
+from pareto_amb.diffusion.conditioning import training_conditioning
+from pareto_amb.diffusion.denoiser import Conditioning, Denoiser
 from pareto_amb.diffusion.methods import Method
-from pareto_amb.diffusion.networks import create_network
+from pareto_amb.diffusion.networks import build_denoiser
 from pareto_amb.diffusion.noise import LogNormal, NoiseDistribution, UniformTime
 from pareto_amb.diffusion.parallel import World
-from pareto_amb.diffusion.precondition import EDMDenoiser
-from pareto_amb.diffusion.sampler import from_uint8
 from pareto_amb.diffusion.speed import (
     compile_network,
     fastest_layout,
@@ -54,23 +55,18 @@ class Trainer:
 
     def __init__(
         self,
-        images: Tensor,
+        training_set: TrainingSet,
         config: TrainingConfig,
         method: Method,
         *,
         seed: int,
-        image_ids: list[int] | None = None,
-        labels: Tensor | None = None,
-        label_dim: int = 0,
         device: torch.device | str = "cpu",
         world: World | None = None,
     ) -> None:
         """Set up a training that has seen no image yet.
 
-        `images` uint8 (N, C, H, W) is the training set; `image_ids` its numbers in the set it was
-        drawn from (default 0..N-1), which with `seed` fix what the method stores of each;
-        `labels` int64 (N,) in [0, label_dim). `world` is told where several processes train together;
-        UserError where they cannot share a batch evenly.
+        The ids of `training_set`, with `seed`, fix what the method stores of each image. `world` is told
+        where several processes train together; UserError where they cannot share a batch evenly.
         """
         self.config, self.method, self.seed = config, method, seed
         self._world = world or World()
@@ -80,33 +76,39 @@ class Trainer:
         self._saved_at = time.monotonic()
         self._noise = noise_distribution(config)
 
-        # The whole set, as the method lets the model see it, lives on the device.
-        ids = range(len(images)) if image_ids is None else image_ids
-        self._train_size = len(images)
-        self._material = method.material(from_uint8(images).to(self.device), ids, seed)
-        self._labels = None
-        if labels is not None and label_dim:
-            self._labels = nn.functional.one_hot(labels, label_dim).float().to(self.device)
-
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(seed, "initial weights"))
-            self.denoiser = create_network(
-                config.network.name,
-                images.shape[-1],
-                images.shape[1],
-                label_dim if self._labels is not None else 0,
-                AUGMENT_DIM if config.augment_probability else 0,
-                mask_channels=1 if method.hidden else 0,
-                **config.network.options,
-            )
-        if config.init_from is not None:
-            weights = read_initial_weights(config.init_from, self.denoiser.architecture)
-            self.denoiser.load_state_dict(weights)
-        layout = fastest_layout(self.denoiser, config.precision, self.device)
-        self.denoiser.to(self.device).to(memory_format=layout).train()
+        self.denoiser = self._first_denoiser(training_set)
         self._forward = compile_network(self.denoiser) if config.compile else self.denoiser
         self.ema = [p.detach().clone() for p in self.denoiser.parameters()]
-        self._optimizer = torch.optim.AdamW(
+        self._optimizer = self._make_optimizer()
+
+        # The whole set, as the method lets the model see it, lives on the device.
+        clean = self.denoiser.space.encode(training_set.images).to(self.device)
+        self._train_size = len(clean)
+        self._material = method.material(clean, training_set.ids, seed)
+        told = training_conditioning(training_set)
+        self._conditioning = {name: value.to(self.device) for name, value in told.items()}
+
+        self._generator = make_generator(seed, "batches", self.device)
+        self._dropout_state = self._first_dropout_state()
+        self._loss_sum = torch.zeros((), device=self.device)
+        self._loss_count = 0
+
+    def _first_denoiser(self, training_set: TrainingSet) -> Denoiser:
+        """The denoiser before its first step, on the device, with weights from the seed or `init_from`."""
+        config, (channels, height, width) = self.config, training_set.images.shape[1:]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self.seed, "initial weights"))
+            denoiser = build_denoiser(
+                config, (channels, height, width), training_set.n_classes, type(self.method)
+            )
+        if config.init_from is not None:
+            denoiser.load_state_dict(read_initial_weights(config.init_from, denoiser.architecture))
+        layout = fastest_layout(denoiser, config.precision, self.device)
+        return denoiser.to(self.device).to(memory_format=layout).train()
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        config = self.config
+        return torch.optim.AdamW(
             self.denoiser.parameters(),
             lr=config.learning_rate,
             betas=config.betas,
@@ -114,10 +116,6 @@ class Trainer:
             weight_decay=config.weight_decay,
             fused=True,
         )
-        self._generator = make_generator(seed, "batches", self.device)
-        self._dropout_state = self._first_dropout_state()
-        self._loss_sum = torch.zeros((), device=self.device)
-        self._loss_count = 0
 
     def train(
         self,
@@ -172,19 +170,16 @@ class Trainer:
         # Draw images and make training examples of them.
         index = torch.randint(self._train_size, (batch,), generator=generator, device=device)
         examples = self.method.draw(self._material, index, self._noise, generator, self._augment)
-        labels = None if self._labels is None else self._labels[index]
+        examples = examples.told({name: value[index] for name, value in self._conditioning.items()})
 
         # Every process draws the whole batch and works on its own part of it.
         examples = examples.part(self._mine)
-        labels = None if labels is None else labels[self._mine]
 
         # Denoise them, and take a step.
         self._optimizer.zero_grad(set_to_none=True)
         with forward_precision(self.config.precision, device):
-            denoised = self._forward(
-                examples.noisy, examples.sigma, labels, examples.augment_labels, mask=examples.shown
-            )
-        loss = self.method.loss(denoised, examples).mean()
+            denoised = self._forward(examples.noisy, examples.sigma, examples.conditioning)
+        loss = self.method.loss(denoised, examples, self.denoiser.space.sigma_data).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         self._world.average([p.grad for p in self.denoiser.parameters() if p.grad is not None])
         if self.config.gradient_repair:
@@ -199,15 +194,16 @@ class Trainer:
         weights = [p.detach() for p in self.denoiser.parameters()]
         torch._foreach_lerp_(self.ema, weights, 1 - self._ema_beta())
 
-    def _augment(self, images: Tensor, exact: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _augment(self, images: Tensor, exact: Tensor) -> tuple[Tensor, Conditioning]:
         """Flip and augment images (B, any, H, W) as configured, those `exact` by whole pixels only."""
         config, generator = self.config, self._generator
         if config.horizontal_flip:
             flip = torch.rand(len(images), generator=generator, device=self.device) < 0.5
             images = torch.where(flip.view(-1, 1, 1, 1), images.flip(-1), images)
         if not config.augment_probability:
-            return images, None
-        return augment(images, config.augment_probability, generator, exact)
+            return images, {}
+        images, done = augment(images, config.augment_probability, generator, exact)
+        return images, {"augment_labels": done}
 
     def _learning_rate(self) -> float:
         warmup = self.config.lr_warmup_images
@@ -220,7 +216,7 @@ class Trainer:
             halflife = min(halflife, self.images_seen * self.config.ema_rampup_ratio)
         return float(0.5 ** (self.config.batch_size / max(halflife, 1e-8)))
 
-    def ema_denoiser(self) -> EDMDenoiser:
+    def ema_denoiser(self) -> Denoiser:
         """A copy of the denoiser with the averaged weights, ready to sample from."""
         denoiser = copy.deepcopy(self.denoiser)
         denoiser.load_state_dict(self._named_ema(), strict=False)

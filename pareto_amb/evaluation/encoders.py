@@ -1,6 +1,6 @@
 """Image encoders: uint8 images in, one feature vector an image out.
 
-A new encoder is one entry in `_ENCODERS`: how its network is built from its tensors, how images are
+A new encoder is one entry in `ENCODERS`: how its network is built from its tensors, how images are
 prepared for it, and where its weights are published. Its libraries are imported when it is loaded.
 
 Weights are looked for in this order:
@@ -15,6 +15,7 @@ Weights are looked for in this order:
 Files are read as safetensors or with `torch.load(weights_only=True)`: reading one runs no code.
 """
 
+import difflib
 import hashlib
 import io
 import logging
@@ -26,7 +27,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,6 @@ from pareto_amb.errors import UserError
 Preprocessing = Literal["standard", "paper"]
 State = Mapping[str, Tensor]
 Prepare = Callable[[Tensor], Tensor]
-Progress = Callable[[int, int], None]
 
 PATCH = 14  # side in pixels of a DINOv2 patch
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -73,18 +73,11 @@ class Encoder(nn.Module):
         features: Tensor = self.network(self.prepare(images))
         return features.float()
 
-    def encode(
-        self,
-        images: Tensor,
-        batch_size: int = 128,
-        device: torch.device | str = "cpu",
-        progress: Progress | None = None,
-    ) -> Tensor:
+    def encode(self, images: Tensor, batch_size: int = 128, device: torch.device | str = "cpu") -> Tensor:
         """Features (N, dim), float32 on the CPU, of uint8 `images` (N, C, H, W), C = 1 or 3.
 
-        Grey images are repeated to 3 channels (not for `pixels`). `progress(done, total)` is called
-        after each batch. The weights are on `device` during the call only, so that they take no
-        memory from a training on the same GPU.
+        Grey images are repeated to 3 channels (not for `pixels`). The weights are on `device` during the
+        call only, so that they take no memory from a training on the same GPU.
 
         Raises ValueError when there are no images or they are not uint8 (N, C, H, W), UserError
         when they are too small for the encoder or a feature is not finite.
@@ -94,12 +87,7 @@ class Encoder(nn.Module):
             raise ValueError(f"expected uint8 images (N, 1 or 3, H, W), got {images.dtype} {shape}")
         if len(images) == 0:
             raise ValueError("there are no images to encode")
-        features: list[Tensor] = []
-        for encoded in self.encode_batches(torch.split(images, batch_size), device):
-            features.append(encoded)
-            if progress is not None:
-                progress(sum(map(len, features)), len(images))
-        return torch.cat(features)
+        return torch.cat(list(self.encode_batches(torch.split(images, batch_size), device)))
 
     def encode_batches(
         self, batches: Iterable[Tensor], device: torch.device | str = "cpu"
@@ -128,11 +116,16 @@ def load_encoder(
     `paper` is the preprocessing of the paper's code and differs for DINOv2 only: the other encoders
     have a single preprocessing, and `paper` is the same as `standard`.
 
-    Raises UserError for an unknown name, weights that cannot be had, or a file that does not fit.
+    Raises UserError for an unknown name or preprocessing, weights that cannot be had, or a file that does
+    not fit.
     """
-    entry = _ENCODERS.get(name)
+    entry = ENCODERS.get(name)
     if entry is None:
-        raise UserError(f"unknown encoder '{name}': known are {', '.join(_ENCODERS)}")
+        near = difflib.get_close_matches(name, ENCODERS, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise UserError(f"unknown encoder '{name}': {hint}known are {', '.join(ENCODERS)}")
+    if preprocessing not in get_args(Preprocessing):
+        raise UserError(f"preprocessing '{preprocessing}': give {' or '.join(get_args(Preprocessing))}")
     prepare = entry.prepare if preprocessing == "standard" else entry.prepare_paper or entry.prepare
     if entry.address is None:
         if weights is not None:
@@ -158,7 +151,7 @@ def _fingerprint(name: str, preprocessing: str, network: nn.Module) -> str:
 # --- weights --------------------------------------------------------------------------------------
 
 
-def _find_weights(name: str, entry: "_Entry", address: str, weights: str | Path | None) -> Path:
+def _find_weights(name: str, entry: "EncoderEntry", address: str, weights: str | Path | None) -> Path:
     """The weights file of an encoder; downloads it as a last resort, UserError when that fails."""
     if weights is not None:
         path = Path(weights).expanduser()
@@ -389,7 +382,7 @@ def _rgb(images: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Entry:
+class EncoderEntry:
     """What makes an encoder: see the module's page."""
 
     build: Callable[[State], tuple[nn.Module, int | None]]  # the network and its feature length
@@ -400,8 +393,8 @@ class _Entry:
     other_files: tuple[str, ...] = ()  # further names its weights go by
 
 
-def _dinov2(name: str, architecture: str) -> _Entry:
-    return _Entry(
+def _dinov2(name: str, architecture: str) -> EncoderEntry:
+    return EncoderEntry(
         partial(_build_dinov2, architecture),
         _prepare_dinov2,
         f"https://huggingface.co/timm/{architecture}/resolve/main/model.safetensors",
@@ -410,23 +403,24 @@ def _dinov2(name: str, architecture: str) -> _Entry:
     )
 
 
-_ENCODERS: dict[str, _Entry] = {
+ENCODERS: dict[str, EncoderEntry] = {
     "dinov2_vits14": _dinov2("dinov2_vits14", "vit_small_patch14_dinov2.lvd142m"),
     "dinov2_vitb14": _dinov2("dinov2_vitb14", "vit_base_patch14_dinov2.lvd142m"),
     "dinov2_vitl14": _dinov2("dinov2_vitl14", "vit_large_patch14_dinov2.lvd142m"),
     "dinov2_vitg14": _dinov2("dinov2_vitg14", "vit_giant_patch14_dinov2.lvd142m"),
-    "inception_v3": _Entry(
+    "inception_v3": EncoderEntry(
         _build_inception,
         _rgb,
         "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
         "weights-inception-2015-12-05-6726825d.pth",
         other_files=("weights-inception-2015-12-05-6726825d.pth",),
     ),
-    "efficientnet_lite0": _Entry(
+    "efficientnet_lite0": EncoderEntry(
         _build_efficientnet,
         _prepare_efficientnet,
         "https://huggingface.co/timm/tf_efficientnet_lite0.in1k/resolve/main/model.safetensors",
         packaged=_packaged_efficientnet,
     ),
-    "pixels": _Entry(_build_pixels, _prepare_pixels, None),
+    "pixels": EncoderEntry(_build_pixels, _prepare_pixels, None),
 }
+"""The encoders that ship with pareto-amb, by name."""

@@ -132,7 +132,7 @@ class _Seen:
 def _encode(
     stream: ImageStream, encoder: Encoder, device: torch.device | str, show: ShowCount
 ) -> EncodedImages:
-    total, seen, count = len(stream.files.names), _Seen(), 0
+    total, seen, count = len(stream.names), _Seen(), 0
     features = torch.empty(0, 0)
     for encoded in encoder.encode_batches(_batches(stream, seen), device):
         if count == 0:
@@ -234,11 +234,15 @@ def load_features(path: Path) -> EncodedImages:
 
 
 @dataclass(frozen=True, eq=False)
-class Reference:
-    """What generated images are measured against: statistics, and the features (M, D) where known."""
+class QualityReference:
+    """What generated images are measured against: statistics, and the features (M, D) where known.
+
+    `source` is the file they are from, empty where they are of images.
+    """
 
     statistics: GaussianStatistics
     features: Tensor | None = None
+    source: str = ""
     note: str = ""
 
 
@@ -247,7 +251,7 @@ def is_feature_file(path: Path) -> bool:
     return path.suffix in SUFFIXES and not path.is_dir()
 
 
-def load_reference(path: Path, encoders: Sequence[Encoder], size: tuple[int, int]) -> Reference:
+def load_reference(path: Path, encoders: Sequence[Encoder], size: tuple[int, int]) -> QualityReference:
     """A reference from features that `save_features` wrote, or from an npz with `mu` and `sigma`.
 
     The latter, as other FID programs write them, are a mean (D,) and a covariance (D, D) and do not
@@ -272,7 +276,7 @@ def load_reference(path: Path, encoders: Sequence[Encoder], size: tuple[int, int
             f"{path}: features of images of {made_of.width} x {made_of.height} pixels, but the generated "
             f"ones have {size[1]} x {size[0]}; bring both to one size"
         )
-    return Reference(fit_gaussian(encoded.features), encoded.features)
+    return QualityReference(fit_gaussian(encoded.features), encoded.features, str(path))
 
 
 def _check_length(path: Path, length: int, encoders: Sequence[Encoder], size: tuple[int, int]) -> None:
@@ -285,7 +289,7 @@ def _check_length(path: Path, length: int, encoders: Sequence[Encoder], size: tu
             )
 
 
-def _load_statistics(path: Path) -> Reference | None:
+def _load_statistics(path: Path) -> QualityReference | None:
     """The mean and covariance of an npz; None when it holds other things."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -308,7 +312,7 @@ def _load_statistics(path: Path) -> Reference | None:
         f"{path}: its encoder and preprocessing are not recorded and cannot be checked; without its "
         "features there is no kernel distance, precision, recall, density or coverage"
     )
-    return Reference(statistics, note=note)
+    return QualityReference(statistics, source=str(path), note=note)
 
 
 def _check(encoded: EncodedImages) -> None:

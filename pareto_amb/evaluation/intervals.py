@@ -3,13 +3,14 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
 from scipy import stats
-from torch import Tensor
 
 from pareto_amb.randomness import make_generator
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Z95 = float(stats.norm.ppf(0.975))
 
@@ -48,13 +49,15 @@ def difference(one: Estimate, other: Estimate) -> Estimate:
 
 
 def bootstrap(
-    values: Tensor, statistic: Callable[[Tensor], Tensor], resamples: int = 1000, seed: int = 0
+    values: "Tensor", statistic: "Callable[[Tensor], Tensor]", resamples: int = 1000, seed: int = 0
 ) -> Estimate:
     """`statistic` of `values` (N,), with its percentile bootstrap interval (Efron 1979).
 
     `statistic` maps (B, N) to (B,): it is worked out for many resamples in one call. The same seed
     gives the same interval. Unknown when there are no values.
     """
+    import torch
+
     n = len(values)
     if n == 0:
         return UNKNOWN
@@ -67,19 +70,3 @@ def bootstrap(
         found.append(statistic(values[torch.randint(n, shape, generator=generator)]))
     low, high = torch.cat(found).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return Estimate(float(statistic(values[None])), low, high)
-
-
-def quantile(values: Tensor, q: float) -> Estimate:
-    """The `q` quantile of `values` (N,), interpolated, with the interval of its order statistics.
-
-    The number of values below the true quantile is binomial, whatever the distribution, which gives
-    the interval without resampling (David & Nagaraja 2003, §7.1). The highest value bounds it where
-    there are too few to tell more. Unknown when there are no values.
-    """
-    n = len(values)
-    if n == 0:
-        return UNKNOWN
-    ordered = values.double().sort().values
-    low, high = (int(place) for place in stats.binom.ppf([0.025, 0.975], n, q))
-    low, high = max(low - 1, 0), min(high, n - 1)
-    return Estimate(float(np.quantile(ordered.numpy(), q)), float(ordered[low]), float(ordered[high]))

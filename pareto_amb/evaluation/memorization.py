@@ -1,7 +1,7 @@
 """How close each image is to its nearest training image, and what share counts as copies.
 
 The measure of the paper's Tables 1 and 2: the highest cosine similarity to any training image, and
-the share of generated images above a threshold.
+the share of generated images above a threshold. Trials and image sets are measured by the same functions.
 """
 
 import math
@@ -31,6 +31,33 @@ def nearest_neighbours(queries: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
     return similarity[:, 0].float(), index[:, 0]
 
 
+def mean_similarity(similarity: Tensor) -> Tensor:
+    """The mean of each row of `similarity` (..., N), float64 (...); NaN where N is 0."""
+    return similarity.double().mean(-1)
+
+
+def similarity_p95(similarity: Tensor) -> Tensor:
+    """The 95th percentile, interpolated, of each row of `similarity` (..., N), float64 (...).
+
+    NaN where N is 0.
+    """
+    if similarity.shape[-1] == 0:
+        return torch.full(similarity.shape[:-1], math.nan, dtype=torch.float64)
+    return similarity.double().quantile(0.95, dim=-1)
+
+
+def is_copy(similarity: Tensor, threshold: float) -> Tensor:
+    """Which of `similarity`, of any shape, lie strictly above `threshold`: bool, compared in float64.
+
+    The one rule for what a copy is: compared in float32, a threshold would first be rounded, and images
+    next to it would be copies in one place and not in another.
+    """
+    return similarity.double() > threshold
+
+
+# --- the threshold, and what is normal ------------------------------------------------------------
+
+
 def calibrate_threshold(heldout_similarity: Tensor, quantile: float) -> float:
     """The similarity that a share 1 - `quantile` of real, unseen images exceeds.
 
@@ -45,9 +72,54 @@ def calibrate_threshold(heldout_similarity: Tensor, quantile: float) -> float:
     return float(np.quantile(heldout_similarity.double().numpy(), quantile, method="weibull"))
 
 
+@dataclass(frozen=True, eq=False)
+class Yardstick:
+    """Above which similarities an image counts as a copy, and how similar real, unseen images are.
+
+    `thresholds` is empty where none was given and none could be calibrated; `similarity` (M,), to the
+    nearest training image, is that of the held-out images on which nothing was calibrated, empty without
+    any.
+    """
+
+    thresholds: tuple[float, ...]
+    similarity: Tensor
+    calibrated: bool
+
+
+def measure_yardstick(
+    heldout: Tensor, train: Tensor, thresholds: tuple[float, ...] | None, quantile: float
+) -> Yardstick:
+    """The yardstick from features of held-out images (M, D), in random order, and of training images (N, D).
+
+    Without `thresholds`, one is calibrated on every second held-out image, so that a share 1 - `quantile`
+    of unseen images exceeds it, and the yardstick is measured on the others: on the images that made the
+    threshold it would be true by construction. With thresholds it rests on all of them.
+
+    Raises UserError, without a remedy, when one is to be calibrated and there are fewer than 4 held-out
+    images or too many of them are copies.
+    """
+    similarity = nearest_neighbours(heldout, train)[0] if len(heldout) else torch.empty(0)
+    if thresholds is not None:
+        return Yardstick(thresholds, similarity, calibrated=False)
+    if len(similarity) < 4:
+        raise UserError(
+            f"{len(similarity)} held-out images, at least 4 are needed to calibrate the threshold"
+        )
+    threshold = calibrate_threshold(similarity[0::2], quantile)
+    if threshold > 1.0 - 1e-6:
+        raise UserError(
+            f"more than {1 - quantile:.1%} of the held-out images are copies of training images, so no "
+            "threshold tells copies apart: remove duplicates from the data"
+        )
+    return Yardstick((threshold,), similarity[1::2], calibrated=True)
+
+
+# --- shares of copies -----------------------------------------------------------------------------
+
+
 def share_above(similarity: Tensor, threshold: float) -> float:
     """The share of `similarity` (N,) strictly above `threshold`; NaN when there are none."""
-    return float((similarity.double() > threshold).double().mean())
+    return float(is_copy(similarity, threshold).double().mean())
 
 
 def copy_share(similarity: Tensor, threshold: float) -> Estimate:
@@ -82,11 +154,13 @@ def copied_training_images(
 ) -> CopiedTraining:
     """Training images that are the nearest neighbour of at least one copy.
 
-    `similarity` (N,) and `neighbour` (N,) are what `nearest_neighbours` returns; a copy is a generated
-    image whose similarity lies strictly above `threshold`.
+    `similarity` (N,) and `neighbour` (N,) are what `nearest_neighbours` returns.
     """
-    counts = torch.bincount(neighbour[similarity.double() > threshold], minlength=n_train)
+    counts = torch.bincount(neighbour[is_copy(similarity, threshold)], minlength=n_train)
     return CopiedTraining(wilson(int((counts > 0).sum()) / n_train, n_train), counts)
+
+
+# --- other measures -------------------------------------------------------------------------------
 
 
 def l2_ratio(generated: Tensor, train: Tensor) -> Tensor:

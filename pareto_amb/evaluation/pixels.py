@@ -21,7 +21,7 @@ _VALUES_AT_ONCE = 2**23
 def why_no_l2_ratio(train: ImageStream) -> str:
     """Why the l2 ratio is left out for images like these; empty when it is not."""
     height, width = train.size
-    if 4 * 3 * height * width * len(train.files.names) > MAX_TRAIN_BYTES:
+    if 4 * 3 * height * width * len(train.names) > MAX_TRAIN_BYTES:
         return f"the pixels of the training images need more than {MAX_TRAIN_BYTES / 2**30:.0f} GiB"
     return ""
 
@@ -33,14 +33,14 @@ def stream_l2_ratio(generated: ImageStream, train: ImageStream, show: ShowCount)
     as `ImageStream.images` does.
     """
     height, width = train.size
-    bank, count = torch.empty(len(train.files.names), 3 * height * width), 0
+    bank, count = torch.empty(len(train.names), 3 * height * width), 0
     for block in _blocks(train):
         bank[count : count + len(block)] = block
         count += len(block)
     found: list[Tensor] = []
     for block in _blocks(generated):
         found.append(l2_ratio(block, bank[:count]))
-        show(sum(map(len, found)), len(generated.files.names))
+        show(sum(map(len, found)), len(generated.names))
     return torch.cat(found)
 
 

@@ -3,14 +3,17 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from html import escape
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
-from torch import Tensor
 
 from pareto_amb.evaluation.intervals import UNKNOWN, Estimate
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 JSON_SCHEMA = 1
 """Raised when a key of evaluation.json changes its meaning."""
@@ -156,9 +159,9 @@ class EncoderReport:
     threshold: float | None
     calibrated: bool
     metrics: Mapping[str, Estimate]
-    similarity: Tensor
-    neighbour: Tensor
-    heldout_similarity: Tensor
+    similarity: "Tensor"
+    neighbour: "Tensor"
+    heldout_similarity: "Tensor"
 
 
 @dataclass(frozen=True)
@@ -199,6 +202,9 @@ class EvaluationReport:
     borderline: tuple[Pair, ...]
     notes: tuple[str, ...]
     environment: Mapping[str, Any]
+
+    def _repr_html_(self) -> str:
+        return to_html(self)
 
     @property
     def excess(self) -> Estimate:
@@ -274,7 +280,7 @@ def verdict(report: EvaluationReport) -> str:
         f"images, 95% interval {format_interval(copied, 'share')}."
     )
     if math.isnan(normal.value):
-        return f"{words} What is normal for unseen images is unknown: give --heldout."
+        return f"{words} What is normal for held-out images is unknown: give --heldout."
     words += f" {format_value(normal.value, 'share')} is normal for images the model never saw"
     excess = f"{format_value(report.excess.value, 'points')} ({format_interval(report.excess, 'points')})"
     conclusions = {
@@ -306,14 +312,44 @@ def _table(
     table.add_column("95% interval", justify="right")
     for group in groups:
         for metric in group:
-            estimate = found[metric.key]
-            table.add_row(
-                metric_label(metric, encoder),
-                format_value(estimate.value, metric.kind),
-                format_interval(estimate, metric.kind),
-            )
+            table.add_row(*_cells(metric, found, encoder))
         table.add_section()
     return table
+
+
+def _cells(metric: Metric, found: Mapping[str, Estimate], encoder: str) -> tuple[str, str, str]:
+    """Label, value and interval of a figure."""
+    estimate = found[metric.key]
+    return (
+        metric_label(metric, encoder),
+        format_value(estimate.value, metric.kind),
+        format_interval(estimate, metric.kind),
+    )
+
+
+def to_html(report: EvaluationReport) -> str:
+    """The verdict, the notes and the figures, for a notebook; names are escaped."""
+    parts = [f"<p>{escape(verdict(report))}</p>"]
+    if report.notes:
+        parts.append(f"<ul>{''.join(f'<li>{escape(printable(note))}</li>' for note in report.notes)}</ul>")
+    parts += [
+        _html_table(_encoder_title(e), (*COPYING, *QUALITY), e.metrics, e.encoder) for e in report.encoders
+    ]
+    parts.append(_html_table("pixels", PIXEL_METRICS, report.pixel_metrics, ""))
+    return "\n".join(parts)
+
+
+def _html_table(title: str, metrics: tuple[Metric, ...], found: Mapping[str, Estimate], encoder: str) -> str:
+    cells = [("metric", "value", "95% interval"), *(_cells(metric, found, encoder) for metric in metrics)]
+    lines = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in cells]
+    lines[0] = lines[0].replace("td>", "th>")
+    rows = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f"<table><caption>{escape(title)}</caption>{rows}</table>"
+
+
+def printable(text: str) -> str:
+    """Text that can be written as UTF-8: a file name may hold bytes that are none."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def to_json(report: EvaluationReport) -> dict[str, Any]:
@@ -349,7 +385,7 @@ def to_json(report: EvaluationReport) -> dict[str, Any]:
             }
             for role, images in report.image_sets.items()
         },
-        "copies": [vars(copy) for copy in report.copies],
+        "copies": [dict(vars(copy)) for copy in report.copies],
         "notes": list(report.notes),
         "environment": dict(report.environment),
     }

@@ -1,1 +1,1 @@
-"""The multi-objective search: samplers, frontiers, recommendations."""
+"""The mathematics of the search: fronts, proposals, halving, extrapolation, cost; all minimised."""

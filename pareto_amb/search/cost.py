@@ -6,38 +6,74 @@ from collections.abc import Sequence
 import numpy as np
 
 from pareto_amb.config import SweepConfig
-from pareto_amb.search.halving import ParetoRungs, expected_budget
+from pareto_amb.declared import Declared
+from pareto_amb.search.halving import Brackets, ParetoRungs
 
 N_SIMULATED = 100
 N_WORKERS = 4
 NOISE = 0.3
 
 
-def expected_trainings(config: SweepConfig) -> float:
+def planned_trainings(config: SweepConfig, declared: Declared) -> tuple[int, int]:
+    """How many trainings a sweep begins at most, and how many of the best it then repeats."""
+    search, sizes = config.search, len(config.space.train_size)
+    searched = (search.baseline_seeds + search.trials * len(search.methods)) * sizes
+    return searched, config.n_confirmations(declared) * sizes
+
+
+def expected_trainings(config: SweepConfig, declared: Declared) -> float:
     """How many full trainings a sweep costs on average, baselines and confirmation included."""
     search, rungs, share = config.search, config.rung_images(), 1.0
     if search.reduction_factor is not None:
         count = min(search.trials, N_SIMULATED)
+        shape = (count, len(search.objectives))
         shares = [
-            _simulated_share(rungs, search.reduction_factor, search.brackets, count, seed)
+            _simulated_share(rungs, search.reduction_factor, search.brackets, shape, seed)
             for seed in range(-(-N_SIMULATED // count))
         ]
         share = float(np.mean(shares))
     searched = search.trials * len(search.methods) * share
-    return (search.baseline_seeds + searched + search.n_confirmations()) * len(config.space.train_size)
+    repeated = config.n_confirmations(declared)
+    return (search.baseline_seeds + searched + repeated) * len(config.space.train_size)
+
+
+def describe_plan(config: SweepConfig, declared: Declared) -> list[str]:
+    """What a sweep will do and cost, in lines for people."""
+    sizes, search, rungs = config.space.train_size, config.search, config.rung_images()
+    searched, repeated = planned_trainings(config, declared)
+    seen = round(expected_trainings(config, declared) * rungs[-1])
+    generated = (searched * len(rungs) + repeated) * config.evaluation.n_samples
+    some, about, at_most = "", "", ""
+    if search.reduction_factor is not None:
+        some, about, at_most = " that runs to the end", "about ", "at most "
+    methods = ", ".join(f"{search.trials} of {method}" for method in search.methods)
+    lines = [
+        f"{searched + repeated} trainings: for each of the train sizes {', '.join(map(str, sizes))},",
+        f"  {search.baseline_seeds} DDPM baselines, {methods}",
+    ]
+    if repeated:
+        best, seeds = search.confirm.candidates, search.confirm.seeds
+        lines.append(f"  and after the search the best {best} again, each with {seeds} fresh seeds")
+    return [
+        *lines,
+        f"{rungs[-1]:,} images seen by each{some}, {about}{seen:,} in all",
+        f"measured at {', '.join(f'{n:,}' for n in rungs)} images seen, repeats at the end,",
+        f"  {at_most}{generated:,} images generated in all",
+    ]
 
 
 def _simulated_share(
-    rungs: Sequence[float], reduction_factor: float, brackets: int, n_trials: int, seed: int
+    rungs: Sequence[float], reduction_factor: float, brackets: int, shape: tuple[int, int], seed: int
 ) -> float:
-    """What a trial costs on average, in full trainings, when `n_trials` are halved.
+    """What a trial costs on average, in full trainings, when trials by objectives (n, m) are halved.
 
-    The rule itself is tried, on N_WORKERS trials at a time. Nothing is known of them yet: their two
-    objectives are drawn from the unit interval, and shown with noise before the last rung.
+    The rule itself is tried, on N_WORKERS trials at a time. Nothing is known of them yet: their objectives
+    are drawn from the unit interval, and shown with noise before the last rung.
     """
-    rng, search = np.random.default_rng(seed), ParetoRungs(len(rungs), reduction_factor, foresee=True)
-    steps, last = np.diff(rungs, prepend=0.0), len(rungs) - 1
-    ends, firsts = rng.random((n_trials, 2)), _first_rungs(rungs, reduction_factor, brackets, n_trials)
+    (n_trials, n_objectives), last = shape, len(rungs)
+    rng, search = np.random.default_rng(seed), ParetoRungs(last, reduction_factor, extrapolate=True)
+    ends, firsts = rng.random(shape), _first_rungs(Brackets(rungs, reduction_factor, brackets), n_trials)
+    steps = np.diff(rungs, prepend=0.0)
     new = deque(range(n_trials))
     running: deque[tuple[int, int]] = deque()
     spent = 0.0
@@ -47,15 +83,15 @@ def _simulated_share(
             search.go_on(name)
             running.append((int(name), rung + 1))
         while len(running) < N_WORKERS and new:
-            running.append((new.popleft(), 0))
+            running.append((new.popleft(), 1))
         if not running:
             return float(spent / (n_trials * rungs[-1]))
         trial, rung = running.popleft()
-        spent += steps[rung]
+        spent += steps[rung - 1]
         if rung == last:
             search.enter(str(trial), rung, ends[trial].tolist())
             continue
-        shown = (ends[trial] + NOISE * rng.standard_normal(2)).tolist()
+        shown = (ends[trial] + NOISE * rng.standard_normal(n_objectives)).tolist()
         if rung < firsts[trial]:
             search.enter(str(trial), rung, shown)
             running.append((trial, rung + 1))
@@ -63,12 +99,10 @@ def _simulated_share(
             running.append((trial, rung + 1))
 
 
-def _first_rungs(rungs: Sequence[float], reduction_factor: float, brackets: int, n_trials: int) -> list[int]:
-    """The rung from which each trial is judged: every bracket gets the same budget."""
-    costs = [expected_budget(rungs, reduction_factor, first) for first in range(brackets)]
-    begun, firsts = [0] * brackets, []
+def _first_rungs(brackets: Brackets, n_trials: int) -> list[int]:
+    """The rung from which each trial is judged."""
+    firsts = []
     for _ in range(n_trials):
-        first = min(range(brackets), key=lambda bracket: begun[bracket] * costs[bracket])
-        begun[first] += 1
-        firsts.append(first)
+        firsts.append(brackets.next())
+        brackets.begin(firsts[-1])
     return firsts

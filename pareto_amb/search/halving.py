@@ -1,27 +1,49 @@
 """Asynchronous successive halving on several metrics: which trials go on at a rung, and which may resume.
 
 ASHA (Li et al. 2020) with the rank of several metrics in the place of one metric's: non-domination first,
-then spread within a front. Free of Ray; `schedulers.py` puts it to use there.
+then spread within a front. Free of Ray; `running/scheduler.py` puts it to use there. Rungs count from 1.
 """
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from pareto_amb.search.foresight import MIN_FINISHED, Array, Curves, Rows
-from pareto_amb.search.frontier import crowding_distance, front_numbers
+from pareto_amb.search.extrapolation import MIN_FINISHED, Array, LearningCurves, Rows
+from pareto_amb.search.pareto import crowding_distance, front_numbers
 
 
-def expected_budget(rungs: Sequence[float], reduction_factor: float, first: int = 0) -> float:
+def expected_budget(rungs: Sequence[float], reduction_factor: float, first: int = 1) -> float:
     """What a trial costs on average that is judged from rung `first` on, in the unit of `rungs`.
 
-    It reaches rungs[first] for certain, and each later rung with probability 1/reduction_factor of the
-    one before.
+    It gets to that rung for certain, and to each later one with probability 1/reduction_factor of the one
+    before.
     """
-    steps = np.diff(rungs[first:])
-    return float(rungs[first] + (steps / reduction_factor ** np.arange(1, len(steps) + 1)).sum())
+    steps = np.diff(rungs[first - 1 :])
+    return float(rungs[first - 1] + (steps / reduction_factor ** np.arange(1, len(steps) + 1)).sum())
+
+
+class Brackets:
+    """Where trials are judged first: those of bracket b from rung b on, every bracket at the same expected
+    budget (Hyperband, Li et al. 2018).
+    """
+
+    def __init__(self, rungs: Sequence[float], reduction_factor: float, count: int) -> None:
+        """ValueError unless `count` lies between 1 and the number of rungs."""
+        if not 1 <= count <= len(rungs):
+            raise ValueError(f"brackets must lie between 1 and {len(rungs)}, the number of rungs")
+        self._costs = [expected_budget(rungs, reduction_factor, first + 1) for first in range(count)]
+        self._begun = [0] * count
+
+    def begin(self, bracket: int) -> None:
+        """A trial has begun in a bracket."""
+        self._begun[bracket - 1] += 1
+
+    def next(self, at_most: int | None = None) -> int:
+        """The bracket, none above `at_most`, that was given the least so far: the next trial's."""
+        spent = [n * cost for n, cost in zip(self._begun, self._costs, strict=True)][:at_most]
+        return spent.index(min(spent)) + 1
 
 
 class ParetoRungs:
@@ -32,29 +54,35 @@ class ParetoRungs:
     Nothing is decided at the last rung. Until `close`, one of fewer than reduction_factor trials is not
     known to be good.
 
-    With `foresee` what counts is not what a trial has at its rung but what the finished ones let expect of
-    it at the last (`foresight.py`). Until MIN_FINISHED have finished all go on, and a trial that is foreseen
-    on the frontier always does: where early figures tell little, little is stopped.
+    With `extrapolate` what counts is not what a trial has at its rung but what the finished ones let expect
+    of it at the last (`extrapolation.py`). Until MIN_FINISHED have finished all go on, and a trial that is
+    expected on the frontier always does: where early figures tell little, little is stopped.
     """
 
     def __init__(
-        self, n_rungs: int, reduction_factor: float, *, n_objectives: int | None = None, foresee: bool = False
+        self,
+        n_rungs: int,
+        reduction_factor: float,
+        *,
+        n_objectives: int | None = None,
+        extrapolate: bool = False,
+        floor: ArrayLike = 0.0,
     ) -> None:
-        """`n_rungs` counts the last one, full budget. ValueError unless `reduction_factor` is above 1.
+        """Set up the rungs 1 to `n_rungs`. ValueError unless `reduction_factor` is above 1.
 
         The first `n_objectives` values of a report are what trials are ranked by, None for all; the others
-        help to foresee them.
+        help to extrapolate them, never below `floor`.
         """
         if reduction_factor <= 1:
             raise ValueError(f"reduction_factor must be above 1, got {reduction_factor}")
-        self._curves: Curves[str] = Curves(n_rungs, n_objectives)
-        self._rungs = [
-            _Rung(self._curves, rung, reduction_factor, foresee and rung < n_rungs - 1)
-            for rung in range(n_rungs)
-        ]
+        self._curves: LearningCurves[str] = LearningCurves(n_rungs, n_objectives, floor)
+        self._rungs = {
+            rung: _Rung(self._curves, rung, reduction_factor, extrapolate and rung < n_rungs)
+            for rung in range(1, n_rungs + 1)
+        }
 
     def enter(self, trial_id: str, rung: int, values: Sequence[float]) -> None:
-        """Count the minimised `values` of a trial that goes on from `rung` (0 is the first) in any case."""
+        """Count the minimised `values` of a trial that goes on from `rung` in any case."""
         self._rungs[rung].paused.discard(self._curves.record(trial_id, rung, values))
 
     def pause(self, trial_id: str, rung: int, values: Sequence[float]) -> None:
@@ -76,7 +104,7 @@ class ParetoRungs:
         """
         return [
             (rung, self._curves.keys[row])
-            for rung in reversed(range(len(self._rungs) - 1))
+            for rung in range(self._curves.n_rungs - 1, 0, -1)
             for row in self._rungs[rung].candidates()
         ]
 
@@ -89,19 +117,19 @@ class ParetoRungs:
 
     def close(self) -> None:
         """No new trial will come: from now on the best of each rung goes on, however few were measured."""
-        for rung in self._rungs:
+        for rung in self._rungs.values():
             rung.close()
 
     def last_choice(self) -> str | None:
         """The paused trial with the least hope: of the lowest rung, the one of the worst rank."""
-        for rung in self._rungs[:-1]:
-            if (row := rung.worst_paused()) is not None:
+        for rung in range(1, self._curves.n_rungs):
+            if (row := self._rungs[rung].worst_paused()) is not None:
                 return self._curves.keys[row]
         return None
 
     def go_on(self, trial_id: str) -> None:
         """Let a trial leave the highest rung it reached; it is no candidate any more, but still counts."""
-        for rung in self._rungs:
+        for rung in self._rungs.values():
             rung.paused.discard(self._curves.row(trial_id))
 
     def forget(self, trial_id: str) -> None:
@@ -113,11 +141,13 @@ class ParetoRungs:
 class _Rung:
     """Who is among the best at one rung, and which rows of `curves` wait there.
 
-    With `foresee`, ranks are of what the trials are foreseen to have at the last rung.
+    With `extrapolate`, ranks are of what the trials are expected to have at the last rung.
     """
 
-    def __init__(self, curves: Curves[str], rung: int, reduction_factor: float, foresee: bool) -> None:
-        self._curves, self._rung, self._foresee = curves, rung, foresee
+    def __init__(
+        self, curves: LearningCurves[str], rung: int, reduction_factor: float, extrapolate: bool
+    ) -> None:
+        self._curves, self._rung, self._extrapolate = curves, rung, extrapolate
         self._reduction_factor, self._at_least = reduction_factor, 0
         self._ranks: _Ranks | None = None
         self.paused: set[int] = set()
@@ -141,7 +171,7 @@ class _Rung:
 
     def _rank(self) -> "_Ranks":
         """Spread is looked at in one front alone, the one that only a part of goes on from."""
-        versions = self._curves.versions[self._rung], self._curves.versions[-1]
+        versions = self._curves.version(self._rung), self._curves.version(self._curves.n_rungs)
         if self._ranks is None or self._ranks.versions != versions:
             n, rows = len(self._curves.keys), self._curves.at(self._rung)
             expected = self._expected(rows)
@@ -159,14 +189,16 @@ class _Rung:
         """How many of the trials go on, whose fronts are `fronts`."""
         n = len(fronts)
         share = min(max(int(n / self._reduction_factor), self._at_least), n)
-        if not self._foresee:
+        if not self._extrapolate:
             return share
-        return n if len(self._curves.at(-1)) < MIN_FINISHED else max(share, int((fronts == 0).sum()))
+        if len(self._curves.at(self._curves.n_rungs)) < MIN_FINISHED:
+            return n
+        return max(share, int((fronts == 0).sum()))
 
     def _expected(self, rows: Rows) -> Array:
         """What `rows` (n,) are ranked by (n, n_objectives)."""
-        foreseen = self._curves.foreseen(self._rung, rows) if self._foresee else None
-        return self._curves.objectives(self._rung, rows) if foreseen is None else foreseen
+        expected = self._curves.extrapolated(self._rung, rows) if self._extrapolate else None
+        return self._curves.objectives(self._rung, rows) if expected is None else expected
 
     def _best_first(self, rows: Collection[int]) -> list[int]:
         """`rows` by front, then by spread within it, then by name: the order of reports is no matter."""

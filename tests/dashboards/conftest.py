@@ -10,16 +10,42 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pareto_amb.config import SweepConfig, to_yaml
-from pareto_amb.results import SCHEMA
-from pareto_amb.search.recommend import recommend
+from pareto_amb.config import SweepConfig
+from pareto_amb.config_file import to_yaml
+from pareto_amb.declared import Declared, MethodInfo, Objective, Parameter
+from pareto_amb.results.recommend import recommend
+from pareto_amb.results.size import Results, SizeResults
+from pareto_amb.results.table import METADATA, columns, shipped
 
 N_TRIALS = 16
 RUNGS = (0.25, 0.5, 1.0)
 BUDGET = 512_000
+
+DECLARED = shipped()
+SCHEMA = {column.name: column.dtype for column in columns(DECLARED).values()}
+
+DIVERSITY = Objective(
+    "diversity",
+    label="diversity",
+    description="share of the training images that are nearest to a sample",
+    direction="max",
+    kind="share",
+    ideal=1.0,
+    noise="share",
+)
+TEMPERATURE = Parameter(
+    "temperature",
+    label="temperature <T>",
+    description="how far a label is smoothed; a range",
+    limits=(0.0, 10.0),
+    default={"low": 0.5, "high": 5.0},
+)
+SMOOTHED = MethodInfo("smoothed", "Smoothed <b>", "Smoothed labels.", parameters=(TEMPERATURE,))
 
 
 def sweep_config(**changes: Any) -> SweepConfig:
@@ -51,10 +77,10 @@ def sweep_rows(train_size: int, seed: int = 0) -> pd.DataFrame:
             rows.append(_row(name, "algorithm1", train_size, sigma, mix, 0, 0, rng))
             rows[-1] |= {"status": "failed", "error": "loss became nan at image 12,800"}
             continue
-        pruned = number in (3, 13)
-        for rung in range(1, 3 if pruned else 4):
+        paused = number in (3, 13)
+        for rung in range(1, 3 if paused else 4):
             row = _row(name, "algorithm1", train_size, float(sigma), mix, 0, rung, rng)
-            rows.append(row | {"status": "pruned" if pruned else "complete"})
+            rows.append(row | {"status": "paused" if paused else "complete"})
     for number in range(3):
         for rung in range(1, 4):
             name = f"n{train_size}-ddpm-s{number}"
@@ -85,6 +111,25 @@ def confirmed_rows(results: pd.DataFrame, trial_id: str, worse: float = 0.4) -> 
         for k in (1, 2)
     ]
     return pd.concat([results, pd.DataFrame(repeats)], ignore_index=True)
+
+
+def three_objectives(rows: pd.DataFrame) -> tuple[pd.DataFrame, Declared]:
+    """`rows` with a maximised share, and four trials of a method with a parameter of its own."""
+    rng = np.random.default_rng(5)
+    rows = rows.assign(temperature=0.0)
+    ours = rows[rows.trial_id.isin([f"n300-algorithm1-{k:04d}" for k in (5, 7, 9, 11)])]
+    ours = ours.assign(
+        trial_id=ours.trial_id.str.replace("algorithm1", "smoothed"), method="smoothed", mix_ratio=0.0,
+        temperature=ours.sigma_tn.rank(method="dense"), sigma_tn=0.0, fid=ours.fid + 0.7,
+        memorization=ours.memorization / 2,
+    )  # fmt: skip
+    rows = pd.concat([rows, ours], ignore_index=True)
+    spread = 0.9 - 0.4 * rows.memorization - 0.05 * np.log1p(rows.sigma_tn) - rng.uniform(0, 0.03, len(rows))
+    rows = rows.assign(diversity=spread.where(rows.fid.notna()), diversity_se=0.004)
+    declared = Declared(
+        {**DECLARED.methods, "smoothed": SMOOTHED}, {**DECLARED.objectives, "diversity": DIVERSITY}
+    )
+    return rows, declared
 
 
 def _row(
@@ -143,10 +188,13 @@ def write_run(
     config: SweepConfig,
     recommend_for: tuple[int, ...] = (),
     samples: bool = True,
+    declared: Declared = DECLARED,
 ) -> Path:
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "sweep.yaml").write_text(to_yaml(config), encoding="utf-8")
-    results.to_parquet(run_dir / "results.parquet", index=False)
+    table = pa.Table.from_pandas(results, preserve_index=False)
+    table = table.replace_schema_metadata({METADATA: json.dumps(declared.to_json())})
+    pq.write_table(table, run_dir / "results.parquet")
     environment = {
         "versions": {"pareto-amb": "0.1.0", "torch": "2.7.0", "ray": "2.50.0"},
         "hardware": {"gpu": ["NVIDIA A100 80GB"], "cpus": 32},
@@ -155,9 +203,10 @@ def write_run(
     }
     (run_dir / "environment.json").write_text(json.dumps(environment), encoding="utf-8")
     if recommend_for:
-        found = [recommend(results, size).model_dump(mode="json") for size in recommend_for]
+        sizes = map(Results(results, declared).size, recommend_for)
+        found = [recommend(size).model_dump(mode="json") for size in sizes]
         for entry in found:
-            entry["training"] = {"data": {"source": "images"}, "sigma_tn": entry["sigma_tn"]}
+            entry["training"] = {"data": {"source": "images"}, "parameters": entry["parameters"]}
         document = {"policy": "match-ddpm", "run": run_dir.name, "recommendations": found}
         (run_dir / "recommendation.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
         if samples:
@@ -183,6 +232,22 @@ def make_config() -> Callable[..., SweepConfig]:
 def make_rows() -> Callable[[int], pd.DataFrame]:
     """A results table for one train size."""
     return sweep_rows
+
+
+@pytest.fixture
+def size_of() -> Callable[..., SizeResults]:
+    """The results of one train size: size_of(rows, train_size=300, declared=what ships)."""
+
+    def build(rows: pd.DataFrame, train_size: int = 300, declared: Declared = DECLARED) -> SizeResults:
+        return Results(rows, declared).size(train_size)
+
+    return build
+
+
+@pytest.fixture
+def three(results: pd.DataFrame) -> tuple[pd.DataFrame, Declared]:
+    """A results table with a third, maximised objective and a method of a user's own; its declarations."""
+    return three_objectives(results)
 
 
 @pytest.fixture

@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 
-from dashboards.report import write_report
-from dashboards.scan import write_scan
 from pareto_amb.config import DataConfig
+from pareto_amb.dashboards.report import write_report
+from pareto_amb.dashboards.scan import write_scan
 from pareto_amb.data import load_images
-from pareto_amb.scan import scan_images
+from pareto_amb.scanning import scan_images
+
+pytestmark = pytest.mark.slow
 
 FIGURES = ["frontier-300", "sigma-300", "any-300", "mix-300", "curves-300", "hypervolume-300"]
 

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,32 +8,47 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from dashboards import theme, wording
-from dashboards.figures import any_budget_figure, frontier_figure, mix_figure, sigma_figure
-from dashboards.search_figures import curves_figure, hypervolume_figure
-from pareto_amb.search.frontier import (
-    comparable,
-    frontier,
-    hypervolume_history,
-    normalized_hypervolume,
-    reference_point,
-)
-from pareto_amb.search.recommend import Recommendation, recommend
-from pareto_amb.search.uncertainty import frontier_points
+from pareto_amb.dashboards import formats, theme, wording
+from pareto_amb.dashboards.frontier_figures import FAINT, any_budget_figure, frontier_figure
+from pareto_amb.dashboards.looks import SPARE_COLOURS, look, looks
+from pareto_amb.dashboards.parameter_figures import parameter_figure, two_parameters_figure
+from pareto_amb.dashboards.search_figures import curves_figure, hypervolume_figure
+from pareto_amb.declared import BASELINE, Declared
+from pareto_amb.diffusion.methods.algorithm1 import MIX_RATIO, SIGMA_TN
+from pareto_amb.results.recommend import Recommendation, recommend
+from pareto_amb.results.size import SizeResults
 
-MAKERS = [
-    frontier_figure,
-    sigma_figure,
-    any_budget_figure,
-    mix_figure,
-    curves_figure,
-    hypervolume_figure,
+SizeOf = Callable[..., SizeResults]
+Found = Recommendation | None
+
+
+def sigma_figure(size: SizeResults, encoder: str, found: Found = None) -> go.Figure:
+    return parameter_figure(size, SIGMA_TN, encoder, found)
+
+
+def mix_figure(size: SizeResults, encoder: str, found: Found = None) -> go.Figure:
+    return two_parameters_figure(size, SIGMA_TN, MIX_RATIO, encoder, found)
+
+
+MAKERS: list[Callable[[SizeResults, Found], go.Figure]] = [
+    lambda size, found: frontier_figure(size, "pixels", found),
+    lambda size, found: sigma_figure(size, "pixels", found),
+    lambda size, found: any_budget_figure(size, "pixels", found),
+    lambda size, found: mix_figure(size, "pixels", found),
+    lambda size, found: curves_figure(size, "pixels"),
+    lambda size, found: hypervolume_figure(size),
 ]
+NAMES = ["frontier", "sigma", "any", "mix", "curves", "hypervolume"]
 
 
 @pytest.fixture
-def recommended(results: pd.DataFrame) -> Recommendation:
-    return recommend(results, 300)
+def size(results: pd.DataFrame, size_of: SizeOf) -> SizeResults:
+    return size_of(results)
+
+
+@pytest.fixture
+def recommended(size: SizeResults) -> Recommendation:
+    return recommend(size)
 
 
 def traces(figure: go.Figure, name: str) -> list[Any]:
@@ -44,14 +60,12 @@ def drawn(figure: go.Figure) -> int:
     return sum(len(t.x) for t in figure.data if t.mode == "markers" and t.hovertext is not None and t.x[0])
 
 
-def test_frontier_draws_every_completed_trial_once(
-    results: pd.DataFrame, recommended: Recommendation
-) -> None:
-    figure = frontier_figure(results, 300, "inception_v3", recommended)
+def test_frontier_draws_every_completed_trial_once(recommended: Recommendation, size: SizeResults) -> None:
+    figure = frontier_figure(size, "inception_v3", recommended)
     ids = [text for t in figure.data if t.hovertext for text in t.hovertext if "<b>" in text]
-    assert len(ids) == len(set(ids)) == len(comparable(results, 300))
+    assert len(ids) == len(set(ids)) == len(size.full)
     (step,) = traces(figure, "front")
-    front = frontier(results, 300)
+    front = size.frontier
     assert step.line.shape == "hv"
     assert list(step.x) == front.fid.tolist()
     assert list(step.y) == front.memorization.tolist()
@@ -61,22 +75,22 @@ def test_frontier_draws_every_completed_trial_once(
 
 
 def test_frontier_marks_baseline_heldout_and_recommended(
-    results: pd.DataFrame, recommended: Recommendation
+    recommended: Recommendation, size: SizeResults
 ) -> None:
-    figure = frontier_figure(results, 300, "inception_v3", recommended)
+    figure = frontier_figure(size, "inception_v3", recommended)
     (box,) = traces(figure, "DDPM mean ±")
-    assert min(box.x) == pytest.approx(recommended.baseline.fid.low)
-    assert max(box.y) == pytest.approx(recommended.baseline.memorization.high)
+    assert min(box.x) == pytest.approx(recommended.baseline["fid"].low)
+    assert max(box.y) == pytest.approx(recommended.baseline["memorization"].high)
     (line,) = traces(figure, "held-out")
     assert set(line.y) == {0.01}
     assert line.line.color == theme.HELDOUT
     (ring,) = traces(figure, "recommended")
-    assert (ring.x[0], ring.y[0]) == (recommended.fid.value, recommended.memorization.value)
+    assert (ring.x[0], ring.y[0]) == (recommended["fid"].value, recommended["memorization"].value)
     assert ring.marker.line.color == theme.RECOMMENDED
 
 
-def test_hover_gives_both_units_mix_ratio_and_seed(results: pd.DataFrame) -> None:
-    figure = frontier_figure(results, 300, "inception_v3")
+def test_hover_gives_both_units_mix_ratio_and_seed(results: pd.DataFrame, size: SizeResults) -> None:
+    figure = frontier_figure(size, "inception_v3")
     texts = [text for t in traces(figure, "Algorithm 1") for text in t.hovertext or ()]
     row = results[(results.trial_id == "n300-algorithm1-0008") & (results.rung == 3)].iloc[0]
     (text,) = (text for text in texts if "n300-algorithm1-0008" in text)
@@ -86,9 +100,9 @@ def test_hover_gives_both_units_mix_ratio_and_seed(results: pd.DataFrame) -> Non
     assert "seed 0" in text
 
 
-def test_points_carry_their_noise_and_how_sure_they_are(results: pd.DataFrame) -> None:
-    figure = frontier_figure(results, 300, "inception_v3")
-    points = frontier_points(results, 300)
+def test_points_carry_their_noise_and_how_sure_they_are(size: SizeResults) -> None:
+    figure = frontier_figure(size, "inception_v3")
+    points = size.points
     points = points[points.method != "ddpm"].reset_index(drop=True)
     (bars,) = traces(figure, "± 2 s.d.")
     assert list(bars.x) == points.fid.tolist()
@@ -98,12 +112,14 @@ def test_points_carry_their_noise_and_how_sure_they_are(results: pd.DataFrame) -
     row = points[points.trial_id == "n300-algorithm1-0007"].iloc[0]
     assert 0 < row.p_front < 1
     texts = [text for t in figure.data for text in t.hovertext or () if row.trial_id in text]
-    assert f"on the front in {row.p_front:.0%} of redraws" in texts[0]
-    assert f"± {wording.number(2 * row.fid_sd, 2)}" in texts[0]
+    assert f"on the frontier in {row.p_front:.0%} of redraws" in texts[0]
+    assert f"± {formats.number(2 * row.fid_sd, 2)}" in texts[0]
 
 
-def test_learning_curves_end_in_a_cross_where_a_trial_was_stopped(results: pd.DataFrame) -> None:
-    figure = curves_figure(results, 300, "pixels")
+def test_learning_curves_end_in_a_cross_where_a_trial_was_stopped(
+    results: pd.DataFrame, size: SizeResults, size_of: SizeOf
+) -> None:
+    figure = curves_figure(size, "pixels")
     stopped = [t for t in figure.data if t.name == "Algorithm 1, stopped early"]
     assert [list(t.y) for t in stopped] == [
         [
@@ -118,44 +134,49 @@ def test_learning_curves_end_in_a_cross_where_a_trial_was_stopped(results: pd.Da
     assert not any("x" in t.marker.symbol for t in others)
     points = sum(y is not None for t in figure.data for y in t.y)
     assert points == 2 * results.fid.notna().sum()
-    assert "2 of 16 trials (2 at 50% of the budget)" in wording.stopped_early(results, 300)
-    assert "saved 1.00 full trainings" in wording.stopped_early(results, 300)
-    complete = results[results.status != "pruned"]
-    assert wording.stopped_early(complete, 300) == "Here nothing was stopped early."
+    assert "2 of 16 trials (2 at 50% of the budget)" in wording.stopped_early(size)
+    assert "saved 1.00 full trainings" in wording.stopped_early(size)
+    complete = size_of(results[results.status != "paused"])
+    assert wording.stopped_early(complete) == "Here nothing was stopped early."
 
 
-def test_the_hypervolume_is_drawn_over_what_everything_cost(results: pd.DataFrame) -> None:
-    (curve,) = hypervolume_figure(results, 300, "pixels").data
-    assert list(curve.y) == hypervolume_history(results, 300).hypervolume.tolist()
+def test_the_hypervolume_is_drawn_over_what_everything_cost(size: SizeResults) -> None:
+    (curve,) = hypervolume_figure(size).data
+    assert list(curve.y) == size.hypervolume_history.hypervolume.tolist()
     assert curve.x[-1] == pytest.approx(16 + 2 * 0.5)  # 3 baselines, 13 trials, two stopped halfway
-    final = normalized_hypervolume(frontier(results, 300), reference_point(results, 300))
+    final = size.normalized_hypervolume(size.frontier)
     assert curve.y[-1] == pytest.approx(final)
-    assert f"It is {wording.percent(final)} in the end" in wording.hypervolume(results, 300)
+    assert f"It is {formats.percent(final)} in the end" in wording.hypervolume(size)
 
 
 def test_a_confirmed_trial_is_drawn_at_the_mean_of_its_fresh_seeds(
-    results: pd.DataFrame, recommended: Recommendation, confirm: Callable[..., pd.DataFrame]
+    results: pd.DataFrame,
+    recommended: Recommendation,
+    confirm: Callable[..., pd.DataFrame],
+    size: SizeResults,
+    size_of: SizeOf,
 ) -> None:
     rows = confirm(results, recommended.trial_id)
-    found = recommend(rows, 300)
+    more = size_of(rows)
+    found = recommend(more)
     assert found.trial_id == recommended.trial_id
-    figure = frontier_figure(rows, 300, "inception_v3", found)
+    figure = frontier_figure(more, "inception_v3", found)
     texts = [text for t in traces(figure, "Algorithm 1") for text in t.hovertext or ()]
     (text,) = (text for text in texts if found.trial_id in text)
     assert "mean of 2 fresh seeds" in text
     (ring,) = traces(figure, "recommended")
-    assert (ring.x[0], ring.y[0]) == (found.fid.value, found.memorization.value)
+    assert (ring.x[0], ring.y[0]) == (found["fid"].value, found["memorization"].value)
     (before,) = traces(figure, "in the search")
-    assert before.x[:2] == (recommended.fid.value, found.fid.value)
-    assert before.y[:2] == (recommended.memorization.value, found.memorization.value)
+    assert before.x[:2] == (recommended["fid"].value, found["fid"].value)
+    assert before.y[:2] == (recommended["memorization"].value, found["memorization"].value)
     assert before.marker.size[:2] == (9, 0)
-    assert not traces(frontier_figure(results, 300, "inception_v3", recommended), "in the search")
-    words = wording.confirmation(found)
+    assert not traces(frontier_figure(size, "inception_v3", recommended), "in the search")
+    words = wording.confirmation(found, size.objectives)
     assert "Trained again with 2 fresh seeds" in words
-    assert f"memorization {wording.percent(found.memorization.value)} after " in words
-    assert "Not confirmed" in wording.confirmation(recommended)
-    assert "It falls where fresh seeds" in wording.hypervolume(rows, 300)
-    assert wording.stopped_early(rows, 300) == wording.stopped_early(results, 300)
+    assert f"memorization {formats.percent(found['memorization'].value)} after " in words
+    assert "Not confirmed" in wording.confirmation(recommended, size.objectives)
+    assert "It falls where fresh seeds" in wording.hypervolume(more)
+    assert wording.stopped_early(more) == wording.stopped_early(size)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +189,9 @@ def test_a_confirmed_trial_is_drawn_at_the_mean_of_its_fresh_seeds(
         ("all", ""),
     ],
 )
-def test_it_is_said_why_there_is_no_hypervolume(case: str, reason: str, results: pd.DataFrame) -> None:
+def test_it_is_said_why_there_is_no_hypervolume(
+    case: str, reason: str, results: pd.DataFrame, size_of: SizeOf
+) -> None:
     ddpm = results.method == "ddpm"
     tables = {
         "running": results[results.rung < 3].assign(status="running"),
@@ -177,24 +200,27 @@ def test_it_is_said_why_there_is_no_hypervolume(case: str, reason: str, results:
         "old": results.assign(recorded_at=math.nan),
         "all": results,
     }
-    said = wording.no_hypervolume(tables[case], 300)
+    said = wording.no_hypervolume(size_of(tables[case]))
     assert reason in said
     assert bool(said) == bool(reason)
 
 
-@pytest.mark.parametrize("make", MAKERS)
-def test_one_train_size_at_a_time(make: Any, make_rows: Callable[[int], pd.DataFrame]) -> None:
+@pytest.mark.parametrize("make", MAKERS, ids=NAMES)
+def test_one_train_size_at_a_time(
+    make: Any, make_rows: Callable[[int], pd.DataFrame], size_of: SizeOf
+) -> None:
     both = pd.concat([make_rows(300), make_rows(1000)], ignore_index=True)
-    alone = make(both[both.train_size == 1000], 1000, "pixels", recommend(both, 1000))
-    among = make(both, 1000, "pixels", recommend(both, 1000))
+    found = recommend(size_of(both, 1000))
+    alone = make(size_of(both[both.train_size == 1000], 1000), found)
+    among = make(size_of(both, 1000), found)
     assert among.to_json() == alone.to_json()
 
 
-@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("make", MAKERS, ids=NAMES)
 @pytest.mark.parametrize(
     "case", ["empty", "no ddpm", "one trial", "nan", "one seed", "no copies", "wild fid"]
 )
-def test_figures_survive_thin_results(make: Any, case: str, results: pd.DataFrame) -> None:
+def test_figures_survive_thin_results(make: Any, case: str, results: pd.DataFrame, size_of: SizeOf) -> None:
     ddpm = results.method == "ddpm"
     tables = {
         "empty": results.iloc[:0],
@@ -205,22 +231,22 @@ def test_figures_survive_thin_results(make: Any, case: str, results: pd.DataFram
         "no copies": results.assign(memorization=0.0, heldout_memorization=np.nan),
         "wild fid": results.assign(fid=results.fid.where(results.sigma_tn < 5, 4000.0)),
     }
-    figure = make(tables[case], 300, "pixels")
+    figure = make(size_of(tables[case]), None)
     assert isinstance(figure.to_json(), str)
 
 
-def test_any_budget_shows_every_rung_and_the_joint_front(results: pd.DataFrame) -> None:
-    figure = any_budget_figure(results, 300, "pixels")
-    rows = comparable(results, 300, "any")
+def test_any_budget_shows_every_rung_and_the_joint_front(size: SizeResults) -> None:
+    figure = any_budget_figure(size, "pixels")
+    rows = size.anytime
     assert drawn(figure) == len(rows)
     names = {trace.name for trace in figure.data if trace.name}
-    assert {"DDPM, 25% of budget", "Algorithm 1, 100% of budget", "front over all budgets"} <= names
+    assert {"DDPM, 25% of budget", "Algorithm 1, 100% of budget", "frontier over all budgets"} <= names
 
 
 def test_sigma_figure_marks_window_and_noise_level_in_both_units(
-    results: pd.DataFrame, recommended: Recommendation
+    recommended: Recommendation, size: SizeResults
 ) -> None:
-    figure = sigma_figure(results, 300, "pixels", recommended)
+    figure = sigma_figure(size, "pixels", recommended)
     assert recommended.window is not None
     rectangles = [shape for shape in figure.layout.shapes if shape.type == "rect"]
     assert len(rectangles) == 3
@@ -231,11 +257,11 @@ def test_sigma_figure_marks_window_and_noise_level_in_both_units(
     assert "0.71" in tick
 
 
-def test_names_from_the_table_are_not_read_as_tags(results: pd.DataFrame) -> None:
+def test_names_from_the_table_are_not_read_as_tags(results: pd.DataFrame, size_of: SizeOf) -> None:
     nasty = results.assign(trial_id=results.trial_id + "<a href='http://evil.test'>x</a>")
     nasty["method"] = nasty.method.replace("algorithm1", "<i>mine</i>")
     for make in MAKERS:
-        figure = make(nasty, 300, "pixels")
+        figure = make(size_of(nasty), None)
         for trace in figure.data:
             assert "<i>" not in (trace.name or "")
             assert not any("<a" in text for text in trace.hovertext or ())
@@ -246,7 +272,7 @@ def test_names_from_the_table_are_not_read_as_tags(results: pd.DataFrame) -> Non
     [(0.0, 3, "0"), (12.345, 4, "12.35"), (0.01234, 3, "0.0123"), (12345.6, 3, "12,346"), (math.nan, 3, "–")],
 )
 def test_number(value: float, digits: int, text: str) -> None:
-    assert wording.number(value, digits) == text
+    assert formats.number(value, digits) == text
 
 
 @pytest.mark.parametrize(
@@ -254,12 +280,12 @@ def test_number(value: float, digits: int, text: str) -> None:
     [(0.0, "0.0%"), (0.0012, "0.12%"), (0.123, "12.3%"), (1.0, "100.0%"), (math.nan, "–")],
 )
 def test_percent(share: float, text: str) -> None:
-    assert wording.percent(share) == text
+    assert formats.percent(share) == text
 
 
 def test_vp_levels_close_to_one_keep_their_digits() -> None:
-    assert wording.level_vp(1.0) == "0.707"
-    assert wording.level_vp(80.0) == "0.99992"
+    assert formats.level_vp(1.0) == "0.707"
+    assert formats.level_vp(80.0) == "0.99992"
 
 
 def with_rivals(results: pd.DataFrame) -> pd.DataFrame:
@@ -275,9 +301,11 @@ def with_rivals(results: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([results, masking, noise_only], ignore_index=True)
 
 
-def test_other_methods_have_their_own_colour_symbol_and_hover(results: pd.DataFrame) -> None:
-    rows = with_rivals(results)
-    figure = frontier_figure(rows, 300, "pixels", recommend(rows, 300))
+def test_other_methods_have_their_own_colour_symbol_and_hover(
+    results: pd.DataFrame, size: SizeResults, size_of: SizeOf
+) -> None:
+    rivals = size_of(with_rivals(results))
+    figure = frontier_figure(rivals, "pixels", recommend(rivals))
     (masking,), (noise_only,) = traces(figure, "Masking"), traces(figure, "Noise only")
     symbols = {
         masking.marker.symbol,
@@ -285,7 +313,7 @@ def test_other_methods_have_their_own_colour_symbol_and_hover(results: pd.DataFr
         traces(figure, "Algorithm 1")[0].marker.symbol,
     }
     assert len(symbols) == 3
-    assert masking.marker.color == theme.OTHER_METHODS["masking"] != noise_only.marker.color
+    assert masking.marker.color == look(size.declared, "masking").colour != noise_only.marker.color
     assert "40.0% of pixels missing" in masking.hovertext[0]
     assert "σ_tn" not in masking.hovertext[0]
     assert "σ_tn" in noise_only.hovertext[0]
@@ -294,24 +322,107 @@ def test_other_methods_have_their_own_colour_symbol_and_hover(results: pd.DataFr
     assert min(masking.x) in front.x
 
 
-def test_other_methods_keep_to_the_figures_they_belong_to(results: pd.DataFrame) -> None:
-    rows = with_rivals(results)
-    sigma = {t.name for t in sigma_figure(rows, 300, "pixels").data}
+def test_other_methods_keep_to_the_figures_they_belong_to(
+    results: pd.DataFrame, size: SizeResults, size_of: SizeOf
+) -> None:
+    rivals = size_of(with_rivals(results))
+    sigma = {t.name for t in sigma_figure(rivals, "pixels").data}
     assert "Noise only" in sigma
     assert "Masking" not in sigma
-    assert drawn(mix_figure(rows, 300, "pixels")) == drawn(mix_figure(results, 300, "pixels"))
-    figure = any_budget_figure(rows, 300, "pixels")
-    assert drawn(figure) == len(comparable(rows, 300, "any"))
+    corruption = parameter_figure(rivals, size.declared.parameters["corruption"], "pixels")
+    labels = {method.label for method in size.declared.methods.values()}
+    assert {t.name for t in corruption.data} & labels == {"Masking"}
+    assert corruption.layout.xaxis3.title.text == "missing pixels"
+    assert corruption.layout.xaxis3.tickformat == "~%"
+    assert drawn(mix_figure(rivals, "pixels")) == drawn(mix_figure(size, "pixels"))
+    figure = any_budget_figure(rivals, "pixels")
+    assert drawn(figure) == len(rivals.anytime)
     (full,) = traces(figure, "Masking, 100%")
-    assert full.marker.line.color == theme.OTHER_METHODS["masking"]
+    assert full.marker.line.color == look(size.declared, "masking").colour
 
 
-def test_a_better_rival_is_named(results: pd.DataFrame) -> None:
+def test_a_better_rival_is_named(results: pd.DataFrame, size: SizeResults, size_of: SizeOf) -> None:
     rows = with_rivals(results)
-    found = recommend(rows, 300)
-    assert found.trial_id == recommend(results, 300).trial_id
-    assert wording.rivals(results, found) == ""
-    assert "Another method does better here: Masking (40.0% of pixels" in wording.rivals(rows, found)
+    rivals = size_of(rows)
+    found = recommend(rivals)
+    assert found.trial_id == recommend(size).trial_id
+    assert wording.rivals(size, found) == ""
+    assert "Another method does better here: Masking (40.0% of pixels" in wording.rivals(rivals, found)
     worse = rows.assign(fid=rows.fid.where(rows.method != "masking", 1e3))
     worse = worse.assign(fid=worse.fid.where(rows.method != "noise_only", 1e3))
-    assert "(Masking, Noise only): none" in wording.rivals(worse, found)
+    assert "(Masking, Noise only): none" in wording.rivals(size_of(worse), found)
+
+
+Three = tuple[pd.DataFrame, Declared]
+
+
+@pytest.fixture
+def size3(three: Three, size_of: SizeOf) -> SizeResults:
+    rows, declared = three
+    return size_of(rows, declared=declared)
+
+
+def test_three_objectives_are_linked_views_of_one_front(size3: SizeResults) -> None:
+    found = recommend(size3)
+    figure = frontier_figure(size3, "pixels", found)
+    assert not traces(figure, "front")
+    panels = [[t for t in figure.data if t.yaxis == axis and t.hovertext] for axis in ("y", "y2")]
+    assert [len(panel) for panel in panels] == [4, 4]  # 2 methods, DDPM's seeds and mean
+    for lower, upper in zip(*panels, strict=True):
+        assert (lower.name, lower.x, lower.hovertext) == (upper.name, upper.x, upper.hovertext)
+        assert (lower.marker.symbol, lower.legendgroup) == (upper.marker.symbol, upper.legendgroup)
+    assert figure.layout.xaxis.matches == "x2"
+    assert figure.layout.yaxis2.title.text == "diversity<br>(higher is better)"
+    front = set(size3.frontier.trial_id)
+    drawn = [t for t in panels[1] if t.marker.opacity]
+    opaque = {
+        text[3:].partition("<")[0]
+        for t in drawn
+        for text, opacity in zip(t.hovertext, t.marker.opacity, strict=True)
+        if opacity == 1
+    }
+    assert opaque == front - {"n300-ddpm-s0"}
+    assert {opacity for t in drawn for opacity in t.marker.opacity} == {FAINT, 1.0}
+    (text,) = {text for t in drawn for text in t.hovertext if found.trial_id in text}
+    row = size3.points[size3.points.trial_id == found.trial_id].iloc[0]
+    assert f"diversity {formats.percent(row.diversity)} ± {formats.percent(2 * row.diversity_sd)}" in text
+    for make in (curves_figure, any_budget_figure):
+        titles = [axis.title.text for axis in make(size3, "pixels").select_yaxes()]
+        assert "diversity<br>(higher is better)" in titles
+
+
+def test_a_parameter_of_a_users_own_has_its_axis_and_a_spare_colour(size3: SizeResults) -> None:
+    temperature = size3.declared.parameters["temperature"]
+    figure = parameter_figure(size3, temperature, "pixels", recommend(size3))
+    (points, *_) = traces(figure, "Smoothed &lt;b&gt;")
+    assert set(points.x) == {1.0, 2.0, 3.0, 4.0}
+    assert points.marker.color == SPARE_COLOURS[0]
+    assert figure.layout.xaxis4.title.text == "temperature &lt;T&gt;"
+    assert figure.layout.xaxis4.type == "linear"
+    assert "temperature &lt;T&gt; 2.00" in points.hovertext[1]
+    panels = [axis.title.text.partition("<")[0] for axis in figure.select_yaxes()]
+    assert panels == ["memorization", "FID", "diversity", "mean similarity"]
+
+
+def test_every_declared_method_has_a_look_of_its_own(size3: SizeResults) -> None:
+    found = looks(size3.declared)
+    assert {name: drawn.colour for name, drawn in found.items()} == {
+        name: method.color or SPARE_COLOURS[0] for name, method in size3.declared.methods.items()
+    }
+    assert len({drawn.symbol for drawn in found.values()}) == len(found)
+    assert found[BASELINE].colour == theme.DDPM
+    hostile = replace(size3.declared.methods["smoothed"], color="red; x")
+    declared = replace(size3.declared, methods={**size3.declared.methods, "smoothed": hostile})
+    assert look(declared, "smoothed").colour == SPARE_COLOURS[0]
+
+
+def test_sentences_speak_of_three_objectives(size3: SizeResults) -> None:
+    found = recommend(size3)
+    objectives = size3.objectives
+    assert wording.on_all(objectives) == "on FID, memorization and diversity"
+    assert "diversity is" in wording.comparisons(found, objectives).lower()
+    assert wording.verdict(found, objectives) == (
+        "good",
+        "Copies less than DDPM, no worse on FID and diversity",
+    )
+    assert "diversity 100.0%" in wording.hypervolume(size3)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dashboards.gallery import CLOSEST, PLAIN, build_gallery, data_uri, read_samples
+from pareto_amb.dashboards.gallery import CLOSEST, PLAIN, build_gallery, data_uri, read_samples
 from pareto_amb.errors import UserError
 from pareto_amb.storage import Storage
 

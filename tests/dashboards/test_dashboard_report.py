@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,12 +13,17 @@ import pytest
 import yaml
 from plotly.offline import get_plotlyjs
 
-from dashboards.report import trial_rows, write_report
 from pareto_amb.config import SweepConfig
+from pareto_amb.dashboards.formats import percent
+from pareto_amb.dashboards.report import write_report
+from pareto_amb.dashboards.trials import trial_rows
+from pareto_amb.declared import Declared
 from pareto_amb.errors import UserError
-from pareto_amb.search.patience import describe_stall
-from pareto_amb.search.recommend import recommend
-from pareto_amb.search.uncertainty import frontier_points
+from pareto_amb.results.noise import probability_non_dominated
+from pareto_amb.results.recommend import recommend
+from pareto_amb.results.size import Results
+from pareto_amb.results.stall import describe_stall
+from pareto_amb.results.table import shipped
 
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}"
 
@@ -66,7 +72,7 @@ def figures(page: Page) -> list[str]:
 
 def test_report_answers_first(run_dir: Path, results: pd.DataFrame) -> None:
     page = page_of(run_dir)
-    found = recommend(results, 300)
+    found = recommend(Results(results, shipped()).size(300))
     words = page.words
     assert "faces-300" in words
     assert (
@@ -81,7 +87,7 @@ def test_report_answers_first(run_dir: Path, results: pd.DataFrame) -> None:
     assert "NVIDIA A100 80GB" in words
     assert "Every point rests on 5,000 generated samples." in words
     assert figures(page) == FIGURES
-    low, high = found.sigma_tn_interval or (0, 0)
+    low, high = found.interval or (0, 0)
     assert f"90% interval {low:.2f} to {high:.2f}" in words
     assert f"no other point dominates the recommended one in {found.p_front:.0%}" in words
     assert "Stopped early: 2 of 16 trials" in words
@@ -109,8 +115,9 @@ def test_gallery_and_failed_trial_are_shown(run_dir: Path) -> None:
 
 
 def test_the_table_says_how_sure_each_trial_is_on_the_front(results: pd.DataFrame) -> None:
-    points = frontier_points(results, 300).set_index("trial_id").p_front
-    rows = {row["trial_id"]: row for row in trial_rows(results)}
+    found = Results(results, shipped())
+    points = found.size(300).points.set_index("trial_id").p_front
+    rows = {row["trial_id"]: row for row in trial_rows(found)}
     assert rows["n300-algorithm1-0007"]["p_front"] == points["n300-algorithm1-0007"]
     assert {rows[f"n300-ddpm-s{k}"]["p_front"] for k in range(3)} == {points["n300-ddpm-s0"]}
     assert rows["n300-algorithm1-0003"]["p_front"] is None  # stopped early
@@ -124,7 +131,7 @@ def test_early_stopping_is_said_either_way(new_run: Callable[..., Path], results
     )
     words = page_of(new_run(better, recommend_for=(300,))).words
     assert "Training less does better here: plain DDPM, stopped after 128,000 images" in words
-    assert "DDPM stopped early competes here and holds part of the joint front" in words
+    assert "DDPM stopped early competes here and holds part of the joint frontier" in words
     worse = results.assign(fid=results.fid.where(results.budget == 1, 90.0))
     words = page_of(new_run(worse, recommend_for=(300,))).words
     assert "Early stopping does not beat it" in words
@@ -144,6 +151,60 @@ def test_two_train_sizes_have_their_own_sections(
     assert len(figures(page)) == len(set(figures(page))) == 12
     assert "With 1,000 training images, train with" in page.words
     assert sum(script.startswith("/**\n* plotly.js") for script in page.scripts) == 1
+
+
+def test_a_third_objective_and_an_own_parameter_are_on_the_page(
+    new_run: Callable[..., Path],
+    make_config: Callable[..., SweepConfig],
+    three: tuple[pd.DataFrame, Declared],
+) -> None:
+    rows, declared = three
+    search = {
+        "methods": ["algorithm1", "smoothed"],
+        "objectives": ["fid", "memorization", "diversity"],
+        "baseline_seeds": 3,
+    }
+    space = make_config().space.model_dump() | {"temperature": {"low": 0.5, "high": 5.0}}
+    config = make_config(search=search, space=space)
+    page = page_of(new_run(rows, config, recommend_for=(300,), declared=declared))
+    assert figures(page) == [*FIGURES[:2], "temperature-300", *FIGURES[2:]]
+    found = Results(rows, declared).size(300)
+    value = percent(recommend(found)["diversity"].value)
+    assert f"higher is better {value}" in page.words
+    assert f"Diversity is {value} against DDPM’s" in page.words
+    assert "no other training beats on FID, memorization and diversity." in page.words
+    assert "Temperature <T> searched0.500 to 5.00" in page.words
+    assert "mix ratiotemperature <T>seedbudgetFIDmemorizationdiversitysimilarity" in page.words
+
+
+def test_a_run_of_an_older_version_still_has_its_report(run_dir: Path, results: pd.DataFrame) -> None:
+    new = page_of(run_dir)
+    old = results.assign(status=results.status.replace("paused", "pruned")).drop(columns="confirms")
+    old.to_parquet(run_dir / "results.parquet", index=False)
+    path = run_dir / "recommendation.yaml"
+    document = yaml.safe_load(path.read_text())
+    for entry in document["recommendations"]:
+        entry["sigma_tn_interval"] = entry.pop("interval")
+        for name in ("method", "parameters", "main"):
+            del entry[name]
+        entry["training"] = {"sigma_tn": entry["sigma_tn"], "mix_ratio": entry["mix_ratio"]}
+    path.write_text(yaml.safe_dump(document))
+    report = page_of(run_dir)
+    written = re.compile(r"written \S+ \S+")
+    assert written.sub("", report.words) == written.sub("", new.words)
+    assert [s for s in report.scripts if s.startswith("{")] == [s for s in new.scripts if s.startswith("{")]
+
+
+def test_the_redraws_run_once(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def counted(*given: Any) -> Any:
+        calls.append(given)
+        return probability_non_dominated(*given)
+
+    monkeypatch.setattr("pareto_amb.results.size.probability_non_dominated", counted)
+    write_report(run_dir)
+    assert len(calls) == 1
 
 
 def test_page_loads_nothing(run_dir: Path) -> None:
@@ -287,9 +348,30 @@ def test_unusable_files_are_named(run_dir: Path, name: str, content: str | bytes
     assert not (run_dir / "report.html").exists()
 
 
+@pytest.mark.parametrize(
+    ("lost", "within"),
+    [("fid", ()), ("fid", ("baseline",)), ("mix_ratio", ("parameters",)), ("memorization", ("early_stop",))],
+)
+def test_a_recommendation_that_lacks_a_figure_is_named(
+    run_dir: Path, lost: str, within: tuple[str, ...]
+) -> None:
+    path = run_dir / "recommendation.yaml"
+    document = yaml.safe_load(path.read_text())
+    (entry,) = document["recommendations"]
+    entry["early_stop"] = {"method": "ddpm", "sigma_tn": 0.0, "images_seen": 9, "fid": 1, "memorization": 0}
+    entry.pop("mix_ratio")
+    place = entry
+    for key in within:
+        place = place[key]
+    del place[lost]
+    path.write_text(yaml.safe_dump(document))
+    with pytest.raises(UserError, match=rf"recommendation.yaml: recommendations.{lost} is missing"):
+        write_report(run_dir)
+
+
 def test_report_needs_no_training_library() -> None:
     code = (
-        "import sys, dashboards.report; "
+        "import sys, pareto_amb.dashboards.report; "
         "print([m for m in ('ray', 'optuna', 'mlflow', 'torch') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

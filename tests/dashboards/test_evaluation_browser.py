@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 
-from dashboards.evaluation import write_page
-from pareto_amb.evaluation.encoders import load_encoder
-from pareto_amb.evaluation.measure import Sources, evaluate_image_sets
+from pareto_amb.dashboards.evaluation import write_page
+from pareto_amb.evaluation.image_sets import evaluate_image_sets
+
+pytestmark = pytest.mark.slow
 
 ATTACK = "</script><script>window.hit = 1</script><img src=x onerror='window.hit = 1'>"
 
@@ -35,8 +35,7 @@ def page(tmp_path: Path) -> Path:
     pack(generated, pixels[30:60], "a very long name without any place to break it ".replace(" ", "_") * 4)
     pack(train, pixels[:30], ATTACK)
     pack(heldout, pixels[60:], "h")
-    sources = Sources(generated, train, heldout=heldout)
-    report = evaluate_image_sets(sources, [load_encoder("pixels")], Console(quiet=True))
+    report = evaluate_image_sets(generated, train, heldout, encoders="pixels")
     return write_page(report, tmp_path / "evaluation.html")
 
 

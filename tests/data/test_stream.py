@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pareto_amb.data import stream as module
@@ -173,3 +174,55 @@ def test_nothing_there_no_image_and_no_good_image(tmp_path: Path) -> None:
     (tmp_path / "b.png").write_bytes(b"text")
     assert "none of its 2 images can be decoded" in refusal(tmp_path, skip_corrupt=True)
     assert "'a.png': broken" in refusal(tmp_path)
+
+
+# --- images in memory -----------------------------------------------------------------------------
+
+
+def stream_of(images: object) -> tuple[ImageStream, list[StreamedImage]]:
+    with open_stream(images, role="train") as stream:  # type: ignore[arg-type]
+        return stream, list(stream.images())
+
+
+def test_images_in_memory_are_streamed_like_those_of_files(folder: Path) -> None:
+    pixels = np.stack([noise(seed) for seed in range(100)])
+    tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    files = read(folder)
+    for images in (pixels, pixels[:, ::1], tensor, tensor.contiguous()):
+        stream, found = stream_of(images)
+        assert (stream.source, stream.size, stream.names[41]) == ("train array", (6, 9), "41")
+        assert [image.pixel_digest for image in found] == [image.pixel_digest for image in files]
+        assert np.array_equal(stream.load("41").pixels, files[41].pixels)
+        digests = [image.content_digest for image in found]
+        assert stream.fingerprint(lambda done, total: None) == content_fingerprint(digests)
+
+
+def test_grey_images_in_memory_become_three_equal_channels() -> None:
+    grey = noise(0)[:, :, 0]
+    for images in (grey[None], grey[None, None], grey[None, :, :, None]):
+        (image,) = stream_of(images)[1]
+        assert np.array_equal(image.pixels, np.stack([grey] * 3))
+        assert image.changes == ()
+
+
+def test_the_content_digest_tells_shapes_apart() -> None:
+    flat = np.arange(48, dtype=np.uint8)
+    one, other = (stream_of(flat.reshape(1, 4, 4, 3).reshape(1, 3, *size))[1] for size in ((4, 4), (2, 8)))
+    assert one[0].pixel_digest == other[0].pixel_digest
+    assert one[0].content_digest != other[0].content_digest
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (np.zeros((2, 3, 8, 8)), r"train array: float64 values, .* \(x \* 255\)\.round\(\) .* \[-1, 1\]"),
+        (torch.zeros(2, 3, 8, 8, requires_grad=True), "train array: float32 values"),
+        (np.zeros((2, 8, 8), dtype=np.int64), "train array: int64 values"),
+        (np.zeros((8, 8), dtype=np.uint8), r"train array: shape \(8, 8\), expected"),
+        (np.zeros((2, 4, 8, 8), dtype=np.uint8), "1 or 3 channels"),
+        (np.zeros((0, 8, 8), dtype=np.uint8), "at least one image"),
+    ],
+)
+def test_images_in_memory_of_another_type_or_shape_are_refused(images: object, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        stream_of(images)

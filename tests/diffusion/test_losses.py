@@ -4,16 +4,29 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from pareto_amb.diffusion.losses import (
     algorithm1_loss,
     edm_weight,
     predict_nature,
-    predict_nature_vp,
 )
 from pareto_amb.diffusion.units import sigma_from_vp
 
 levels = st.floats(min_value=0.05, max_value=0.95)
+
+
+def predict_nature_vp(denoised: Tensor, noisy: Tensor, sigma: Tensor, sigma_tn: float) -> Tensor:
+    """E[x_tn | x_t] in the paper's own variance-preserving units (Eq. 6).
+
+    Here x_tn = sqrt(1 - sigma_tn^2) x_0 + sigma_tn eps, x_t likewise with `sigma`; both levels in (0, 1),
+    sigma >= sigma_tn. The prediction is a combination of D and x_t whose coefficients follow from the
+    Gaussian bridge between x_0 and x_t.
+    """
+    signal, signal_tn = (1 - sigma**2).sqrt(), math.sqrt(1 - sigma_tn**2)
+    on_denoised = (sigma**2 - sigma_tn**2) / (sigma**2 * signal_tn)
+    on_noisy = signal * sigma_tn**2 / (signal_tn * sigma**2)
+    return on_denoised * denoised + on_noisy * noisy
 
 
 @settings(max_examples=50)
@@ -52,12 +65,12 @@ def test_on_gaussian_data_the_loss_is_minimised_by_the_posterior_mean(scale: flo
     noisy = nature + math.sqrt(0.9**2 - sigma_tn**2) * eps_2
     gain = torch.tensor(scale * s**2 / (s**2 + 0.9**2), dtype=torch.float64, requires_grad=True)
     side = torch.ones(count, dtype=torch.bool)
-    loss = algorithm1_loss(gain * noisy, noisy, nature, sigma, side, sigma_tn)
+    loss = algorithm1_loss(gain * noisy, noisy, nature, sigma, side, sigma_tn, s)
     (slope,) = torch.autograd.grad(loss.mean(), gain)
     with torch.no_grad():
         per_example = (
             2
-            * edm_weight(sigma)
+            * edm_weight(sigma, s)
             * (1 - (sigma_tn / sigma) ** 2)
             * (
                 (predict_nature(gain * noisy, noisy, sigma.view(-1, 1, 1, 1), sigma_tn) - nature) * noisy
@@ -71,13 +84,13 @@ def test_on_gaussian_data_the_loss_is_minimised_by_the_posterior_mean(scale: flo
 def test_each_side_is_compared_with_its_own_prediction() -> None:
     noisy, denoised, target = torch.randn(3, 2, 1, 2, 2)
     sigma = torch.tensor([0.2, 0.8])
-    loss = algorithm1_loss(denoised, noisy, target, sigma, torch.tensor([False, True]), 0.5)
-    clean = edm_weight(sigma[0]) * (denoised[0] - target[0]).square().mean()
+    loss = algorithm1_loss(denoised, noisy, target, sigma, torch.tensor([False, True]), 0.5, 0.3)
+    clean = edm_weight(sigma[0], 0.3) * (denoised[0] - target[0]).square().mean()
     mixed = predict_nature(denoised[1], noisy[1], sigma[1], 0.5)
-    ambient = edm_weight(sigma[1]) * (mixed - target[1]).square().mean()
+    ambient = edm_weight(sigma[1], 0.3) * (mixed - target[1]).square().mean()
     assert torch.allclose(loss, torch.stack([clean, ambient]))
 
 
 def test_weight_is_edms() -> None:
     sigma = torch.tensor(0.3)
-    assert float(edm_weight(sigma)) == pytest.approx((0.09 + 0.25) / (0.15**2))
+    assert float(edm_weight(sigma, 0.5)) == pytest.approx((0.09 + 0.25) / (0.15**2))

@@ -6,7 +6,10 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from pareto_amb.config import NetworkConfig, TrainingConfig
-from pareto_amb.diffusion.checkpoint import load_denoiser, sampling_options, unpack
+from pareto_amb.data import TrainingSet
+from pareto_amb.diffusion.checkpoint import SamplingOptions, load_denoiser, sampling_options, unpack
+from pareto_amb.diffusion.conditioning import sampling_conditioning
+from pareto_amb.diffusion.denoiser import Conditioning, Denoiser, PixelSpace
 from pareto_amb.diffusion.losses import masked_loss
 from pareto_amb.diffusion.methods import Algorithm1, Batch, Masking, Method, NoiseOnly
 from pareto_amb.diffusion.networks import create_network
@@ -26,6 +29,7 @@ CONFIG = TrainingConfig(
     checkpoint_seconds=1e-9,
 )
 IMAGES = torch.tensor(load_digits().images[:12, None] * 15.9).to(torch.uint8)
+TRAINING_SET = TrainingSet(IMAGES, list(range(12)), None, 0)
 CLEAN = torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
 IDS = range(12)
 
@@ -33,7 +37,7 @@ IDS = range(12)
 def draw(method: Method, material: Tensor, count: int = 4000, seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     index = torch.arange(count) % 12
-    return method.draw(material, index, LogNormal(), generator, lambda images, exact: (images, None))
+    return method.draw(material, index, LogNormal(), generator, lambda images, exact: (images, {}))
 
 
 @pytest.mark.parametrize("method", METHODS, ids=repr)
@@ -45,7 +49,7 @@ def test_material_is_a_function_of_seed_and_image_number(method: Method) -> None
 
 @pytest.mark.parametrize("method", METHODS, ids=repr)
 def test_every_method_resumes_bit_for_bit(method: Method) -> None:
-    straight, first, resumed = (Trainer(IMAGES, CONFIG, method, seed=0) for _ in range(3))
+    straight, first, resumed = (Trainer(TRAINING_SET, CONFIG, method, seed=0) for _ in range(3))
     loss = straight.train(128)
     saved: list[bytes] = []
     first.train(64, lambda: saved.append(first.checkpoint()))
@@ -58,14 +62,15 @@ def test_every_method_resumes_bit_for_bit(method: Method) -> None:
 
 @pytest.mark.parametrize("method", METHODS[1:], ids=repr)
 def test_a_checkpoint_of_another_method_is_refused(method: Method) -> None:
-    saved = Trainer(IMAGES, CONFIG, Algorithm1(), seed=0).checkpoint()
+    saved = Trainer(TRAINING_SET, CONFIG, Algorithm1(), seed=0).checkpoint()
     with pytest.raises(UserError, match="is of another training"):
-        Trainer(IMAGES, CONFIG, method, seed=0).restore(saved)
+        Trainer(TRAINING_SET, CONFIG, method, seed=0).restore(saved)
 
 
 def test_algorithm_1_with_no_level_on_one_side_is_plain() -> None:
-    assert Algorithm1.within(80.0, 0.0, 0.5) == Algorithm1.within(80.0, 80.0, 0.5) == Algorithm1()
-    assert Algorithm1.within(80.0, 0.5, 0.3) == Algorithm1(0.5, 0.3)
+    for sigma_tn in (0.0, 80.0):
+        assert Algorithm1.create({"sigma_tn": sigma_tn, "mix_ratio": 0.5}, 80.0) == Algorithm1()
+    assert Algorithm1.create({"sigma_tn": 0.5, "mix_ratio": 0.3}, 80.0) == Algorithm1(0.5, 0.3)
 
 
 def test_noise_only_sees_noisy_copies_at_levels_above_sigma_tn_and_nothing_else() -> None:
@@ -79,9 +84,9 @@ def test_noise_only_sees_noisy_copies_at_levels_above_sigma_tn_and_nothing_else(
     assert torch.equal(batch.target, material[torch.arange(4000) % 12])
     added = (batch.noisy - batch.target) / (batch.sigma**2 - 0.09).sqrt().view(-1, 1, 1, 1)
     assert abs(float(added.std()) - 1) < 0.01
-    assert torch.isfinite(method.loss(batch.noisy, batch)).all()
+    assert torch.isfinite(method.loss(batch.noisy, batch, 0.5)).all()
 
-    trainer = Trainer(IMAGES, CONFIG, method, seed=0)
+    trainer = Trainer(TRAINING_SET, CONFIG, method, seed=0)
     assert trainer._material.shape == (12, 1, 8, 8)
     assert math.isfinite(trainer.train(64))
 
@@ -94,37 +99,52 @@ def test_masking_hides_pixels_for_good_and_further_ones_each_time() -> None:
     assert abs(float(kept.mean()) - 0.6) < 0.05
     assert torch.equal(images, CLEAN * kept)
     batch, other = draw(method, material), draw(method, material, seed=1)
-    assert batch.shown is not None
+    shown = batch.conditioning["mask"]
     assert batch.kept is not None
-    assert other.shown is not None
     assert torch.equal(batch.kept, kept[torch.arange(4000) % 12])
-    assert (batch.shown <= batch.kept).all()
-    assert abs(float(batch.shown.sum() / batch.kept.sum()) - 0.9) < 0.01
-    assert not torch.equal(batch.shown, other.shown)
-    assert (batch.noisy[(batch.shown == 0).expand_as(batch.noisy)] == 0).all()
+    assert (shown <= batch.kept).all()
+    assert abs(float(shown.sum() / batch.kept.sum()) - 0.9) < 0.01
+    assert not torch.equal(shown, other.conditioning["mask"])
+    assert (batch.noisy[(shown == 0).expand_as(batch.noisy)] == 0).all()
     assert method.hidden == pytest.approx(1 - 0.6 * 0.9)
 
 
 def test_a_mask_moves_with_its_image() -> None:
     method = Masking(0.4)
     material = method.material(CLEAN, IDS, 0)
-    generator = torch.Generator().manual_seed(0)
+    generator, turn = torch.Generator().manual_seed(0), torch.rand(12)
     batch = method.draw(
-        material, torch.arange(12), LogNormal(), generator, lambda x, exact: (x.flip(-1), None)
+        material,
+        torch.arange(12),
+        LogNormal(),
+        generator,
+        lambda x, exact: (x.flip(-1), {"turn": turn}),
     )
     assert batch.kept is not None
     assert torch.equal(batch.target, (CLEAN * material[:, 3:]).flip(-1))
     assert torch.equal(batch.kept, material[:, 3:].flip(-1))
+    assert batch.conditioning.keys() == {"turn", "mask"}
+    assert batch.conditioning["turn"] is turn
+
+
+def test_a_part_of_a_batch_has_its_rows_of_everything() -> None:
+    method = Masking(0.4)
+    whole = draw(method, method.material(CLEAN, IDS, 0), 10).told({"labels": torch.arange(10)})
+    part = whole.part(slice(4, 7))
+    assert part.conditioning.keys() == {"mask", "labels"}
+    for name, value in {**vars(whole), **whole.conditioning}.items():
+        if name != "conditioning":
+            found = {**vars(part), **part.conditioning}[name]
+            assert torch.equal(found, value[4:7])
 
 
 def test_pixels_that_the_fixed_mask_hides_have_no_part_in_the_loss() -> None:
     method = Masking(0.4)
     batch = draw(method, method.material(CLEAN, IDS, 0), 12)
-    assert batch.shown is not None
     assert batch.kept is not None
     denoised = torch.randn(batch.target.shape, requires_grad=True)
     target = batch.target.clone().requires_grad_()
-    loss = masked_loss(denoised, target, batch.sigma, batch.shown, batch.kept)
+    loss = masked_loss(denoised, target, batch.sigma, batch.conditioning["mask"], batch.kept, 0.5)
     for slope in torch.autograd.grad(loss.sum(), [denoised, target]):
         hidden = (batch.kept == 0).expand_as(slope)
         assert (slope[hidden] == 0).all()
@@ -150,7 +170,7 @@ def test_on_gaussian_data_the_masked_loss_is_minimised_by_the_posterior_mean(cha
     posterior = covariance[:, 0] / (covariance[0, 0] + sigma**2)
     gains = (posterior + change).requires_grad_()
     denoised = gains * noisy[..., :1]
-    loss = masked_loss(denoised, kept * x_0, levels, shown, kept)
+    loss = masked_loss(denoised, kept * x_0, levels, shown, kept, s)
     slopes = torch.autograd.grad(loss.mean(), gains)[0]
     for pixel in range(2):
         weight = (1 + sigma**2 / s**2) / sigma**2 if pixel == 0 else s**-2
@@ -165,65 +185,74 @@ def test_a_masked_denoiser_never_sees_a_hidden_pixel() -> None:
     nn.init.normal_(denoiser.network.out.weight)
     x, sigma = torch.randn(2, 1, 8, 8), torch.tensor([0.1, 5.0])
     mask = (torch.rand(2, 1, 8, 8) < 0.5).float()
-    denoised = denoiser(x, sigma, mask=mask)
-    assert torch.equal(denoiser(torch.where(mask > 0, x, 99.0), sigma, mask=mask), denoised)
-    assert not torch.equal(denoiser(x, sigma, mask=torch.ones_like(mask)), denoised)
+    denoised = denoiser(x, sigma, {"mask": mask})
+    assert torch.equal(denoiser(torch.where(mask > 0, x, 99.0), sigma, {"mask": mask}), denoised)
+    assert not torch.equal(denoiser(x, sigma, {"mask": torch.ones_like(mask)}), denoised)
     # At zero raw output a shown pixel is c_skip x and a hidden one 0, the mean at infinite noise.
     nn.init.zeros_(denoiser.network.out.weight)
     nn.init.zeros_(denoiser.network.out.bias)
     c_skip = 0.25 / (sigma**2 + 0.25)
-    assert torch.allclose(denoiser(x, sigma, mask=mask), c_skip.view(-1, 1, 1, 1) * mask * x)
+    assert torch.allclose(denoiser(x, sigma, {"mask": mask}), c_skip.view(-1, 1, 1, 1) * mask * x)
 
 
-class Spy(nn.Module):
+class Spy(Denoiser):
     """Returns a constant image and keeps what it was asked."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *shape: int) -> None:
+        super().__init__(PixelSpace(shape), {})
         self.sigmas: list[float] = []
-        self.masks: list[Tensor | None] = []
+        self.told: list[Conditioning] = []
 
-    def forward(
-        self, x: Tensor, sigma: Tensor, labels: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         self.sigmas.append(float(sigma[0]))
-        self.masks.append(mask)
+        self.told.append(conditioning)
         return torch.full_like(x, 0.5)
+
+    @property
+    def masks(self) -> list[Tensor]:
+        return [told["mask"] for told in self.told]
 
 
 def test_sampling_of_noise_only_stops_at_sigma_tn_with_the_posterior_mean() -> None:
-    spy = Spy()
-    images = generate(spy, (1, 4, 4), range(3), steps=6, sigma_stop=NoiseOnly(0.7).sigma_stop)
+    spy = Spy(1, 4, 4)
+    told = sampling_conditioning(spy, NoiseOnly(0.7).hidden)
+    images = generate(spy, range(3), told, steps=6, sigma_stop=NoiseOnly(0.7).sigma_stop)
     assert len(spy.sigmas) == 2 * 6 - 1
     assert min(spy.sigmas) == pytest.approx(0.7)
     assert spy.sigmas[0] == pytest.approx(80.0)
     assert (images == 191).all()  # the last answer of the denoiser itself
-    assert spy.masks == [None] * 11
+    assert spy.told == [{}] * 11
 
 
 def test_sampling_of_masking_keeps_one_mask_an_image() -> None:
-    spy = Spy()
-    generate(spy, (3, 16, 16), range(8), steps=3, hidden=0.46, base_seed=4)
+    spy = Spy(3, 16, 16)
+    generate(spy, range(8), sampling_conditioning(spy, 0.46), steps=3, base_seed=4)
     first = spy.masks[0]
-    assert first is not None
     assert first.shape == (8, 1, 16, 16)
     assert abs(float(first.mean()) - 0.54) < 0.04
     assert not torch.equal(first[0], first[1])
-    assert all(mask is not None and torch.equal(mask, first) for mask in spy.masks)
-    alone = Spy()
-    generate(alone, (3, 16, 16), [5], steps=3, hidden=0.46, base_seed=4)
-    assert alone.masks[0] is not None
+    assert all(torch.equal(mask, first) for mask in spy.masks)
+    alone = Spy(3, 16, 16)
+    generate(alone, [5], sampling_conditioning(alone, 0.46), steps=3, base_seed=4)
     assert torch.equal(alone.masks[0], first[5:6])
 
 
 @pytest.mark.parametrize("method", METHODS, ids=repr)
 def test_a_checkpoint_knows_how_it_is_sampled(method: Method) -> None:
-    trainer = Trainer(IMAGES, CONFIG, method, seed=0)
+    trainer = Trainer(TRAINING_SET, CONFIG, method, seed=0)
     trainer.train(32)
     content = trainer.checkpoint()
     options = sampling_options(content, "file")
-    assert options == {"sigma_stop": method.sigma_stop, "hidden": method.hidden}
-    images = generate(load_denoiser(content, "file"), (1, 8, 8), range(2), steps=3, **options)
-    ours = generate(trainer.ema_denoiser(), (1, 8, 8), range(2), steps=3, **options)
+    assert options == SamplingOptions(method.sigma_stop, method.hidden)
+    images, ours = (
+        generate(
+            denoiser,
+            range(2),
+            sampling_conditioning(denoiser, options.hidden),
+            steps=3,
+            sigma_stop=options.sigma_stop,
+        )
+        for denoiser in (load_denoiser(content, "file"), trainer.ema_denoiser())
+    )
     assert images.shape == (2, 1, 8, 8)
     assert torch.equal(images, ours)

@@ -31,8 +31,8 @@ def test_every_parameter_is_used(name: str) -> None:
     network = create_network(name, 8, 3, label_dim=4, augment_dim=9, dropout=0.0, **options)
     for parameter in network.parameters():  # no zero-initialised layer may hide another
         torch.nn.init.normal_(parameter, std=0.1)
-    labels = torch.eye(4)[[0, 2]]
-    out = network(torch.randn(2, 3, 8, 8), torch.tensor([0.1, 5.0]), labels, torch.randn(2, 9))
+    told = {"labels": torch.eye(4)[[0, 2]], "augment_labels": torch.randn(2, 9)}
+    out = network(torch.randn(2, 3, 8, 8), torch.tensor([0.1, 5.0]), told)
     assert out.shape == (2, 3, 8, 8)
     out.square().sum().backward()
     unused = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum()]
@@ -44,7 +44,7 @@ def test_an_untrained_denoiser_is_the_skip_path_alone() -> None:
     network = create_network("tiny", 8, 1)
     x, sigma = torch.randn(3, 1, 8, 8), torch.tensor([0.01, 0.5, 80.0])
     c_skip = 0.25 / (sigma**2 + 0.25)
-    assert torch.allclose(network(x, sigma), c_skip.view(-1, 1, 1, 1) * x, atol=1e-6)
+    assert torch.allclose(network(x, sigma, {}), c_skip.view(-1, 1, 1, 1) * x, atol=1e-6)
 
 
 def test_the_architecture_rebuilds_the_network() -> None:
@@ -59,7 +59,7 @@ def test_the_class_changes_the_output() -> None:
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     x, sigma = torch.randn(1, 1, 8, 8), torch.ones(1)
-    first, second = (network(x, sigma, torch.eye(2)[[k]]) for k in (0, 1))
+    first, second = (network(x, sigma, {"labels": torch.eye(2)[[k]]}) for k in (0, 1))
     assert not torch.allclose(first, second)
 
 

@@ -16,13 +16,14 @@ import torch
 import yaml
 from rich.console import Console
 
-from pareto_amb.config import TrainingRun, apply_overrides, parse
+from pareto_amb.config import TrainingRun
+from pareto_amb.config_file import apply_overrides, parse
 from pareto_amb.diffusion import parallel
 from pareto_amb.diffusion.checkpoint import unpack
 from pareto_amb.diffusion.parallel import ASK_EVERY, World
 from pareto_amb.errors import UserError
-from pareto_amb.export import load_training_block
 from pareto_amb.production import CHECKPOINT, train_model
+from pareto_amb.results.recommendation_file import load_training_block
 
 BLOCK = {
     "data": {"source": "digits", "resolution": 8, "channels": 1},
@@ -129,6 +130,7 @@ def assert_same_state(a: Path, b: Path) -> None:
         torch.testing.assert_close(tensors[name], others[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does_and_one_goes_on_from_there(recommendation: Path) -> None:
     folder = recommendation.parent
     process = start([*TORCHRUN, *TRAIN, "--output", "two"], folder)
@@ -147,6 +149,7 @@ def test_two_processes_train_as_one_does_and_one_goes_on_from_there(recommendati
     assert_same_state(folder / "one", folder / "two")
 
 
+@pytest.mark.slow
 def test_a_training_killed_on_one_process_goes_on_on_two(recommendation: Path) -> None:
     """The clocks of the two disagree about when to save: the first one's counts."""
     folder = recommendation.parent
@@ -176,6 +179,7 @@ def test_a_training_killed_on_one_process_goes_on_on_two(recommendation: Path) -
     assert_same_state(folder / "one", folder / "two")
 
 
+@pytest.mark.slow
 def test_what_cannot_go_on_stops_all_processes_with_one_line_from_the_first(recommendation: Path) -> None:
     everywhere = [free_port(), "training.batch_size=15", free_port(), "training.learning_rate=1.0e+30"]
     command, port = ["-c", REFUSALS, *everywhere], free_port()

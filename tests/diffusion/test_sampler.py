@@ -1,20 +1,15 @@
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from pareto_amb.diffusion.conditioning import sampling_conditioning
+from pareto_amb.diffusion.denoiser import Conditioning, Denoiser, PixelSpace
 from pareto_amb.diffusion.networks import create_network
-from pareto_amb.diffusion.sampler import (
-    from_uint8,
-    generate,
-    karras_sigmas,
-    sample_dpmpp_2m,
-    sample_heun,
-    to_uint8,
-)
+from pareto_amb.diffusion.sampler import SOLVERS, generate, karras_sigmas, sample_dpmpp_2m, sample_heun
+from pareto_amb.errors import UserError
 
 
 def test_noise_levels_run_from_max_to_min_then_zero() -> None:
@@ -47,21 +42,31 @@ def test_on_gaussian_data_samplers_converge_to_the_exact_flow_at_second_order(
     assert errors[2] < 0.01 * float(exact.abs().max())
 
 
-class _Counting(nn.Module):
+class _Counting(Denoiser):
     calls = 0
 
-    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+    def __init__(self) -> None:
+        super().__init__(PixelSpace((1, 4, 4)), {})
+
+    def forward(self, x: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         self.calls += 1
         return x * 0.5
 
 
 @pytest.mark.parametrize(("solver", "evaluations"), [("heun", 9), ("dpmpp_2m", 5)])
-def test_a_solver_costs_the_evaluations_it_says(
-    solver: Literal["heun", "dpmpp_2m"], evaluations: int
-) -> None:
+def test_a_solver_costs_the_evaluations_it_says(solver: str, evaluations: int) -> None:
     denoiser = _Counting()
-    generate(denoiser, (1, 4, 4), range(3), solver=solver, steps=5)
+    generate(denoiser, range(3), sampling_conditioning(denoiser), solver=solver, steps=5)
     assert denoiser.calls == evaluations
+
+
+def test_an_unknown_solver_is_refused_and_a_registered_one_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    denoiser = _Counting()
+    with pytest.raises(UserError, match="unknown solver 'euler': choose one of heun, dpmpp_2m"):
+        generate(denoiser, range(3), sampling_conditioning(denoiser), solver="euler")
+    monkeypatch.setitem(SOLVERS, "euler", lambda denoise, x, sigmas: torch.full_like(x, 0.5))
+    images = generate(denoiser, range(3), sampling_conditioning(denoiser), solver="euler")
+    assert (images == 191).all()
 
 
 def test_dpmpp_2m_is_exact_where_d_does_not_change() -> None:
@@ -84,22 +89,25 @@ def test_an_image_depends_on_its_seed_alone() -> None:
     denoiser = create_network("tiny", 8, 1, label_dim=3, model_channels=8)
     nn.init.normal_(denoiser.network.out.weight, std=0.1)
     denoiser.eval()
-    together = generate(denoiser, (1, 8, 8), range(7), steps=4, label_dim=3)
-    in_parts = generate(denoiser, (1, 8, 8), range(7), steps=4, label_dim=3, batch_size=2)
-    alone = generate(denoiser, (1, 8, 8), [5], steps=4, label_dim=3)
+    told = sampling_conditioning(denoiser)
+    together = generate(denoiser, range(7), told, steps=4)
+    in_parts = generate(denoiser, range(7), told, steps=4, batch_size=2)
+    alone = generate(denoiser, [5], told, steps=4)
     assert (together.int() - in_parts.int()).abs().max() <= 1  # rounding of batched arithmetic
     assert (together[5].int() - alone[0].int()).abs().max() <= 1
-    other = generate(denoiser, (1, 8, 8), [5], steps=4, label_dim=3, base_seed=1)
+    other = generate(denoiser, [5], told, steps=4, base_seed=1)
     assert (other[0].int() - alone[0].int()).abs().max() > 1
 
 
 def test_progress_counts_every_image() -> None:
     seen: list[int] = []
-    generate(_Counting(), (1, 4, 4), range(5), steps=2, batch_size=2, progress=seen.append)
+    denoiser = _Counting()
+    told = sampling_conditioning(denoiser)
+    generate(denoiser, range(5), told, steps=2, batch_size=2, progress=seen.append)
     assert seen == [2, 2, 1]
 
 
-def test_pixel_values_round_trip() -> None:
-    levels = torch.arange(256, dtype=torch.uint8)
-    assert torch.equal(to_uint8(from_uint8(levels)), levels)
-    assert to_uint8(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]
+def test_no_seeds_give_no_images() -> None:
+    denoiser = _Counting()
+    images = generate(denoiser, [], sampling_conditioning(denoiser))
+    assert (images.shape, images.dtype) == ((0, 1, 4, 4), torch.uint8)

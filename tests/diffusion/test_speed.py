@@ -6,6 +6,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from pareto_amb.config import NetworkConfig, TrainingConfig
+from pareto_amb.data import TrainingSet
 from pareto_amb.diffusion import speed
 from pareto_amb.diffusion.methods import Algorithm1
 from pareto_amb.diffusion.speed import compile_network, repair_gradients, tf32_matmul
@@ -13,6 +14,7 @@ from pareto_amb.diffusion.trainer import Trainer
 from pareto_amb.errors import UserError
 
 IMAGES = torch.tensor(load_digits().images[:12, None] * 15.9).to(torch.uint8)
+TRAINING_SET = TrainingSet(IMAGES, list(range(12)), None, 0)
 CONFIG = TrainingConfig(
     network=NetworkConfig(options={"model_channels": 8, "channel_mult": (1,)}),
     images=64,
@@ -22,7 +24,7 @@ CONFIG = TrainingConfig(
 
 
 def make_trainer(**changes: object) -> Trainer:
-    return Trainer(IMAGES, CONFIG.model_copy(update=changes), Algorithm1(0.3, 0.5), seed=0)
+    return Trainer(TRAINING_SET, CONFIG.model_copy(update=changes), Algorithm1(0.3, 0.5), seed=0)
 
 
 def test_bf16_trains_the_same_network_a_little_less_precisely() -> None:
@@ -37,6 +39,7 @@ def test_bf16_trains_the_same_network_a_little_less_precisely() -> None:
     assert any(not torch.equal(a, b) for a, b in zip(full.ema, half.ema, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler")
 def test_a_compiled_network_trains_the_same_weights() -> None:
     eager, compiled = make_trainer(), make_trainer(compile=True)
@@ -77,7 +80,7 @@ def test_tf32_is_asked_for_on_cuda_only_and_put_back() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_training_step_never_waits_for_the_gpu() -> None:
     config = CONFIG.model_copy(update={"augment_probability": 0.2, "horizontal_flip": True})
-    trainer = Trainer(IMAGES, config, Algorithm1(0.3, 0.5), seed=0, device="cuda")
+    trainer = Trainer(TRAINING_SET, config, Algorithm1(0.3, 0.5), seed=0, device="cuda")
     trainer.train(32)  # first steps set up libraries and the optimizer
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -6,9 +6,10 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from pareto_amb.config import NetworkConfig, TrainingConfig
-from pareto_amb.diffusion import methods as methods_module
+from pareto_amb.data import TrainingSet
 from pareto_amb.diffusion.checkpoint import load_denoiser, pack, unpack
 from pareto_amb.diffusion.methods import Algorithm1
+from pareto_amb.diffusion.methods import algorithm1 as methods_module
 from pareto_amb.diffusion.noise import LogNormal, natural_mix_ratio
 from pareto_amb.diffusion.trainer import Trainer, TrainingDivergedError
 from pareto_amb.errors import UserError
@@ -26,9 +27,14 @@ CONFIG = TrainingConfig(
 IMAGES = torch.tensor(load_digits().images[:12, None] * 15.9).to(torch.uint8)
 
 
+def as_set(images: Tensor, ids: list[int]) -> TrainingSet:
+    return TrainingSet(images, ids, None, 0)
+
+
 def make_trainer(sigma_tn: float = 0.3, mix_ratio: float = 0.5, seed: int = 0, **changes: object) -> Trainer:
     config = CONFIG.model_copy(update=changes)
-    return Trainer(IMAGES, config, Algorithm1.within(80.0, sigma_tn, mix_ratio), seed=seed)
+    method = Algorithm1.create({"sigma_tn": sigma_tn, "mix_ratio": mix_ratio}, 80.0)
+    return Trainer(as_set(IMAGES, list(range(12))), config, method, seed=seed)
 
 
 def state(trainer: Trainer) -> dict[str, Tensor]:
@@ -82,7 +88,7 @@ def test_sigma_tn_at_either_end_is_plain_training(sigma_tn: float) -> None:
 
 def test_the_fixed_noisy_copies_depend_on_seed_and_image_number_only() -> None:
     whole = make_trainer()
-    part = Trainer(IMAGES[[7, 3]], CONFIG, Algorithm1(0.3, 0.5), seed=0, image_ids=[7, 3])
+    part = Trainer(as_set(IMAGES[[7, 3]], [7, 3]), CONFIG, Algorithm1(0.3, 0.5), seed=0)
     assert torch.equal(part._material[1], whole._material[1][[7, 3]])
     assert not torch.equal(make_trainer(seed=1)._material[1], whole._material[1])
     before = whole._material[1].clone()
@@ -99,10 +105,10 @@ def test_batches_mix_clean_and_noisy_examples_as_algorithm_1_says(
     real = methods_module.algorithm1_loss
 
     def spy(
-        denoised: Tensor, noisy: Tensor, target: Tensor, sigma: Tensor, nature: Tensor, tn: float
+        denoised: Tensor, noisy: Tensor, target: Tensor, sigma: Tensor, nature: Tensor, *more: float
     ) -> Tensor:
         seen.append((noisy, target, sigma, nature))
-        return real(denoised, noisy, target, sigma, nature, tn)
+        return real(denoised, noisy, target, sigma, nature, *more)
 
     monkeypatch.setattr(methods_module, "algorithm1_loss", spy)
     trainer = make_trainer(mix_ratio=0.25, horizontal_flip=False, batch_size=500)
@@ -173,9 +179,9 @@ def test_the_checkpoint_alone_rebuilds_the_averaged_denoiser() -> None:
     trainer.train(64)
     x, sigma = torch.randn(2, 1, 8, 8), torch.tensor([0.1, 3.0])
     rebuilt = load_denoiser(trainer.checkpoint(), "file")
-    assert torch.equal(rebuilt(x, sigma), trainer.ema_denoiser()(x, sigma))
+    assert torch.equal(rebuilt(x, sigma, {}), trainer.ema_denoiser()(x, sigma, {}))
     raw = trainer.denoiser.eval()
-    assert not torch.equal(rebuilt(x, sigma), raw(x, sigma))
+    assert not torch.equal(rebuilt(x, sigma, {}), raw(x, sigma, {}))
 
 
 def test_a_damaged_or_foreign_checkpoint_is_refused() -> None:
@@ -191,8 +197,8 @@ def test_a_damaged_or_foreign_checkpoint_is_refused() -> None:
 
 
 def test_class_labels_reach_the_network() -> None:
-    labels = torch.arange(12) % 3
-    trainer = Trainer(IMAGES, CONFIG, Algorithm1(0.3, 0.5), seed=0, labels=labels, label_dim=3)
+    classes = TrainingSet(IMAGES, list(range(12)), torch.arange(12) % 3, 3)
+    trainer = Trainer(classes, CONFIG, Algorithm1(0.3, 0.5), seed=0)
     trainer.train(64)
     assert trainer.denoiser.architecture["label_dim"] == 3
     weight = dict(trainer.denoiser.named_parameters())["network.labels.weight"]
@@ -207,10 +213,10 @@ def test_augmented_noisy_examples_are_turned_and_flipped_copies_of_s_tn(
     real = methods_module.algorithm1_loss
 
     def spy(
-        denoised: Tensor, noisy: Tensor, target: Tensor, sigma: Tensor, nature: Tensor, tn: float
+        denoised: Tensor, noisy: Tensor, target: Tensor, sigma: Tensor, nature: Tensor, *more: float
     ) -> Tensor:
         seen.append((target, nature))
-        return real(denoised, noisy, target, sigma, nature, tn)
+        return real(denoised, noisy, target, sigma, nature, *more)
 
     monkeypatch.setattr(methods_module, "algorithm1_loss", spy)
     trainer = make_trainer(augment_probability=0.5, horizontal_flip=False, batch_size=100)
@@ -236,8 +242,9 @@ def test_augmentation_reaches_the_network_and_sampling_goes_without() -> None:
     assert weight.grad is not None
     assert weight.grad.abs().sum() > 0
     denoiser, x, sigma = trainer.ema_denoiser(), torch.randn(2, 1, 8, 8), torch.tensor([0.1, 3.0])
-    assert torch.equal(denoiser(x, sigma), denoiser(x, sigma, None, torch.zeros(2, 9)))
-    assert not torch.equal(denoiser(x, sigma), denoiser(x, sigma, None, torch.ones(2, 9)))
+    untold = denoiser(x, sigma, {})
+    assert torch.equal(untold, denoiser(x, sigma, {"augment_labels": torch.zeros(2, 9)}))
+    assert not torch.equal(untold, denoiser(x, sigma, {"augment_labels": torch.ones(2, 9)}))
     assert "network.augment.weight" not in dict(make_trainer().denoiser.named_parameters())
 
 

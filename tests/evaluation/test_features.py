@@ -193,6 +193,7 @@ with open_stream(Path(sys.argv[1])) as stream:
 """
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_writing_leaves_nothing_that_is_read(
     folder: Path, cache: FeatureCache
 ) -> None:
@@ -222,6 +223,7 @@ for _ in range(40):
 """
 
 
+@pytest.mark.slow
 def test_writers_of_the_same_features_do_no_harm(folder: Path, cache: FeatureCache, tmp_path: Path) -> None:
     (found,) = encode(folder)
     save_features(found, tmp_path / "stored.npz")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pareto_amb.evaluation.intervals import bootstrap, difference, quantile, wilson
+from pareto_amb.evaluation.intervals import bootstrap, difference, wilson
 
 
 def means(values: torch.Tensor) -> torch.Tensor:
@@ -20,7 +20,7 @@ def test_wilson():
 
 
 def test_without_images_nothing_is_known():
-    for unknown in (wilson(math.nan, 0), bootstrap(torch.empty(0), means), quantile(torch.empty(0), 0.5)):
+    for unknown in (wilson(math.nan, 0), bootstrap(torch.empty(0), means)):
         assert math.isnan(unknown.value)
         assert math.isnan(unknown.low)
         assert math.isnan(unknown.high)
@@ -61,20 +61,3 @@ def test_bootstrap_covers_a_skewed_mean():
     draws = torch.empty(200, 150).exponential_(generator=generator)
     found = [bootstrap(draw, means, 400, seed) for seed, draw in enumerate(draws)]
     assert 0.89 <= np.mean([e.low <= 1 <= e.high for e in found]) <= 0.98
-
-
-@pytest.mark.parametrize("q", [0.5, 0.95])
-def test_quantile_is_nearly_the_limit_of_its_bootstrap(q):
-    values = torch.rand(500, generator=torch.Generator().manual_seed(0)).double()
-    found = quantile(values, q)
-    resampled = bootstrap(values, lambda resamples: resamples.quantile(q, dim=1))
-    assert found.value == resampled.value
-    assert found.low == pytest.approx(resampled.low, abs=0.007)
-    assert found.high == pytest.approx(resampled.high, abs=0.007)
-
-
-def test_quantile_covers():
-    found = [quantile(draw, 0.9) for draw in torch.rand(400, 120, generator=torch.Generator().manual_seed(0))]
-    assert 0.94 <= np.mean([e.low <= 0.9 <= e.high for e in found]) <= 0.99
-    one = quantile(torch.tensor([2.0]), 0.95)
-    assert (one.value, one.low, one.high) == (2, 2, 2)

@@ -1,9 +1,10 @@
 import pytest
 
-import search_spaces
-from pareto_amb.config import SweepConfig, apply_overrides, parse
+from pareto_amb import search_spaces
+from pareto_amb.config_file import apply_overrides
 from pareto_amb.search.cost import expected_trainings
 from pareto_amb.search.halving import expected_budget
+from pareto_amb.sweep_file import declare, parse_sweep
 
 RUNGS = (0.25, 0.5, 0.75, 1.0)
 
@@ -13,7 +14,7 @@ def expected(trials: int, *changes: str) -> float:
     alone = ["search.baseline_seeds=2", "search.confirm.seeds=0", f"search.trials={trials}"]
     rungs = f"evaluation.rungs={list(RUNGS)}"
     config = apply_overrides(search_spaces.load("digits"), [*alone, rungs, *changes])
-    return expected_trainings(parse(SweepConfig, config, "digits")) - 2
+    return expected_trainings(parse_sweep(config, "digits"), declare()) - 2
 
 
 def test_without_halving_every_trial_costs_one_training() -> None:
@@ -23,7 +24,7 @@ def test_without_halving_every_trial_costs_one_training() -> None:
 
 
 @pytest.mark.parametrize("trials", [1, 4])
-def test_a_search_too_short_to_foresee_anything_saves_nothing(trials: int) -> None:
+def test_a_search_too_short_to_extrapolate_saves_nothing(trials: int) -> None:
     assert expected(trials) == pytest.approx(trials)
 
 

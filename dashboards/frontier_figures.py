@@ -1,0 +1,301 @@
+"""Quality against copying: what was reached at full budget, and over all budgets.
+
+With more than two objectives there is a panel for each but the first, all over the first.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from pareto_amb.dashboards import axes, marks, theme
+from pareto_amb.dashboards.formats import clipped
+from pareto_amb.dashboards.looks import Look, look
+from pareto_amb.declared import BASELINE, MethodInfo, Objective
+from pareto_amb.results.recommend import Recommendation
+from pareto_amb.results.size import SizeResults
+
+FAINT = 0.25
+"""Opacity of a dominated point where a front of three or more objectives cannot be drawn as a line."""
+
+Panel = list[go.Scatter]
+
+
+def frontier_figure(
+    size: SizeResults, fid_encoder: str, recommendation: Recommendation | None = None
+) -> go.Figure:
+    """FID against memorization at full budget: every completed trial, DDPM's spread, the front."""
+    panels = [_full_budget(size, objective, recommendation) for objective in size.objectives[1:]]
+    figure = _stack(panels, 180, 340)
+    shaded = shaded_method(size)
+    if shaded is not None:
+        main, trials = shaded.parameters[0], size.points[size.points.method == shaded.name]
+        span = axes.parameter_span(main, trials[main.name])
+        colour = look(size.declared, shaded.name).colour
+        figure.update_layout(coloraxis=axes.colour_axis(main, colour, *span))
+    _set_axes(figure, size, size.full, fid_encoder)
+    return figure
+
+
+def any_budget_figure(
+    size: SizeResults, fid_encoder: str, recommendation: Recommendation | None = None
+) -> go.Figure:
+    """FID against memorization over every rung of every trial: budgets are mixed on purpose."""
+    panels = [_any_budget(size, objective, recommendation) for objective in size.objectives[1:]]
+    figure = _stack(panels, 200, 340)
+    _set_axes(figure, size, size.anytime, fid_encoder)
+    return figure
+
+
+def shaded_method(size: SizeResults) -> MethodInfo | None:
+    """The method whose points are shaded by its main parameter: the first that may be recommended."""
+    took_part = set(size.full.method)
+    for method in size.declared.methods.values():
+        if method.name in took_part and method.recommended and method.parameters:
+            return method
+    return None
+
+
+def _stack(panels: list[Panel], around: int, each: int) -> go.Figure:
+    """The panels below each other over one x axis, each name once in the legend."""
+    if len(panels) == 1:
+        figure = go.Figure(panels[0])
+    else:
+        figure = make_subplots(rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=0.04)
+        for row, panel in enumerate(panels, start=1):
+            for trace in panel:
+                shown = False if row > 1 else trace.showlegend
+                trace.update(legendgroup=trace.legendgroup or trace.name, showlegend=shown)
+                figure.add_trace(trace, row=row, col=1)
+    figure.update_layout(template=theme.TEMPLATE, height=around + each * len(panels))
+    return figure
+
+
+def _set_axes(figure: go.Figure, size: SizeResults, rows: pd.DataFrame, fid_encoder: str) -> None:
+    first, *others = size.objectives
+    copies = axes.copies_note(rows)
+    place = {"row": len(others), "col": 1} if len(others) > 1 else {}
+    figure.update_xaxes(**axes.objective_axis(rows, first))
+    figure.update_xaxes(title_text=axes.objective_title(first, fid_encoder), **place)
+    for row, objective in enumerate(others, start=1):
+        place = {"row": row, "col": 1} if len(others) > 1 else {}
+        title = axes.objective_title(objective, fid_encoder, copies=copies)
+        figure.update_yaxes(title_text=title, **axes.objective_axis(rows, objective), **place)
+
+
+def _full_budget(size: SizeResults, y: Objective, recommendation: Recommendation | None) -> Panel:
+    """One panel: the first objective against `y`."""
+    trials = size.points[size.points.method != BASELINE]
+    return [
+        *_baseline_box(size, y),
+        *_error_bars(size, trials, y),
+        *_search_figures(size, trials, y),
+        *_front(size, size.frontier, y, "frontier at full budget"),
+        *_method_points(size, trials, y),
+        *_baseline_seeds(size, y),
+        *_heldout_line(size, y),
+        *_ring(size, y, recommendation),
+    ]
+
+
+def _any_budget(size: SizeResults, y: Objective, recommendation: Recommendation | None) -> Panel:
+    rows, x = size.anytime, size.objectives[0].name
+    panel = [*_paths(size, y), *_front(size, size.anytime_frontier, y, "frontier over all budgets")]
+    budgets = sorted(set(rows.budget))
+    for method, group in marks.by_method(rows):
+        drawn = look(size.declared, method)
+        for position, budget in enumerate(budgets):
+            at_budget = group[group.budget == budget]
+            if len(at_budget):
+                marker = _budget_marker(drawn, position, len(budgets))
+                marker |= _faintness(size, at_budget.index.isin(size.anytime_frontier.index))
+                name = f"{drawn.label}, {budget:.0%} of budget"
+                panel.append(marks.points(size, at_budget, name, marker, x, y.name))
+    return [*panel, *_ring(size, y, recommendation)]
+
+
+def _method_points(size: SizeResults, trials: pd.DataFrame, y: Objective) -> Panel:
+    """A trace a method; the shaded one has a second, empty one, which gives the legend its colour."""
+    x, shaded, panel = size.objectives[0].name, shaded_method(size), []
+    for method, group in marks.by_method(trials):
+        drawn = look(size.declared, method)
+        marker = marks.plain_marker(drawn)
+        faintness = _faintness(size, group.trial_id.isin(size.frontier.trial_id))
+        if shaded is None or method != shaded.name:
+            panel.append(marks.points(size, group, drawn.label, marker | faintness, x, y.name))
+            continue
+        main = shaded.parameters[0]
+        shades = [axes.on_scale(main, value) for value in group[main.name].tolist()]
+        coloured = marker | {"color": shades, "coloraxis": "coloraxis"} | faintness
+        points = marks.points(size, group, drawn.label, coloured, x, y.name)
+        key = marks.points(size, group.iloc[:0], drawn.label, marker, x, y.name)
+        panel.append(points.update(legendgroup=drawn.label, showlegend=False))
+        panel.append(key.update(x=[None], y=[None], legendgroup=drawn.label, showlegend=True))
+    return panel
+
+
+def _faintness(size: SizeResults, on_front: "pd.Series[bool] | np.ndarray[Any, Any]") -> dict[str, Any]:
+    """Nothing where the front is drawn as a line; else dominated points are faint."""
+    if len(size.objectives) == 2:
+        return {}
+    return {"opacity": [1.0 if on else FAINT for on in on_front]}
+
+
+def _baseline_box(size: SizeResults, y: Objective) -> Panel:
+    if (size.full.method == BASELINE).sum() < 2:
+        return []
+    x = size.objectives[0]
+    left, right = clipped(x, size.baseline[x.name])
+    bottom, top = clipped(y, size.baseline[y.name])
+    return [
+        go.Scatter(
+            x=[left, right, right, left, left],
+            y=[bottom, bottom, top, top, bottom],
+            mode="lines",
+            fill="toself",
+            fillcolor=theme.translucent(theme.DDPM, 0.13),
+            line={"width": 1, "color": theme.translucent(theme.DDPM, 0.5)},
+            name="DDPM mean ± 2 s.d. over seeds",
+            hoverinfo="skip",
+        )
+    ]
+
+
+def _baseline_seeds(size: SizeResults, y: Objective) -> Panel:
+    seeds, x = size.full[size.full.method == BASELINE], size.objectives[0]
+    if seeds.empty:
+        return []
+    marker = marks.plain_marker(look(size.declared, BASELINE))
+    points = marks.points(size, seeds, "DDPM, one point a seed", marker, x.name, y.name)
+    if len(seeds) == 1:
+        return [points]
+    means = {objective.name: seeds[objective.name].mean() for objective in size.objectives}
+    mean = go.Scatter(
+        x=[means[x.name]],
+        y=[means[y.name]],
+        mode="markers",
+        name="DDPM mean",
+        marker={"size": 13, "symbol": "x-thin", "line": {"width": 2.5, "color": theme.INK}},
+        hovertext=[f"DDPM mean of {len(seeds)} seeds<br>{marks.figures_line(size, means)}"],
+        hoverinfo="text",
+    )
+    return [points, mean]
+
+
+def _front(size: SizeResults, front: pd.DataFrame, y: Objective, name: str) -> Panel:
+    """The attained surface of two objectives: at each FID, the least memorization any point reaches."""
+    if front.empty or len(size.objectives) > 2:
+        return []
+    return [
+        go.Scatter(
+            x=front[size.objectives[0].name].tolist(),
+            y=front[y.name].tolist(),
+            mode="lines",
+            line={"shape": "hv", "width": 2, "color": theme.INK},
+            name=name,
+            hoverinfo="skip",
+        )
+    ]
+
+
+def _error_bars(size: SizeResults, points: pd.DataFrame, y: Objective) -> Panel:
+    """Twice the standard deviation to every side, below the markers; shares stay above 0."""
+    if points.empty:
+        return []
+    x = size.objectives[0]
+    look = {"type": "data", "thickness": 1, "width": 0, "color": theme.translucent(theme.INK, 0.3)}
+    across, up = (2 * points[f"{x.name}_sd"]).tolist(), (2 * points[f"{y.name}_sd"]).tolist()
+    down = np.minimum(points[y.name], up).tolist() if y.kind == "share" else up
+    return [
+        go.Scatter(
+            x=points[x.name].tolist(),
+            y=points[y.name].tolist(),
+            mode="markers",
+            marker={"size": 8, "symbol": "cross-thin", "line": {"width": 1, "color": look["color"]}},
+            error_x=look | {"array": across},
+            error_y=look | {"symmetric": False, "array": up, "arrayminus": down},
+            name="± 2 s.d. of a point",
+            hoverinfo="skip",
+        )
+    ]
+
+
+def _search_figures(size: SizeResults, points: pd.DataFrame, y: Objective) -> Panel:
+    """Where the search had seen the trials that fresh seeds confirmed, each tied to where these see it."""
+    confirmed = points[points.confirmed].set_index("trial_id")
+    before = size.full[size.full.trial_id.isin(confirmed.index)]
+    if before.empty:
+        return []
+    x, after = size.objectives[0].name, confirmed.loc[before.trial_id]
+    rows = before.to_dict("records")
+    texts = [f"in the search<br>{marks.hover_text(size, row)}" for row in rows]
+    return [
+        go.Scatter(
+            x=_steps([row[x] for row in rows], after[x].tolist(), None),
+            y=_steps([row[y.name] for row in rows], after[y.name].tolist(), None),
+            mode="lines+markers",
+            line={"width": 1, "dash": "dot", "color": theme.ACCENT},
+            marker={
+                "size": [9, 0, 0] * len(rows),
+                "color": theme.PAPER,
+                "line": {"width": 1.5, "color": theme.ACCENT},
+            },
+            name="in the search, before fresh seeds",
+            hovertext=_steps(texts, [""] * len(rows), ""),
+            hoverinfo="text",
+        )
+    ]
+
+
+def _steps(starts: list[Any], ends: list[Any], gap: Any) -> list[Any]:
+    """Start, end, gap; start, end, gap; ..."""
+    return [value for start, end in zip(starts, ends, strict=True) for value in (start, end, gap)]
+
+
+def _heldout_line(size: SizeResults, y: Objective) -> Panel:
+    """The held-out yardstick across the whole plot, where `y` has one."""
+    column = f"heldout_{y.name}"
+    values = size.full[column].dropna() if column in size.full else pd.Series(dtype=float)
+    if values.empty:
+        return []
+    x = size.full[size.objectives[0].name]
+    margin = 0.04 * max(float(np.ptp(x)), 1e-3)
+    across = (max(float(x.min()) - margin, 1e-9), float(x.max()) + margin)
+    return [marks.dashed(across, float(values.mean()))]
+
+
+def _ring(size: SizeResults, y: Objective, recommendation: Recommendation | None) -> Panel:
+    if recommendation is None:
+        return []
+    x = size.objectives[0].name
+    at = recommendation[x].value, recommendation[y.name].value
+    return [marks.ring(size.declared, recommendation, *at)]
+
+
+def _paths(size: SizeResults, y: Objective) -> Panel:
+    """Each trial's way from rung to rung, a thin line in its method's colour."""
+    panel, first = [], size.objectives[0].name
+    for method, group in marks.by_method(size.anytime):
+        x_values: list[float | None] = []
+        y_values: list[float | None] = []
+        for _, trial in group.sort_values("images_seen").groupby("trial_id"):
+            x_values += [*trial[first].tolist(), None]
+            y_values += [*trial[y.name].tolist(), None]
+        line = {"width": 1, "color": theme.translucent(look(size.declared, method).colour, 0.4)}
+        path = go.Scatter(x=x_values, y=y_values, mode="lines", line=line, showlegend=False, hoverinfo="skip")
+        panel.append(path)
+    return panel
+
+
+def _budget_marker(drawn: Look, position: int, budgets: int) -> dict[str, Any]:
+    """Small and hollow for the first rung, large and filled for the last."""
+    filled = position / max(budgets - 1, 1)
+    hollow = filled == 0 and budgets > 1
+    return {
+        "size": 7 + 4 * filled,
+        "symbol": drawn.symbol,
+        "color": theme.PAPER if hollow else theme.translucent(drawn.colour, 0.25 + 0.75 * filled),
+        "line": {"width": 1.5, "color": drawn.colour},
+    }

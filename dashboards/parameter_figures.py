@@ -1,0 +1,163 @@
+"""What the parameters of the methods do: one against the objectives, and two together."""
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from pareto_amb.dashboards import axes, marks, theme
+from pareto_amb.dashboards.formats import copying_first, is_percentage, limits
+from pareto_amb.dashboards.looks import look
+from pareto_amb.declared import BASELINE, Parameter
+from pareto_amb.results.recommend import Recommendation
+from pareto_amb.results.size import SizeResults
+
+SIMILARITY = "similarity_mean"
+
+
+def parameter_figure(
+    size: SizeResults, parameter: Parameter, fid_encoder: str, recommendation: Recommendation | None = None
+) -> go.Figure:
+    """A parameter against every objective and the mean similarity, with DDPM's band behind each.
+
+    Methods without it have no place on this axis.
+    """
+    trials = marks.with_parameter(size, size.points, parameter.name)
+    objectives = copying_first(size.objectives)
+    panels = [*(objective.name for objective in objectives), SIMILARITY]
+    figure = make_subplots(rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=0.045)
+    span = axes.parameter_span(parameter, trials[parameter.name])
+    for row, metric in enumerate(panels, start=1):
+        _add_band(figure, size, metric, span, row)
+        _add_points(figure, size, trials, (parameter.name, metric), row)
+        if recommendation is not None and recommendation.main == parameter.name:
+            _mark_recommended(figure, size, parameter, metric, recommendation, row)
+    for row, metric in enumerate(panels, start=1):
+        _add_heldout(figure, size, metric, span, row)
+    figure.update_layout(template=theme.TEMPLATE, height=10 + 250 * len(panels))
+    figure.update_xaxes(**axes.parameter_axis(parameter, *span))
+    figure.update_xaxes(title_text=axes.parameter_title(parameter), row=len(panels), col=1)
+    for row, objective in enumerate(objectives, start=1):
+        title = axes.objective_title(objective, fid_encoder, gap="<br>", copies="<br>(share > τ)")
+        figure.update_yaxes(row=row, col=1, title_text=title, **axes.objective_axis(size.full, objective))
+    figure.update_yaxes(row=len(panels), col=1, title_text="mean similarity<br>to nearest")
+    return figure
+
+
+def two_parameters_figure(
+    size: SizeResults,
+    across: Parameter,
+    up: Parameter,
+    fid_encoder: str,
+    recommendation: Recommendation | None = None,
+) -> go.Figure:
+    """Two parameters of a method, coloured by memorization, sized by closeness to the best FID."""
+    trials = marks.with_parameter(size, size.full, up.name).sort_values("memorization", ascending=False)
+    marker = {
+        "size": _quality_sizes(trials.fid),
+        "color": trials.memorization.tolist(),
+        "coloraxis": "coloraxis",
+        "line": marks.OUTLINE,
+    }
+    name = f"larger: better FID ({fid_encoder})"
+    points = marks.points(size, trials, name, marker, across.name, up.name)
+    figure = go.Figure(points.update(showlegend=False))
+    if recommendation is not None and {across.name, up.name} <= set(recommendation.parameters):
+        at = recommendation.parameters[across.name], recommendation.parameters[up.name]
+        figure.add_trace(marks.ring(size.declared, recommendation, *at))
+    colour_bar = theme.colour_bar("memorization") | {"tickformat": "~%"}
+    figure.update_layout(
+        template=theme.TEMPLATE,
+        height=440,
+        coloraxis={"colorscale": theme.COPYING_SCALE, "cmin": 0, "colorbar": colour_bar},
+        showlegend=True,
+    )
+    span = axes.parameter_span(across, trials[across.name])
+    figure.update_xaxes(title_text=axes.parameter_title(across), **axes.parameter_axis(across, *span))
+    figure.update_yaxes(title_text=axes.parameter_title(up))
+    if up.kind == "share":
+        figure.update_yaxes(range=[-0.03, 1.03], tickformat="~%" if is_percentage(up) else None)
+    else:
+        span = axes.parameter_span(up, trials[up.name])
+        figure.update_yaxes(**axes.parameter_axis(up, *span))
+    return figure
+
+
+def _add_band(
+    figure: go.Figure, size: SizeResults, metric: str, across: tuple[float, float], row: int
+) -> None:
+    """DDPM's mean over its seeds, and twice their standard deviation to both sides."""
+    values = size.full[size.full.method == BASELINE][metric].dropna()
+    if values.empty:
+        return
+    objective = size.declared.objectives.get(metric)
+    floor = limits(objective)[0] if objective else 0.0
+    mean = float(values.mean())
+    margin = 2 * float(values.std(ddof=1)) if len(values) > 1 else 0.0
+    low, high = max(mean - margin, floor), mean + margin
+    shared = {"legendgroup": "ddpm", "hoverinfo": "skip", "mode": "lines"}
+    line = {"x": list(across), "y": [mean, mean]}
+    band = {"x": [*across, *across[::-1]], "y": [low, low, high, high], "line": {"width": 0}}
+    filled = {"fill": "toself", "fillcolor": theme.translucent(theme.DDPM, 0.14)}
+    figure.add_trace(go.Scatter(**band, **filled, showlegend=False, **shared), row=row, col=1)
+    name = "DDPM mean ± 2 s.d. over seeds" if len(values) > 1 else "DDPM, one seed"
+    drawn = {"width": 2, "color": theme.DDPM}
+    figure.add_trace(go.Scatter(**line, line=drawn, name=name, showlegend=row == 1, **shared), row=row, col=1)
+
+
+def _add_heldout(
+    figure: go.Figure, size: SizeResults, metric: str, across: tuple[float, float], row: int
+) -> None:
+    column = f"heldout_{metric}"
+    values = size.full[column].dropna() if column in size.full else pd.Series(dtype=float)
+    if len(values):
+        figure.add_trace(marks.dashed(across, float(values.mean()), row == 1), row=row, col=1)
+
+
+def _add_points(
+    figure: go.Figure, size: SizeResults, trials: pd.DataFrame, at: tuple[str, str], row: int
+) -> None:
+    x, y = at
+    for method, group in marks.by_method(trials[trials[y].notna()]):
+        drawn = look(size.declared, method)
+        marker = marks.plain_marker(drawn) | {"size": 9, "line": {"width": 1, "color": "#FFFFFF"}}
+        points = marks.points(size, group, drawn.label, marker, x, y)
+        figure.add_trace(points.update(legendgroup=method, showlegend=row == 1), row=row, col=1)
+
+
+def _mark_recommended(
+    figure: go.Figure,
+    size: SizeResults,
+    parameter: Parameter,
+    metric: str,
+    recommendation: Recommendation,
+    row: int,
+) -> None:
+    """The window that beats DDPM, shaded, and the recommended point, ringed."""
+    if recommendation.window is not None:
+        low, high = _widened(parameter, *recommendation.window)
+        wash = theme.translucent(theme.RECOMMENDED, 0.1)
+        figure.add_vrect(x0=low, x1=high, fillcolor=wash, line_width=0, layer="below", row=row, col=1)
+    x = recommendation.parameters[parameter.name]
+    line = {"color": theme.RECOMMENDED, "width": 1.5, "dash": "dot"}
+    figure.add_vline(x=x, line=line, row=row, col=1)
+    chosen = size.points[size.points.trial_id == recommendation.trial_id][metric].dropna()
+    if len(chosen):
+        ring = marks.ring(size.declared, recommendation, x, float(chosen.iloc[0]))
+        ring.update(marker_size=20, legendgroup="recommended", showlegend=row == 1)
+        figure.add_trace(ring, row=row, col=1)
+
+
+def _widened(parameter: Parameter, low: float, high: float) -> tuple[float, float]:
+    """A window a little wider, so that one of a single value can be seen."""
+    if parameter.log:
+        return low / 1.015, high * 1.015
+    margin = 0.01 * max(abs(low), abs(high))
+    return low - margin, high + margin
+
+
+def _quality_sizes(fid: "pd.Series[float]") -> list[float]:
+    """Marker diameters, (n,): 22 px for the best FID, 8 px for the worst."""
+    if fid.empty:
+        return []
+    ranks = fid.rank(method="average", ascending=False)
+    return [8.0 + 14.0 * float(rank - 1) / max(len(fid) - 1, 1) for rank in ranks]

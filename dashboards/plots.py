@@ -1,0 +1,192 @@
+"""The figures of one train size, with what the page says about each."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from pareto_amb.config import SweepConfig
+from pareto_amb.dashboards import marks, wording
+from pareto_amb.dashboards.formats import better, capitalized, is_percentage
+from pareto_amb.dashboards.frontier_figures import any_budget_figure, frontier_figure
+from pareto_amb.dashboards.parameter_figures import parameter_figure, two_parameters_figure
+from pareto_amb.dashboards.search_figures import curves_figure, hypervolume_figure
+from pareto_amb.declared import BASELINE, Declared, MethodInfo, Parameter
+from pareto_amb.results.recommend import Recommendation
+from pareto_amb.results.size import SizeResults
+
+UNFINISHED = "No training of this size has reached its full budget yet: nothing to compare."
+UNMEASURED = "No training of this size has been measured yet."
+
+KEYS = {"sigma_tn": "sigma", "mix_ratio": "mix"}
+"""Short names of the figures of some parameters; those of others bear the parameter's name."""
+
+CURVES_CAPTION = (
+    "Every training from one measurement to the next. Crosses: stopped early, because others were better "
+    "at the same point; how it would have gone on is not known, and it takes no part at full budget."
+)
+ANY_CAPTION = (
+    "Budgets are mixed on purpose: a training that stops early copies less because it trained "
+    "less. Read this beside the figure at full budget, not instead of it. Thin lines follow each "
+    "training from one measurement to the next."
+)
+TWO_PARAMETERS_CAPTION = (
+    "Each point is one completed training: its place is what was chosen, its colour how much it "
+    "copies, its size how good its images are (larger: lower FID)."
+)
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One figure on the page: its Plotly JSON, or why there is none."""
+
+    key: str
+    title: str
+    caption: str
+    spec: dict[str, Any] | None = None
+    missing: str = ""
+
+
+def took_part(config: SweepConfig, declared: Declared, rows: pd.DataFrame) -> list[MethodInfo]:
+    """The methods that were asked for, and those that `rows` are of; DDPM first."""
+    names = {BASELINE, *config.search.methods, *rows.method}
+    return [method for name, method in declared.methods.items() if name in names]
+
+
+def draw_plots(size: SizeResults, config: SweepConfig, recommendation: Recommendation | None) -> list[Plot]:
+    """The figures of a train size, in the order of the page."""
+    encoder = config.evaluation.fid_encoder
+    title = "Quality against copying, at full budget"
+    plots = [
+        _plot(size, "frontier", title, size.full, UNFINISHED, _frontier_caption(size),
+              lambda: frontier_figure(size, encoder, recommendation)),
+        *_parameter_plots(size, config, recommendation),
+        _plot(size, "any", "Any budget: trainings stopped early beside full ones", size.anytime, UNMEASURED,
+              f"{ANY_CAPTION} {wording.any_budget_verdict(size)}{_faint_note(size)}",
+              lambda: any_budget_figure(size, encoder, recommendation)),
+        *_two_parameters_plots(size, config, recommendation),
+        _plot(size, "curves", "Learning curves, and what was stopped early", size.anytime, UNMEASURED,
+              f"{CURVES_CAPTION} {wording.stopped_early(size)}", lambda: curves_figure(size, encoder)),
+    ]  # fmt: skip
+    title, without = "What the search reached for its cost", wording.no_hypervolume(size)
+    if without:
+        return [*plots, Plot(f"hypervolume-{size.train_size}", title, "", missing=without)]
+    caption = wording.hypervolume(size)
+    return [
+        *plots,
+        _plot(size, "hypervolume", title, size.full, without, caption, lambda: hypervolume_figure(size)),
+    ]
+
+
+def _plot(
+    size: SizeResults,
+    key: str,
+    title: str,
+    rows: pd.DataFrame,
+    missing: str,
+    caption: str,
+    make: Callable[[], go.Figure],
+) -> Plot:
+    """A figure of `rows`, or what is `missing` where there are none."""
+    key = f"{key}-{size.train_size}"
+    if rows.empty:
+        return Plot(key, title, "", missing=missing)
+    return Plot(key, title, f"{caption} {_sample_counts(rows)}", json.loads(make().to_json()))
+
+
+def _parameter_plots(
+    size: SizeResults, config: SweepConfig, recommendation: Recommendation | None
+) -> Iterator[Plot]:
+    """A figure for the first parameter of each method that took part, methods that share one together."""
+    methods = took_part(config, size.declared, size.frame)
+    encoder = config.evaluation.fid_encoder
+    mains: dict[str, Parameter] = {}
+    for method in methods:
+        if method.parameters:
+            mains.setdefault(method.parameters[0].name, method.parameters[0])
+    for name, main in mains.items():
+        recommended = any(m.recommended and m.parameter_names[:1] == (name,) for m in methods)
+        if recommendation is not None:
+            recommended = recommendation.main == name
+
+        def make(main: Parameter = main) -> go.Figure:
+            return parameter_figure(size, main, encoder, recommendation)
+
+        key, caption = KEYS.get(name, name), _parameter_caption(main, recommended)
+        yield _plot(size, key, _parameter_title(main), size.full, UNFINISHED, caption, make)
+
+
+def _two_parameters_plots(
+    size: SizeResults, config: SweepConfig, recommendation: Recommendation | None
+) -> Iterator[Plot]:
+    """The first two parameters of each method, where trials differ in the second by choice."""
+    encoder = config.evaluation.fid_encoder
+    methods = took_part(config, size.declared, size.frame)
+    pairs = dict.fromkeys(method.parameter_names[:2] for method in methods if len(method.parameters) > 1)
+    for names in pairs:
+        across, up = (size.declared.parameters[name] for name in names)
+        trials = marks.with_parameter(size, size.full, up.name)
+        searched = config.space[up.name]
+        follows = isinstance(searched, tuple) and len(searched) == 1 and searched[0] in up.words
+        if follows or trials[up.name].round(6).nunique() < 2:
+            continue
+
+        def make(across: Parameter = across, up: Parameter = up) -> go.Figure:
+            return two_parameters_figure(size, across, up, encoder, recommendation)
+
+        key = KEYS.get(up.name, f"{across.name}-{up.name}")
+        title = f"{capitalized(up.label)} and {across.label} together"
+        yield _plot(size, key, title, trials, "", TWO_PARAMETERS_CAPTION, make)
+
+
+def _parameter_title(parameter: Parameter) -> str:
+    if parameter.kind == "level":
+        return "What each noise level does"
+    return f"What each {'share' if is_percentage(parameter) else 'value'} of {parameter.label} does"
+
+
+def _parameter_caption(parameter: Parameter, recommended: bool) -> str:
+    words = (
+        "Each point is one completed training. Orange: DDPM, its mean over seeds and ±2 standard deviations."
+    )
+    if not recommended:
+        return words
+    label = parameter.label
+    return f"{words} The shaded range of {label} beats DDPM; the dotted line is the recommended {label}."
+
+
+def _frontier_caption(size: SizeResults) -> str:
+    seeds = int((size.full.method == BASELINE).sum())
+    words = "Lower left is better: fewer copies to the bottom, better images to the left. "
+    words += "".join(f"Below, {o.label}: {better(o)}. " for o in size.objectives[2:])
+    faint = _faint_note(size)
+    if seeds == 0:
+        return f"{words}No DDPM baseline has finished, so none is drawn.{faint}"
+    if seeds == 1:
+        return f"{words}DDPM has finished with one seed only, so its noise is unknown.{faint}"
+    return (
+        f"{words}Differences smaller than the orange box are within DDPM's own seed noise. The thin bars are "
+        f"two standard deviations of that noise and of the sampling error together.{faint}"
+    )
+
+
+def _faint_note(size: SizeResults) -> str:
+    """How the front of more than two objectives is to be read from panels of two."""
+    if len(size.objectives) == 2:
+        return ""
+    return " Faint points are dominated: another one is as good in every objective and better in one."
+
+
+def _sample_counts(rows: pd.DataFrame) -> str:
+    counts = sorted({int(value) for value in rows.n_samples})
+    measured = rows.heldout_memorization.notna().any()
+    heldout = "" if measured else " No held-out images were measured."
+    if len(counts) == 1:
+        return f"Every point rests on {counts[0]:,} generated samples.{heldout}"
+    return (
+        f"Sample counts differ ({', '.join(f'{value:,}' for value in counts)}): FID depends on "
+        f"them, so compare with care.{heldout}"
+    )

@@ -1,0 +1,41 @@
+"""`recommend`: another rule for the same results."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pareto_amb.results.policies import POLICIES
+
+
+def recommend(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR")],
+    policy: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="; ".join(f"{name}: {policy.description}" for name, policy in POLICIES.items()) + ".",
+        ),
+    ] = "match-ddpm",
+    max_memorization: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Limit for --policy max-memorization.")
+    ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the recommendation to this YAML file."),
+    ] = None,
+) -> None:
+    """Recommend a sigma_tn from a run's results, by a rule of your choice."""
+    from pareto_amb.results.recommendation_file import build_recommendation, write_recommendation
+    from pareto_amb.results.run_directory import RunDirectory
+
+    found = build_recommendation(RunDirectory(run_dir), policy, max_memorization)
+    for entry in found.recommendations:
+        print(entry.summary)
+        for note in entry.notes():
+            print(f"note: {note}")
+    for size, reason in found.not_recommended.items():
+        print(f"no recommendation for train size {size}: {reason}")
+    if export is not None:
+        write_recommendation(found, export)
+        print(f"written to {export}")

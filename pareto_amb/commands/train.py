@@ -1,0 +1,42 @@
+"""`train`: the production training that a recommendation stands for."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pareto_amb.commands.options import Overrides
+from pareto_amb.errors import print_error
+
+
+def train(
+    recommendation: Annotated[Path, typer.Argument(metavar="RECOMMENDATION.yaml")],
+    train_size: Annotated[
+        int | None, typer.Option(help="Which recommendation to follow, where the file has several.")
+    ] = None,
+    overrides: Overrides = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Default: the folder training beside the recommendation.")
+    ] = None,
+) -> None:
+    """Train a model as recommended; run it again to continue a training that was stopped.
+
+    Keys for --set are those of the file's training block, e.g. training.images=10000000,
+    data.path=/my/images, parameters.sigma_tn=0.3 or train_size=null for the whole set.
+
+    On several GPUs: torchrun --nproc-per-node 4 -m pareto_amb train RECOMMENDATION.yaml
+    """
+    from pareto_amb.config_file import apply_overrides
+    from pareto_amb.diffusion.parallel import join_world
+    from pareto_amb.production import train_model
+    from pareto_amb.results.recommendation_file import load_training_block
+    from pareto_amb.sweep_file import parse_training
+    from pareto_amb.terminal import make_console
+
+    with join_world(print_error) as world:
+        with world.together():
+            block: dict[str, Any] = load_training_block(recommendation, train_size)
+            run = parse_training(apply_overrides(block, overrides or []), str(recommendation))
+        console = make_console(quiet=not world.is_first)
+        checkpoint = train_model(run, output or recommendation.parent / "training", console, world)
+        console.print(f"next:\n  pareto-amb sample {checkpoint}", markup=False)

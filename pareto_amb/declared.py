@@ -1,0 +1,222 @@
+"""What a sweep compares, declared once: the parameters of methods, the methods, and the objectives.
+
+Search space, table columns, MLflow parameters and metrics, axes, labels, colours and help text follow from
+these declarations. A results table carries those of its sweep, so that it is read without the code of the
+methods.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from pareto_amb.errors import UserError
+
+BASELINE = "ddpm"
+"""The method that all others are compared with."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A number that the trials of a method differ in: a key below `space`, a column, an axis.
+
+    `label` is what axes and tables call it, `plain` the same in plain letters; `phrase` is how a sentence
+    says it, `unit` are the words behind a value that stands alone. `kind` is a noise level (EDM units, above
+    0), a share in (0, 1), or any number within `limits`; `log`: its own scale is logarithmic.
+
+    `default` is what a sweep file has when it does not name the key: a mapping with `low` and `high`, a list
+    of choices, or the word auto. `words` are the choices that are no numbers, each with its meaning; the
+    method's `resolve` turns them into numbers. `auto` maps the training images, uint8 (N, C, H, W), a seed
+    and the highest sampled noise level to a range with `low` and `high`; `auto_meaning` says so in words.
+    `absent` is what rows of methods without this parameter hold.
+    """
+
+    name: str
+    label: str
+    description: str
+    kind: Literal["level", "share", "number"] = "number"
+    default: Any = None
+    log: bool = False
+    limits: tuple[float, float] = (-math.inf, math.inf)
+    words: Mapping[str, str] = field(default_factory=dict)
+    unit: str = ""
+    plain: str = ""
+    phrase: str = "{label} {value}"
+    absent: float = 0.0
+    auto_meaning: str = ""
+    auto: Callable[[Any, int, float], Any] | None = field(default=None, compare=False)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """What a value must lie strictly between."""
+        return {"level": (0.0, math.inf), "share": (0.0, 1.0)}.get(self.kind, self.limits)
+
+    @property
+    def terminal_label(self) -> str:
+        """The label in plain letters."""
+        return self.plain or self.name
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A figure that trials are judged by: a column, an axis, an MLflow metric.
+
+    The hypervolume ends at a reference point that lies `slack` times as far from `ideal`, the value of a
+    perfect model, as DDPM's mean does. `noise` says how a repeated training scatters: `normal`, or as the
+    share of the samples that count (`share`). Where `constraint`, the policy match-ddpm holds it to DDPM's
+    level; the others it improves. `predictors` are further columns that help to extrapolate it from an
+    earlier rung. `caption` are a few words below its name. `measure` maps `evaluation.trial.MeasuredSamples`
+    to the figure, or to the figure and its standard error; None in a declaration read from a table.
+    """
+
+    name: str
+    label: str
+    description: str
+    direction: Literal["min", "max"] = "min"
+    kind: Literal["number", "share"] = "number"
+    ideal: float = 0.0
+    slack: float = 1.0
+    noise: Literal["normal", "share"] = "normal"
+    constraint: bool = True
+    predictors: tuple[str, ...] = ()
+    caption: str = ""
+    measure: Callable[[Any], float | tuple[float, float]] | None = field(default=None, compare=False)
+
+    @property
+    def sign(self) -> float:
+        """1 where it is minimised, -1 where it is maximised: their product with a figure is minimised."""
+        return 1.0 if self.direction == "min" else -1.0
+
+    @property
+    def error_column(self) -> str:
+        """The column of its standard error over sets of samples of the same model."""
+        return f"{self.name}_se"
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """What is known of a training method without its code.
+
+    `constants` are what its rows hold of other methods' parameters, where that is not their `absent`.
+    `recommended`: recommendations may come from it; otherwise it only takes part in the frontier.
+    """
+
+    name: str
+    label: str
+    description: str
+    color: str = ""
+    parameters: tuple[Parameter, ...] = ()
+    constants: Mapping[str, float] = field(default_factory=dict)
+    recommended: bool = True
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        return tuple(parameter.name for parameter in self.parameters)
+
+
+@dataclass(frozen=True)
+class Declared:
+    """The methods and objectives of a sweep, by name."""
+
+    methods: Mapping[str, MethodInfo]
+    objectives: Mapping[str, Objective]
+
+    def __post_init__(self) -> None:
+        """Raise UserError when two methods declare different parameters of one name."""
+        known: dict[str, Parameter] = {}
+        for method in self.methods.values():
+            for parameter in method.parameters:
+                if known.setdefault(parameter.name, parameter) != parameter:
+                    raise UserError(
+                        f"method {method.name}: another method declares {parameter.name} otherwise"
+                    )
+
+    @property
+    def parameters(self) -> dict[str, Parameter]:
+        """Every parameter of a method, by name, in the order of the methods."""
+        return {
+            parameter.name: parameter for method in self.methods.values() for parameter in method.parameters
+        }
+
+    @property
+    def predictors(self) -> list[str]:
+        """The columns that help to extrapolate the objectives, and are none."""
+        named = [name for objective in self.objectives.values() for name in objective.predictors]
+        return [name for name in dict.fromkeys(named) if name not in self.objectives]
+
+    @property
+    def reported(self) -> list[str]:
+        """What a search is told of a trial at each rung: its objectives, then their predictors."""
+        return [*self.objectives, *self.predictors]
+
+    def judged_by(self, objectives: Iterable[str]) -> "Declared":
+        """The same methods with these objectives, in this order. KeyError for one that is not declared."""
+        return Declared(self.methods, {name: self.objectives[name] for name in objectives})
+
+    def method(self, name: str) -> MethodInfo:
+        """A method by name; one that is not known has its name for a label and no parameters."""
+        return self.methods.get(name) or MethodInfo(name, name, "")
+
+    def columns_of(self, method: str, values: Mapping[str, float]) -> dict[str, float]:
+        """All parameter columns of a trial's row: its own `values`, and what stands for those of others."""
+        given = {**self.method(method).constants, **values}
+        return {name: given.get(name, parameter.absent) for name, parameter in self.parameters.items()}
+
+    def describe(self, method: str, values: Mapping[str, Any]) -> str:
+        """What was chosen for a trial, in plain letters: `sigma_tn 0.3, mix ratio 0.5`; empty for DDPM."""
+        chosen = self.method(method).parameters
+        return ", ".join(f"{parameter.terminal_label} {values[parameter.name]:.3g}" for parameter in chosen)
+
+    def in_words(self, method: str, values: Mapping[str, Any]) -> str:
+        """What was chosen for a trial, as part of a sentence: `sigma_tn 0.3 and mix ratio 0.50`."""
+        specs = {"share": ".2f", "level": ".3g", "number": ".3g"}
+        chosen = self.method(method).parameters
+        return " and ".join(f"{p.terminal_label} {values[p.name]:{specs[p.kind]}}" for p in chosen)
+
+    def to_json(self) -> dict[str, Any]:
+        """The declarations without code, as plain data."""
+        return {
+            "methods": [_plain(method) for method in self.methods.values()],
+            "objectives": [_plain(objective) for objective in self.objectives.values()],
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Declared":
+        """What `to_json` wrote, here or in another version: what is not known is left out.
+
+        Raises KeyError, TypeError, ValueError or UserError for anything else.
+        """
+        methods = [MethodInfo(**_known(MethodInfo, entry)) for entry in values["methods"]]
+        objectives = [Objective(**_known(Objective, entry)) for entry in values["objectives"]]
+        return cls({method.name: method for method in methods}, {o.name: o for o in objectives})
+
+
+def _known(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `kind` among `values`, as it has them."""
+    found = {entry.name: values[entry.name] for entry in fields(kind) if entry.name in values}
+    if "parameters" in found:
+        found["parameters"] = tuple(Parameter(**_known(Parameter, each)) for each in found["parameters"])
+    if "predictors" in found:
+        found["predictors"] = tuple(found["predictors"])
+    if "limits" in found:
+        low, high = found["limits"]
+        found["limits"] = (
+            -math.inf if low is None else float(low),
+            math.inf if high is None else float(high),
+        )
+    return found
+
+
+def _plain(declaration: Any) -> Any:
+    """A declaration as JSON has it: no functions, no infinities."""
+    if isinstance(declaration, (Parameter, Objective, MethodInfo)):
+        return {
+            entry.name: _plain(getattr(declaration, entry.name))
+            for entry in fields(declaration)
+            if entry.name not in {"auto", "measure"}
+        }
+    if isinstance(declaration, Mapping):
+        return {str(key): _plain(value) for key, value in declaration.items()}
+    if isinstance(declaration, (tuple, list)):
+        return [_plain(value) for value in declaration]
+    return None if isinstance(declaration, float) and math.isinf(declaration) else declaration

@@ -1,0 +1,154 @@
+"""What the best possible denoiser would remember of a training set.
+
+The denoiser that minimises the training loss averages the training images, each weighted by its posterior
+probability given the noisy input (section 2.2 of arXiv 2502.21278). Where that posterior has collapsed onto
+one image, the denoiser returns that image: at such noise levels, training longer means copying.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from pareto_amb.config import AutoRange
+from pareto_amb.data.subsets import distinct
+from pareto_amb.errors import UserError
+from pareto_amb.randomness import make_generator
+
+COLLAPSED = 1.05
+"""At or below this median effective number the posterior holds one image and next to nothing else."""
+
+LOW_SHARE, HIGH_SHARE = 0.02, 0.8
+"""The ends of the range that `auto` searches, as shares of the collapse level.
+
+They hold both windows known to be good, with a margin: the digits', 0.1 to 0.4 or 0.13 to 0.5 of a collapse
+level of 0.80, and the paper's on FFHQ, 0.4 to 4 or 0.03 to 0.3 of one of about 15 (docs/sigma-range.md).
+"""
+
+MAX_PAIRS = 2**24
+"""Pairs of a probe and an image that are in memory at once, 16 bytes each."""
+
+MIN_PROBES = 32
+_IMAGES_AT_ONCE = 512
+_PAIRS_AT_ONCE = 2**18
+
+
+class TrainingPosterior:
+    """The posterior over a training set given one of its images with noise, sampled by probes.
+
+    A probe is a training image x_i with noise direction eps. At noise level sigma (EDM units) its posterior
+    over the images x_j is softmax_j(-||x_i + sigma eps - x_j||^2 / (2 sigma^2)). Up to a term without j,
+    the logit is -||x_i - x_j||^2 / (2 sigma^2) - (x_i - x_j).eps / sigma: two matrix products, made here
+    once, serve every sigma.
+
+    Images that occur more than once count once. With duplicates the posterior would never collapse onto
+    one image, although every copy of a duplicate is a copy.
+    """
+
+    def __init__(self, images: Tensor, seed: int = 0, n_probes: int = 512) -> None:
+        """Prepare the posterior over `images`, uint8 (N, C, H, W).
+
+        Every distinct image is probed equally often, as far as `n_probes` allows. Where that many probes
+        would exceed MAX_PAIRS, fewer are made, at least MIN_PROBES.
+        """
+        images = distinct(images)
+        self.n_images = len(images)
+        self.n_probes = min(n_probes, max(MAX_PAIRS // self.n_images, MIN_PROBES))
+        generator = make_generator(seed, "collapse level")
+        order = torch.randperm(self.n_images, generator=generator)
+        probed = order[torch.arange(self.n_probes) % self.n_images]
+        noise = torch.randn(self.n_probes, images[0].numel(), generator=generator, dtype=torch.float64)
+        self._distances, self._projections = pair_terms(images, probed, noise)
+
+    def effective_number(self, sigma: float) -> float:
+        """The median over the probes of exp(entropy of the posterior) at `sigma` > 0, from 1 to N."""
+        return float(effective_numbers(self._distances, self._projections, sigma).median())
+
+    def collapse_level(self) -> float:
+        """The smallest sigma at which the median effective number exceeds COLLAPSED, to 0.1%.
+
+        Infinite when all images are the same.
+        """
+        others = self._distances.masked_fill(self._distances == 0, math.inf)
+        low = float(others.amin(dim=1).median().sqrt()) / 8
+        if math.isinf(low):
+            return math.inf
+        while self.effective_number(low) > COLLAPSED:
+            low /= 2
+        while self.effective_number(2 * low) <= COLLAPSED:
+            low *= 2
+        high = 2 * low
+        while high / low > 1.001:
+            middle = math.sqrt(low * high)
+            if self.effective_number(middle) > COLLAPSED:
+                high = middle
+            else:
+                low = middle
+        return high
+
+
+def pair_terms(images: Tensor, probed: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """What the posterior of probes depends on: ||x_i - x_j||^2 and (x_i - x_j).eps, float64, (P, N) each.
+
+    Probe k is the image `probed[k]` of `images`, uint8 (N, C, H, W), with the noise direction `noise[k]`,
+    float64 (D,); x are the pixels in [-1, 1].
+    """
+    sources = _points(images[probed])
+    shape = (len(probed), len(images))
+    distances, projections = torch.empty(shape, dtype=torch.float64), torch.empty(shape, dtype=torch.float64)
+    own_norm = sources.square().sum(dim=1, keepdim=True)
+    own_projection = (sources * noise).sum(dim=1, keepdim=True)
+    for start in range(0, len(images), _IMAGES_AT_ONCE):
+        points = _points(images[start : start + _IMAGES_AT_ONCE])
+        columns = slice(start, start + len(points))
+        distances[:, columns] = own_norm + points.square().sum(dim=1) - 2 * sources @ points.T
+        projections[:, columns] = own_projection - noise @ points.T
+    rows = torch.arange(len(probed))
+    distances[rows, probed] = 0.0
+    projections[rows, probed] = 0.0
+    return distances.clamp_(min=0.0), projections
+
+
+def _points(images: Tensor) -> Tensor:
+    """uint8 (N, C, H, W) as float64 points in [-1, 1]: (N, D)."""
+    return images.flatten(start_dim=1).to(torch.float64) / 127.5 - 1
+
+
+def effective_numbers(distances: Tensor, projections: Tensor, sigma: float) -> Tensor:
+    """exp(entropy of the posterior) of each probe at `sigma` > 0: (P,), from the (P, N) of `pair_terms`."""
+    at_once = max(_PAIRS_AT_ONCE // distances.shape[1], 1)
+    entropies = []
+    for start in range(0, len(distances), at_once):
+        rows = slice(start, start + at_once)
+        logits = distances[rows] / (-2 * sigma**2) - projections[rows] / sigma
+        logits -= logits.amax(dim=1, keepdim=True)
+        weights = logits.exp()
+        total = weights.sum(dim=1)
+        entropies.append(total.log() - (weights * logits).sum(dim=1) / total)
+    return torch.cat(entropies).exp()
+
+
+def auto_range(collapse_level: float, sigma_max: float) -> AutoRange:
+    """The range of sigma_tn that `auto` searches: LOW_SHARE to HIGH_SHARE of the collapse level.
+
+    All in EDM units and to three digits; never above `sigma_max`. Raises UserError when the training images
+    are all the same (an infinite collapse level), or when the whole range lies above `sigma_max`.
+    """
+    if math.isinf(collapse_level):
+        raise UserError("space.sigma_tn: auto needs two different training images, these are all the same")
+    low, high = _three_digits(LOW_SHARE * collapse_level), _three_digits(HIGH_SHARE * collapse_level)
+    if low >= sigma_max:
+        raise UserError(
+            f"space.sigma_tn: auto would search from {low:g} on, which is not below sampling.sigma_max "
+            f"{sigma_max:g}; raise that, or give a range"
+        )
+    return AutoRange(low=low, high=min(high, sigma_max), collapse_level=_three_digits(collapse_level))
+
+
+def _three_digits(value: float) -> float:
+    return float(f"{value:.3g}")
+
+
+def auto_range_of(images: Tensor, seed: int, sigma_max: float) -> AutoRange:
+    """The range that `auto` searches for training images, uint8 (N, C, H, W); `auto_range` says more."""
+    return auto_range(TrainingPosterior(images, seed).collapse_level(), sigma_max)

@@ -1,0 +1,147 @@
+"""What a Python program calls: `import pareto_amb` offers these functions.
+
+Each returns an object that shows itself in a notebook. Nothing is printed unless asked for.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pareto_amb.config import SearchConfig
+from pareto_amb.config_file import apply_changes
+from pareto_amb.data.image_set import ImageSet
+from pareto_amb.data.stream import ImageSource
+from pareto_amb.declared import Declared, Objective
+from pareto_amb.diffusion.methods import METHODS, Method
+from pareto_amb.errors import UserError
+from pareto_amb.evaluation.image_sets import evaluate_image_sets as evaluate
+from pareto_amb.results.recommendation_file import RecommendationFile, build_recommendation
+from pareto_amb.results.run import Run
+from pareto_amb.results.run_directory import RunDirectory
+from pareto_amb.scanning import Scan, scan_images, source_of
+from pareto_amb.search_spaces import load as load_space
+from pareto_amb.sweep_file import declare, parse_sweep
+
+__all__ = ["evaluate", "load_run", "recommend", "scan", "sweep"]
+
+
+_MAY_CHANGE = {"search.trials", "resources.gpus_per_trial"}
+"""Keys that a resumed run may change, as on the command line."""
+
+
+def load_run(path: str | Path) -> Run:
+    """Read a run directory: its configuration, its results, what they recommend.
+
+    Nothing but its files is read; the code of its own methods is not needed. UserError names a file that is
+    missing or cannot be used.
+    """
+    return Run.read(Path(path))
+
+
+def sweep(
+    space: str | Path | Mapping[str, Any] | None = None,
+    output: str | Path | None = None,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    methods: Sequence[type[Method]] = (),
+    objectives: Sequence[Objective] = (),
+    resume: str | Path | None = None,
+    address: str | None = None,
+    minutes: float | None = None,
+    verbose: bool = False,
+) -> Run:
+    """Search for the noise level above which a model should see noisy images only; see `pareto-amb sweep`.
+
+    `space` is the name of a search space that ships, a sweep file, or its content; `changes` sets keys of
+    it, such as {"search.trials": 8}. `output` is the run directory, by default runs/NAME-TIME; `resume` one
+    to go on with. A program's own `methods` compete beside those that the space names, and its own
+    `objectives` join FID and memorization; docs/extending.md has an example. `address` names a running Ray
+    cluster; after `minutes` trials stop, to be resumed. With `verbose`, progress is printed.
+
+    Raises UserError where something handed in cannot be used, before anything is made.
+    """
+    from pareto_amb.running.start import start_sweep
+    from pareto_amb.terminal import make_console
+
+    declared = declare(methods, objectives)
+    if minutes is not None and not minutes > 0:
+        raise UserError(f"sweep: minutes {minutes:g} must be above 0")
+    if resume is not None and (output is not None or not set(changes or {}) <= _MAY_CHANGE):
+        raise UserError(
+            f"sweep: a resumed run keeps its output and keys, but for {', '.join(sorted(_MAY_CHANGE))}"
+        )
+    values, origin = _sweep_values(space, resume, declared)
+    values = _with_own(apply_changes(values, changes or {}), methods, objectives)
+    config = parse_sweep(values, origin, declared).with_absolute_path()
+    path = Path(resume or output or f"runs/{config.name}-{datetime.now():%Y%m%d-%H%M%S}")
+    start_sweep(
+        config,
+        path,
+        declared,
+        {**METHODS, **{method.name: method for method in methods}},
+        resumed=resume is not None,
+        address=address,
+        minutes=minutes,
+        console=make_console(quiet=not verbose),
+    )
+    return Run.read(path)
+
+
+def _sweep_values(
+    space: str | Path | Mapping[str, Any] | None, resume: str | Path | None, declared: Declared
+) -> tuple[Mapping[str, Any], str]:
+    """The content of a sweep file, and what errors call it."""
+    if (space is None) == (resume is None):
+        raise UserError("sweep: give a search space, or the run directory to resume")
+    if resume is not None:
+        return RunDirectory(Path(resume)).config(declared).model_dump(mode="json"), str(resume)
+    if isinstance(space, Mapping):
+        return space, "sweep"
+    return load_space(str(space)), str(space)
+
+
+def _with_own(
+    values: dict[str, Any], methods: Sequence[type[Method]], objectives: Sequence[Objective]
+) -> dict[str, Any]:
+    """The sweep with a program's own methods and objectives named, where it does not name them itself."""
+    search, default = values.get("search") or {}, SearchConfig()
+    if not isinstance(search, Mapping):
+        return values  # refused with its name when it is parsed
+    search = dict(search)
+    for key, usual, own in (
+        ("methods", default.methods, [method.name for method in methods]),
+        ("objectives", default.objectives, [objective.name for objective in objectives]),
+    ):
+        named = search.get(key, usual)
+        if own and isinstance(named, (list, tuple)):
+            search[key] = [*named, *(name for name in own if name not in named)]
+    return {**values, "search": search}
+
+
+def scan(
+    images: str | ImageSource | ImageSet,
+    train_sizes: Sequence[int] | None = None,
+    *,
+    resolution: int | None = None,
+    channels: int | None = None,
+) -> Scan:
+    """Which noise levels are worth searching for an image set; see `pareto-amb scan`.
+
+    `images` is a folder, a zip, the word digits or cifar10, or uint8 images as a tensor or an array.
+    `resolution` and `channels` are those that the model will be trained with, for images on disk.
+
+    Raises UserError for images that cannot be used.
+    """
+    return scan_images(source_of(images, resolution, channels), train_sizes)
+
+
+def recommend(
+    run: Run | str | Path, policy: str = "match-ddpm", max_memorization: float | None = None
+) -> RecommendationFile:
+    """What to train with, by a rule of your choice, for every train size of a run.
+
+    Raises UserError for an unknown policy, or where no train size can be served.
+    """
+    directory = run.directory if isinstance(run, Run) else RunDirectory(Path(run))
+    return build_recommendation(directory, policy, max_memorization)

@@ -1,0 +1,1 @@
+"""What reads a finished results table: its points and their noise, frontiers, recommendations."""

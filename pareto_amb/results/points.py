@@ -1,0 +1,61 @@
+"""The points of one train size: which rows of a results table may share a frontier, and their means."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from pareto_amb.declared import BASELINE, Declared, Objective
+
+_NOT_MEASURED = ["budget", "threshold", "recorded_at"]
+"""Columns of numbers that are not measured on a training: its seeds share them, and no mean is taken."""
+
+Budget = Literal["full", "any"]
+
+
+def comparable(rows: pd.DataFrame, objectives: Sequence[Objective], budget: Budget = "full") -> pd.DataFrame:
+    """Those of one train size's `rows` that may share a frontier.
+
+    `full`: one row a completed trial, at its full budget: a trial that was stopped early copies less
+    only because it trained less. `any`: every rung of every trial measured with the same number of
+    samples as the last one, early stopping included. Failed trials appear in neither.
+    """
+    rows = rows[rows[[objective.name for objective in objectives]].notna().all(axis=1)]
+    rows = rows[rows.status != "failed"]
+    complete = rows[(rows.status == "complete") & (rows.budget >= 1)]
+    if budget == "full":
+        return complete
+    return rows[rows.n_samples == complete.n_samples.max()] if len(complete) else rows
+
+
+def configuration(rows: pd.DataFrame) -> "pd.Series[str]":
+    """What tells the configurations among `rows` of one train size apart.
+
+    All seeds of DDPM are one, and so are a trial and its repeats with fresh seeds (column `confirms`).
+    """
+    original = rows.trial_id.where(rows.confirms == "", rows.confirms)
+    return original.where(rows.method != BASELINE, BASELINE).rename("configuration")
+
+
+def average_seeds(rows: pd.DataFrame, declared: Declared) -> pd.DataFrame:
+    """One row a configuration, from full-budget `rows` of one train size: the mean over its seeds.
+
+    A trial that was repeated with fresh seeds is the mean of the repeats alone: its own figures are those
+    that it was picked for. `seeds` counts the trainings behind a row, `confirmed` says whether they are
+    such repeats; the columns `NAME_se` are those of the means, `trial_id` is the trial repeated.
+    """
+    kept = rows[~rows.trial_id.isin(rows.confirms)]
+    key = configuration(kept)
+    groups = kept.groupby(key, sort=False)
+    averaged = groups.first()
+    measured = kept.select_dtypes("float").columns.difference([*_NOT_MEASURED, *declared.parameters])
+    averaged[measured] = groups[measured].mean()
+    averaged["seeds"] = groups.size()
+    averaged["confirmed"] = (kept.confirms != "").groupby(key).any()
+    averaged["trial_id"] = averaged.trial_id.where(~averaged.confirmed, averaged.index)
+    averaged["confirms"] = ""
+    errors = [objective.error_column for objective in declared.objectives.values()]
+    for name in [name for name in errors if name in kept]:
+        averaged[name] = np.sqrt((kept[name] ** 2).groupby(key).mean() / averaged.seeds)
+    return averaged.reset_index(drop=True)

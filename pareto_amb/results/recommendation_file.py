@@ -1,0 +1,164 @@
+"""recommendation.yaml: the recommended sigma_tn and the training block that a production run starts from."""
+
+import math
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from pareto_amb.config import AutoRange, Choice, Range, SweepConfig, TrainingRun, gather_parameters
+from pareto_amb.config_file import read_yaml
+from pareto_amb.declared import Declared, Parameter
+from pareto_amb.errors import UserError
+from pareto_amb.notebook import html_list
+from pareto_amb.results.policies import make_policy
+from pareto_amb.results.recommend import Recommendation, recommend
+from pareto_amb.results.run_directory import RunDirectory
+from pareto_amb.storage import write_text
+
+EDGE = 0.05
+"""A value in this share of the searched range, on the parameter's scale, lies at the range's end."""
+
+
+class ExportedRecommendation(Recommendation):
+    """A recommendation with the training it stands for, and a caution where the search ended too soon."""
+
+    caution: str = ""
+    training: TrainingRun
+
+    def notes(self) -> list[str]:
+        """What a reader of the figures must know, a sentence each."""
+        notes = [
+            f"{name} looked better, but with fresh seeds its FID is worse than DDPM's"
+            for name in self.refuted
+        ]
+        if self.confirmation is None:
+            notes.insert(0, "the best of many trainings, not confirmed by fresh seeds")
+        if self.early_stop is not None:
+            notes.append(self.early_stop.describe())
+        return [*notes, self.caution] if self.caution else notes
+
+
+class RecommendationFile(BaseModel):
+    """What recommendation.yaml holds: one recommendation a train size, and where they came from."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    run: str
+    created: str
+    policy: str
+    recommendations: list[ExportedRecommendation] = Field(min_length=1)
+    not_recommended: dict[int, str] = Field(default_factory=dict)
+    trials: int
+    environment: dict[str, Any] = Field(default_factory=dict)
+
+    def _repr_html_(self) -> str:
+        refused = (f"{size:,} training images: {why}" for size, why in self.not_recommended.items())
+        entries = (line for found in self.recommendations for line in (found.summary, *found.notes()))
+        return html_list([*entries, *refused])
+
+    def to_yaml(self) -> str:
+        """Render as YAML, in the order of the fields; figures come before the training block."""
+        values = self.model_dump(mode="json")
+        for entry in values["recommendations"]:
+            entry["training"] = entry.pop("training")
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
+
+
+def build_recommendation(
+    run: RunDirectory, policy: str = "match-ddpm", max_memorization: float | None = None
+) -> RecommendationFile:
+    """Recommend for every train size of a run.
+
+    A size that the policy cannot serve is listed with the reason; UserError when no size can be served.
+    """
+    make_policy(policy, max_memorization)  # refused once, not for every train size
+    results = run.load()
+    config = run.config(results.declared)
+    served, refused = [], {}
+    for size in config.space.train_size:
+        try:
+            found = recommend(results.size(size), policy, max_memorization)
+        except UserError as error:
+            refused[size] = str(error)
+        else:
+            served.append(_exported(config, results.declared, found))
+    if not served:
+        raise UserError("; ".join(refused.values()))
+    return RecommendationFile(
+        run=str(run.path.name),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        policy=policy,
+        recommendations=served,
+        not_recommended=refused,
+        trials=int(results.frame.trial_id.nunique()),
+        environment=run.read_environment(),
+    )
+
+
+def _exported(config: SweepConfig, declared: Declared, found: Recommendation) -> ExportedRecommendation:
+    caution = ""
+    if found.main:
+        parameter = declared.parameters[found.main]
+        searched = config.space.searched(found.main, found.train_size)
+        caution = range_caution(parameter, searched, found.parameters[found.main])
+    training = TrainingRun(
+        data=config.data,
+        train_size=found.train_size,
+        method=found.method,
+        parameters=found.parameters,
+        seed=config.seed,
+        training=config.training,
+        sampling=config.sampling,
+    )
+    return ExportedRecommendation(**found.model_dump(), caution=caution, training=training)
+
+
+def range_caution(parameter: Parameter, searched: Range | tuple[Choice, ...], value: float) -> str:
+    """One sentence when the recommended value lies at an end of the range that was searched."""
+    if not isinstance(searched, Range):
+        return ""
+    scale = math.log if parameter.log else float
+    low, high = searched.low, searched.high
+    place = (scale(value) - scale(low)) / (scale(high) - scale(low))
+    if EDGE <= place <= 1 - EDGE:
+        return ""
+    end, name = "low" if place < EDGE else "high", parameter.name
+    remedy = f"move space.{name}.{end}"
+    if isinstance(searched, AutoRange):
+        remedy = f"replace space.{name}: auto by a range with a {end}er {end} end"
+    return (
+        f"{name} lies at the {end} end of the searched range {low:g} to {high:g}; "
+        f"{remedy} and search again to see beyond it"
+    )
+
+
+def write_recommendation(recommendation: RecommendationFile, path: Path) -> None:
+    """Write recommendation.yaml, whole or not at all. UserError when the place cannot be written."""
+    try:
+        write_text(path, recommendation.to_yaml())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def load_training_block(path: Path, train_size: int | None) -> dict[str, Any]:
+    """The training block of a recommendation file for `train_size`, which may be None if there is one.
+
+    Raises UserError when the file is not a recommendation, or does not settle which size is meant.
+    """
+    values = read_yaml(path)
+    entries = values.get("recommendations")
+    if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+        raise UserError(f"{path}: not a recommendation file, key 'recommendations' is missing")
+    blocks = {entry.get("train_size"): entry.get("training") for entry in entries}
+    if train_size is None and len(blocks) == 1:
+        train_size = next(iter(blocks))
+    if train_size not in blocks:
+        sizes = ", ".join(str(size) for size in blocks)
+        raise UserError(f"{path}: choose one of its train sizes with --train-size: {sizes}")
+    block = blocks[train_size]
+    if not isinstance(block, dict):
+        raise UserError(f"{path}: the recommendation for {train_size} has no 'training' block")
+    return gather_parameters(block)

@@ -1,0 +1,113 @@
+"""The files of one run, by name."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pareto_amb.config import SweepConfig
+from pareto_amb.config_file import parse, read_yaml
+from pareto_amb.declared import Declared
+from pareto_amb.errors import UserError
+from pareto_amb.results.size import Results
+from pareto_amb.results.table import load_results, shipped
+
+
+def checkpoint_name(trial_id: str) -> str:
+    """Where a trial's checkpoint lies in the run's storage."""
+    return f"checkpoints/{trial_id}.safetensors"
+
+
+def samples_name(trial_id: str, rung: int) -> str:
+    """Where the pictures of a trial's rung lie in the run's storage, each with its nearest training image."""
+    return f"samples/{trial_id}/rung-{rung}.npz"
+
+
+def grid_name(trial_id: str, rung: int) -> str:
+    """Where one picture of a trial's first samples lies in the run's storage."""
+    return f"samples/{trial_id}/rung-{rung}.png"
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """runs/<name>-<time>/ and what lies in it."""
+
+    path: Path
+
+    @property
+    def sweep(self) -> Path:
+        return self.path / "sweep.yaml"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results.parquet"
+
+    @property
+    def study(self) -> Path:
+        return self.path / "study.db"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def recommendation(self) -> Path:
+        return self.path / "recommendation.yaml"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def stopped(self) -> Path:
+        """Why the search ended itself; there is no such file in most runs."""
+        return self.path / "stopped.txt"
+
+    @property
+    def lock(self) -> Path:
+        return self.path / ".lock"
+
+    @property
+    def name(self) -> str:
+        """The name of the folder."""
+        return self.path.resolve().name
+
+    def config(self, declared: Declared | None = None) -> SweepConfig:
+        """The resolved configuration. UserError when this is not a run directory.
+
+        It is checked against what is `declared`: by default what the results table says of its sweep, or, in
+        a run that has no table yet, what ships.
+        """
+        self._check()
+        known = declared or (self.load().declared if self.results.exists() else shipped())
+        return parse(SweepConfig, read_yaml(self.sweep), str(self.sweep), {"declared": known})
+
+    def load(self) -> Results:
+        """The results table. UserError when this is not a run directory, or its table cannot be used."""
+        self._check()
+        return load_results(self.results)
+
+    def _check(self) -> None:
+        if not self.sweep.is_file():
+            raise UserError(f"{self.path}: not a run directory, it holds no sweep.yaml")
+
+    def storage_uri(self, config: SweepConfig) -> str:
+        """Where checkpoints and samples lie: the configured storage, or this directory."""
+        return config.storage or str(self.path.resolve())
+
+    def why_stopped(self) -> str:
+        """Why the search ended itself, empty when it did not. UserError when that cannot be read."""
+        try:
+            return self.stopped.read_text(encoding="utf-8").strip() if self.stopped.exists() else ""
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{self.stopped}: not a text file ({error}); delete it and try again") from error
+
+    def read_environment(self) -> dict[str, Any]:
+        """The content of environment.json, empty when there is none. UserError when it is not JSON."""
+        if not self.environment.exists():
+            return {}
+        try:
+            loaded = json.loads(self.environment.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.environment}: not readable as JSON ({error})") from error
+        return loaded if isinstance(loaded, dict) else {}

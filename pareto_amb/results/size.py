@@ -1,0 +1,200 @@
+"""A results table as one object, and one object for each of its train sizes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pareto_amb.declared import BASELINE, Declared, Objective
+from pareto_amb.errors import UserError
+from pareto_amb.results.baseline import Baseline, limits, spread_over_seeds
+from pareto_amb.results.noise import TrainingNoise, deviations, probability_non_dominated, training_noise
+from pareto_amb.results.points import average_seeds, comparable, configuration
+from pareto_amb.search.pareto import hypervolume, non_dominated
+
+Array = NDArray[np.float64]
+
+
+class Results:
+    """A results table and what its sweep declared."""
+
+    def __init__(self, frame: pd.DataFrame, declared: Declared) -> None:
+        self.frame, self.declared = frame, declared
+        self._sizes: dict[int, SizeResults] = {}
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What trials are judged by."""
+        return tuple(self.declared.objectives.values())
+
+    def sizes(self) -> list[int]:
+        """The train sizes that were measured, rising."""
+        return sorted({int(size) for size in self.frame.train_size})
+
+    def size(self, train_size: int) -> "SizeResults":
+        """The results of one train size; there may be none."""
+        if train_size not in self._sizes:
+            rows = self.frame[self.frame.train_size == train_size]
+            self._sizes[train_size] = SizeResults(rows, self.declared, train_size)
+        return self._sizes[train_size]
+
+
+@dataclass(frozen=True)
+class SizeResults:
+    """All results of one train size. What follows from the rows is worked out once."""
+
+    frame: pd.DataFrame
+    declared: Declared
+    train_size: int
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        return tuple(self.declared.objectives.values())
+
+    @cached_property
+    def full(self) -> pd.DataFrame:
+        """The rows that may share a frontier at full budget; see `comparable`."""
+        return comparable(self.frame, self.objectives)
+
+    @cached_property
+    def anytime(self) -> pd.DataFrame:
+        """The rows that may share a frontier over all budgets; see `comparable`."""
+        return comparable(self.frame, self.objectives, "any")
+
+    @cached_property
+    def configurations(self) -> pd.DataFrame:
+        """The points at full budget: one row a configuration, the mean over its seeds."""
+        return average_seeds(self.full, self.declared)
+
+    @cached_property
+    def points(self) -> pd.DataFrame:
+        """`configurations` with how sure each is.
+
+        `NAME_sd` are the standard deviations of a point under `redraw`, `p_front` is the share of redraws in
+        which no other point dominates it.
+        """
+        points = self.configurations
+        spread = {f"{o.name}_sd": deviations(points, self.noise, o) for o in self.objectives}
+        return points.assign(**spread, p_front=probability_non_dominated(points, self.objectives, self.noise))
+
+    @cached_property
+    def frontier(self) -> pd.DataFrame:
+        """The non-dominated configurations at full budget, by rising figures; DDPM takes part like any."""
+        return self._front(self.configurations)
+
+    @cached_property
+    def anytime_frontier(self) -> pd.DataFrame:
+        """The non-dominated rows over all budgets, by rising figures."""
+        return self._front(self.anytime)
+
+    def _front(self, rows: pd.DataFrame) -> pd.DataFrame:
+        front = rows[non_dominated(self.minimized(rows))]
+        return front.sort_values([objective.name for objective in self.objectives])
+
+    def minimized(self, rows: pd.DataFrame) -> Array:
+        """The objectives of `rows` (n, m), maximised ones times -1."""
+        values = rows[[objective.name for objective in self.objectives]].to_numpy(dtype=np.float64)
+        return np.asarray(values * self.signs)
+
+    @property
+    def signs(self) -> Array:
+        """1 for each minimised objective, -1 for each maximised one: (m,)."""
+        return np.array([objective.sign for objective in self.objectives])
+
+    @cached_property
+    def noise(self) -> TrainingNoise:
+        return training_noise(self.full, self.objectives)
+
+    @property
+    def has_baseline(self) -> bool:
+        """Whether a DDPM training has reached its full budget."""
+        return bool((self.full.method == BASELINE).any())
+
+    @cached_property
+    def baseline(self) -> Baseline:
+        """Mean and seed spread of DDPM at full budget. UserError when no baseline has finished."""
+        if not self.has_baseline:
+            raise UserError(
+                f"train size {self.train_size}: no DDPM baseline has finished, so there is nothing to "
+                "compare with; continue the sweep with --resume"
+            )
+        rows = self.full[self.full.method == BASELINE]
+        spreads = {objective.name: spread_over_seeds(rows[objective.name]) for objective in self.objectives}
+        return Baseline(seeds=len(rows), **spreads)
+
+    @cached_property
+    def limits(self) -> tuple[Array, Array]:
+        """What is no worse than DDPM within its noise (m,), what is better beyond it (m,); minimised."""
+        return limits(self.baseline, self.objectives)
+
+    @property
+    def recommended_methods(self) -> list[str]:
+        """The methods that recommendations may come from, of those with points here."""
+        methods = (str(method) for method in self.configurations.method.unique())
+        return [method for method in methods if self.declared.method(method).recommended]
+
+    # --- hypervolume ------------------------------------------------------------------------------
+
+    @cached_property
+    def box(self) -> tuple[Array, Array]:
+        """A perfect model (m,), and where the hypervolume ends (m,), both minimised.
+
+        The end lies `slack` times as far from the perfect model as DDPM's mean does: it is known once the
+        baselines are done, whatever is searched. NaN while no baseline has finished.
+        """
+        means = self.full.loc[self.full.method == BASELINE, [o.name for o in self.objectives]].mean()
+        return reference_box(means.to_numpy(dtype=np.float64), self.objectives)
+
+    def normalized_hypervolume(self, points: pd.DataFrame) -> float:
+        """The share of `box` that `points` dominate. DDPM itself dominates nothing of it.
+
+        NaN where there is no such box: no baseline has finished, or DDPM is perfect in an objective, such as
+        one that copies nothing, so that nothing can copy less.
+        """
+        ideal, reference = self.box
+        if not (reference > ideal).all():
+            return float("nan")
+        return hypervolume(self.minimized(points), reference) / float((reference - ideal).prod())
+
+    @cached_property
+    def hypervolume_history(self) -> pd.DataFrame:
+        """The normalised hypervolume after each training that reached its full budget.
+
+        Columns: `trial_id`, `trainings` (cost so far, in full trainings, stopped and failed ones included)
+        and `hypervolume`, against today's reference point. It can fall: a configuration that is repeated
+        counts with the mean of its repeats. Empty when the order of the rows is not known (tables of old
+        versions).
+        """
+        rows = self.frame[self.frame.rung > 0]
+        rows = rows.sort_values("recorded_at", kind="stable", ignore_index=True)
+        spent = (rows.budget - rows.groupby("trial_id").budget.shift(fill_value=0.0)).cumsum()
+        finished = comparable(rows, self.objectives)
+        if rows.recorded_at.isna().any():
+            finished = finished.iloc[:0]
+        measured, reached = finished[[objective.name for objective in self.objectives]], []
+        points = measured.iloc[:0]
+        for k, repeat in enumerate((configuration(finished) != finished.trial_id).tolist()):
+            points = (
+                average_seeds(finished.iloc[: k + 1], self.declared)[measured.columns]
+                if repeat
+                else pd.concat([points, measured.iloc[[k]]])
+            )
+            reached.append(self.normalized_hypervolume(points))
+        return pd.DataFrame(
+            {
+                "trial_id": finished.trial_id.tolist(),
+                "trainings": spent[finished.index].tolist(),
+                "hypervolume": reached,
+            }
+        )
+
+
+def reference_box(means: Array, objectives: Sequence[Objective]) -> tuple[Array, Array]:
+    """A perfect model (m,), and the point `slack` times as far from it as `means` (m,) are, minimised."""
+    signs = np.array([objective.sign for objective in objectives])
+    ideal = np.array([objective.ideal for objective in objectives])
+    slack = np.array([objective.slack for objective in objectives])
+    return signs * ideal, signs * (ideal + slack * (means - ideal))

@@ -1,0 +1,215 @@
+"""The results table: one row per (trial, rung), the only thing the analysis and the report read.
+
+Columns that every row has are those of `columns`. Further metrics may follow as extra float columns, among
+them `memorization_at_T` and `heldout_memorization_at_T`, the shares above each similarity threshold T, and
+`NAME_se`, the standard deviation of an objective over sets of n_samples images of the same model (how far
+another training would move it is not in it).
+
+The file carries what its sweep declared, and a description of each column as that field's metadata.
+"""
+
+import json
+import math
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pareto_amb.config import SearchConfig
+from pareto_amb.declared import Declared, Parameter
+from pareto_amb.errors import UserError
+from pareto_amb.results.size import Results
+from pareto_amb.storage import replace_file
+from pareto_amb.trial import Trial
+
+Status = Literal["running", "complete", "paused", "failed"]
+
+METADATA = b"pareto_amb"
+"""The key of the file's metadata that holds the declarations, as JSON."""
+
+_FORMER_STATUS = {"pruned": "paused"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table. `default` stands for it in tables written before there was one."""
+
+    name: str
+    dtype: Literal["str", "int64", "float64"]
+    description: str
+    default: Any = None
+
+
+_IDENTITY = (
+    Column("trial_id", "str", "unique in the run, such as n100-algorithm1-0007 or n100-ddpm-s2"),
+    Column("method", "str", "the training method"),
+    Column("train_size", "int64", "images in the training set"),
+)
+_PROGRESS = (
+    Column("seed", "int64", "of the training: initial weights, noisy copies, batches"),
+    Column("rung", "int64", "place of the measurement, from 1; 0 for a trial that failed before its first"),
+    Column("images_seen", "int64", "images the training had seen"),
+    Column("budget", "float64", "images seen as a share of a full training, in (0, 1]"),
+    Column("n_samples", "int64", "generated images that the figures rest on"),
+)
+_FIGURES = (
+    Column("threshold", "float64", "similarity above which a generated image counts as a copy"),
+    Column("similarity_mean", "float64", "of each sample to its nearest training image, averaged"),
+    Column("similarity_p95", "float64", "its 95th percentile over the samples"),
+    Column("heldout_memorization", "float64", "memorization of held-out images: real, never trained on"),
+    Column("heldout_similarity_mean", "float64", "similarity_mean of held-out images"),
+    Column("heldout_similarity_p95", "float64", "similarity_p95 of held-out images"),
+    Column("train_loss", "float64", "mean over the images seen since the previous rung"),
+    Column("train_seconds", "float64", "of the whole training up to this rung"),
+    Column("eval_seconds", "float64", "of this rung's measurement"),
+    Column("status", "str", "of the trial: running, complete, paused (may resume) or failed"),
+    Column("error", "str", "why the trial failed, one line"),
+    Column("confirms", "str", "the trial that this one repeats with a fresh seed; empty for others", ""),
+    Column("recorded_at", "float64", "seconds since 1970 at which the row was first written", math.nan),
+)
+_PATTERNS = (
+    (r"heldout_memorization_at_(.*)", "share of held-out images with similarity above {0}"),
+    (r"memorization_at_(.*)", "share of samples with similarity above {0}"),
+    (r"(.*)_se", "standard error of {0} over sets of n_samples images of the same model"),
+)
+
+
+def columns(declared: Declared) -> dict[str, Column]:
+    """The columns that every row has, in their order, by name."""
+    parameters = (Column(p.name, "float64", _of_parameter(p), p.absent) for p in declared.parameters.values())
+    objectives = (Column(o.name, "float64", o.description) for o in declared.objectives.values())
+    every = (*_IDENTITY, *parameters, *_PROGRESS, *objectives, *_FIGURES)
+    return {column.name: column for column in every}
+
+
+def _of_parameter(parameter: Parameter) -> str:
+    return f"{parameter.description.partition(';')[0]}; a constant where a method has none"
+
+
+def describe_column(name: str, declared: Declared) -> str:
+    """What a column holds, further metrics included; empty for one that nothing is known of."""
+    if known := columns(declared).get(name):
+        return known.description
+    for pattern, words in _PATTERNS:
+        if found := re.fullmatch(pattern, name):
+            return words.format(*found.groups())
+    return ""
+
+
+def trial_columns(trial: Trial, declared: Declared) -> dict[str, Any]:
+    """How every row of a trial begins: who it is and what was chosen for it."""
+    return {
+        "trial_id": trial.id,
+        "method": trial.method,
+        "train_size": trial.train_size,
+        **declared.columns_of(trial.method, trial.parameters),
+        "seed": trial.seed,
+        "confirms": trial.confirms,
+    }
+
+
+class ResultsTable:
+    """The rows of a run, written whole to a parquet file after every change."""
+
+    def __init__(self, path: Path, declared: Declared) -> None:
+        """Open the table at `path`, an empty one if there is none yet; UserError when unreadable."""
+        self.path, self.declared = path, declared
+        self._columns = columns(declared)
+        self._trials: dict[str, dict[int, dict[str, Any]]] = {}
+        if path.exists():
+            for row in load_results(path, declared).frame.to_dict("records"):
+                self._trials.setdefault(row["trial_id"], {})[row["rung"]] = dict(row)
+        else:
+            self._write()
+
+    def record(self, row: Mapping[str, Any]) -> None:
+        """Add a row, or replace the one of the same trial and rung; its status holds for the trial."""
+        rungs = self._trials.setdefault(row["trial_id"], {})
+        new = {"confirms": "", "recorded_at": time.time()}
+        rungs[row["rung"]] = {**new, **rungs.get(row["rung"], {}), **row}
+        for known in rungs.values():
+            known["status"], known["error"] = row["status"], row.get("error", "")
+        self._write()
+
+    def trial_ids(self) -> list[str]:
+        """The trials that have a row, in the order of their first."""
+        return list(self._trials)
+
+    def rows(self, trial_id: str) -> list[dict[str, Any]]:
+        """The rows of a trial by rising rung, none when it has no row."""
+        rungs = self._trials.get(trial_id, {})
+        return [rungs[rung] for rung in sorted(rungs)]
+
+    def last_row(self, trial_id: str) -> dict[str, Any] | None:
+        """The row of a trial's highest rung so far, None when it has no row."""
+        return next(reversed(self.rows(trial_id)), None)
+
+    def status(self, trial_id: str) -> Status | None:
+        """The status of a trial, None when it has no row."""
+        row = self.last_row(trial_id)
+        return row["status"] if row else None
+
+    def frame(self) -> pd.DataFrame:
+        """The rows, the columns that all have first, ordered by train size, trial and rung."""
+        frame = pd.DataFrame([row for rungs in self._trials.values() for row in rungs.values()])
+        further = [name for name in frame.columns if name not in self._columns]
+        frame = frame.reindex(columns=[*self._columns, *further])
+        frame = frame.astype({name: column.dtype for name, column in self._columns.items()})
+        return frame.sort_values(["train_size", "trial_id", "rung"], ignore_index=True)
+
+    def results(self) -> Results:
+        """What the rows tell so far."""
+        return Results(self.frame(), self.declared)
+
+    def _write(self) -> None:
+        table = pa.Table.from_pandas(self.frame(), preserve_index=False)
+        fields = [
+            field.with_metadata({"description": describe_column(field.name, self.declared)})
+            for field in table.schema
+        ]
+        declared = json.dumps(self.declared.to_json())
+        schema = pa.schema(fields, {**(table.schema.metadata or {}), METADATA: declared.encode()})
+        with replace_file(self.path) as temporary:
+            pq.write_table(table.cast(schema), temporary)
+
+
+def load_results(path: Path, declared: Declared | None = None) -> Results:
+    """Read a results table, with what its sweep declared unless the caller has that.
+
+    Raises UserError when it is missing, unreadable or lacks a column.
+    """
+    try:
+        table = pq.read_table(BytesIO(path.read_bytes()))  # Arrow opens a path twice: two files in a sweep
+        frame = table.to_pandas()
+        found = declared or _declarations(table.schema.metadata or {})
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no results table there; is this a run directory?") from error
+    except Exception as error:  # pyarrow raises a dozen types for a corrupt file
+        raise UserError(f"{path}: not a results table ({' '.join(str(error).split())[:120]})") from error
+    wanted = columns(found)
+    for name, column in wanted.items():
+        if name not in frame.columns:
+            if column.default is None:
+                raise UserError(f"{path}: not a results table, column '{name}' is missing")
+            frame[name] = column.default
+            frame = frame.astype({name: column.dtype})
+    return Results(frame.assign(status=frame.status.replace(_FORMER_STATUS)), found)
+
+
+def _declarations(metadata: Mapping[bytes, bytes]) -> Declared:
+    """What a table says its sweep declared; what ships, for a table of an older version."""
+    return Declared.from_json(json.loads(metadata[METADATA])) if METADATA in metadata else shipped()
+
+
+def shipped() -> Declared:
+    """The methods that ship with pareto-amb, and the default pair of objectives."""
+    from pareto_amb.sweep_file import declare
+
+    return declare().judged_by(SearchConfig().objectives)

@@ -1,0 +1,1 @@
+"""What runs on Ray: a sweep, its searcher and its scheduler, and what follows its results."""

@@ -1,0 +1,138 @@
+"""What a sweep is made of, loaded and checked on the driver before Ray starts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from pareto_amb.config import AutoRange, SweepConfig
+from pareto_amb.data import ImageSet, Split, TrainingSet, load_images, split, take_training_set
+from pareto_amb.declared import BASELINE, Declared
+from pareto_amb.diffusion.checkpoint import read_initial_weights
+from pareto_amb.diffusion.methods import METHODS, Method
+from pareto_amb.diffusion.networks import build_denoiser
+from pareto_amb.diffusion.speed import require_compiler
+from pareto_amb.errors import UserError
+from pareto_amb.evaluation.encoders import Encoder, load_encoder
+
+
+@dataclass(frozen=True)
+class Materials:
+    """The images, how they are split for each train size, and the encoders."""
+
+    image_set: ImageSet
+    splits: dict[int, Split]
+    fid_encoder: Encoder
+    similarity_encoder: Encoder
+
+    def training_sets(self, conditional: bool) -> dict[int, TrainingSet]:
+        """The training images of each train size."""
+        return {
+            size: take_training_set(self.image_set, part.train, conditional)
+            for size, part in self.splits.items()
+        }
+
+    def fingerprints(self) -> dict[str, Any]:
+        """What identifies the data and the encoders: a resumed sweep must find the same."""
+        encoders = {"fid": self.fid_encoder, "similarity": self.similarity_encoder}
+        return {
+            "data": {
+                "name": self.image_set.name,
+                "images": len(self.image_set.images),
+                "fingerprint": self.image_set.fingerprint,
+                "notes": list(self.image_set.notes),
+            },
+            "encoders": {
+                role: {
+                    "name": e.name,
+                    "preprocessing": e.preprocessing,
+                    "fingerprint": e.fingerprint,
+                }
+                for role, e in encoders.items()
+            },
+        }
+
+
+def load_materials(
+    config: SweepConfig, console: Console, methods: Mapping[str, type[Method]] = METHODS
+) -> Materials:
+    """Load images and encoders, and check that the network fits each of the methods that are compared.
+
+    UserError names what cannot be used.
+    """
+    image_set, splits = load_splits(config, console)
+    _check_training(config, image_set, methods)
+    evaluation = config.evaluation
+    with console.status("loading encoders"):
+        fid = load_encoder(evaluation.fid_encoder, evaluation.preprocessing)
+        similarity = fid
+        if evaluation.similarity_encoder != evaluation.fid_encoder:
+            similarity = load_encoder(evaluation.similarity_encoder, evaluation.preprocessing)
+    return Materials(image_set, splits, fid, similarity)
+
+
+def load_splits(config: SweepConfig, console: Console) -> tuple[ImageSet, dict[int, Split]]:
+    """Load the images and split them for each train size. UserError names what cannot be used."""
+    with console.status("loading images"):
+        image_set = load_images(config.data)
+    for note in image_set.notes:
+        console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
+    return image_set, {size: split(image_set, size, config.seed) for size in config.space.train_size}
+
+
+def resolve_auto(
+    config: SweepConfig, declared: Declared, image_set: ImageSet, splits: Mapping[int, Split]
+) -> SweepConfig:
+    """The configuration with a range for each train size in the place of each `auto` in `space`.
+
+    A range, or what an earlier call put there, stays as it is. Raises UserError where no range can be set.
+    """
+    space, sigma_max = config.space, config.sampling.sigma_max
+    for name in space.auto_parameters():
+        find = declared.parameters[name].auto
+        if find is None:
+            raise UserError(f"space.{name}: auto means nothing here; give a range")
+        ranges = {
+            size: AutoRange.model_validate(
+                find(image_set.images[part.train], config.seed, sigma_max), from_attributes=True
+            )
+            for size, part in splits.items()
+        }
+        space = space.with_ranges(name, ranges)
+    return config.model_copy(update={"space": space})
+
+
+def describe_auto(config: SweepConfig, declared: Declared) -> list[str]:
+    """What each `auto` became, one line a train size; none for ranges that were given."""
+    return [
+        f"{name}: auto: {_origin(size, found)}searched {found.low:g} to {found.high:g}"
+        for name in declared.parameters
+        if isinstance(ranges := config.space[name], dict)
+        for size, found in ranges.items()
+    ]
+
+
+def _origin(train_size: int, found: AutoRange) -> str:
+    level = f" collapse level {found.collapse_level:g} ->" if found.collapse_level is not None else ""
+    return f"with {train_size:,} images{level} "
+
+
+def _check_training(config: SweepConfig, image_set: ImageSet, methods: Mapping[str, type[Method]]) -> None:
+    """Raise UserError when a trial could not start: its network, first weights or compiler do not fit."""
+    training, data = config.training, config.data
+    shape = (data.channels, data.resolution, data.resolution)
+    label_dim = image_set.n_classes if data.conditional else 0
+    for name in (BASELINE, *config.search.methods):
+        with torch.device("meta"):
+            denoiser = build_denoiser(training, shape, label_dim, methods[name])
+        if training.init_from is not None:
+            try:
+                read_initial_weights(training.init_from, denoiser.architecture)
+            except UserError as error:
+                if name == BASELINE:
+                    raise
+                raise UserError(f"{error}; take {name} out of search.methods") from error
+    if training.compile:
+        require_compiler()

@@ -1,0 +1,187 @@
+"""What a sweep shows while it runs: a live table on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from pareto_amb.declared import Objective
+from pareto_amb.results.table import ResultsTable, trial_columns
+from pareto_amb.trial import Trial
+
+REFRESH_SECONDS = 0.5
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds as `42s`, `3m05s` or `2h07m`."""
+    whole = round(max(seconds, 0))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02}m"
+
+
+class SweepProgress:
+    """Follows a sweep; use it as a context manager around the run.
+
+    `total` trials, of which `finished` have ended or paused; `trainings` is what all of them will cost
+    together, in full trainings.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        results: ResultsTable,
+        total: int,
+        finished: int,
+        n_rungs: int,
+        trainings: float,
+    ) -> None:
+        self._console, self._results, self._declared = console, results, results.declared
+        self._objectives = list(results.declared.objectives.values())
+        self._total, self._finished, self._n_rungs = total, finished, n_rungs
+        self._paused = self._count_paused()
+        self._trained = 0.0  # by this process, in full trainings
+        rows = (results.last_row(trial_id) for trial_id in results.trial_ids())
+        self._each = trainings / total
+        self._left = trainings - sum(row["budget"] for row in rows if row)
+        self._running: dict[str, dict[str, Any]] = {}
+        self._fronts = self._frontiers()
+        self._started = time.monotonic()
+        self._live = (
+            Live(console=console, get_renderable=self._render, refresh_per_second=1 / REFRESH_SECONDS)
+            if console.is_terminal
+            else None
+        )
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def started(self, trial: Trial) -> None:
+        """A trial occupies a worker now."""
+        row = self._results.last_row(trial.id) or {}
+        self._running[trial.id] = {**trial_columns(trial, self._declared), **row}
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """A trial has reached a rung."""
+        trial = self._running.setdefault(row["trial_id"], {})
+        step = row["budget"] - trial.get("budget", 0.0)
+        self._trained, self._left = self._trained + step, self._left - step
+        trial.update(row)
+        if row["status"] == "complete":
+            self._fronts = self._frontiers()
+            self._end(row["trial_id"], f"{self._describe(row)}: {self._figures(row)}")
+        elif row["status"] == "paused":
+            self._paused += 1
+            place = f"paused {self._place(row)}"
+            self._end(row["trial_id"], f"{self._describe(row)}: {place}, {self._figures(row)}")
+
+    def resumed(self, row: Mapping[str, Any]) -> None:
+        """A paused trial goes on from where `row` was measured."""
+        self._finished, self._paused = self._finished - 1, self._paused - 1
+        self._say(f"{row['trial_id']}: resumed {self._place(row)}")
+
+    def stopped(self, reason: str, total: int) -> None:
+        """The search has ended itself: there will be `total` trials."""
+        self._left -= (self._total - total) * self._each
+        self._total = total
+        self._say(reason)
+
+    def failed(self, trial: Trial, error: str) -> None:
+        """A trial has failed for good."""
+        trained = self._running.get(trial.id, {}).get("budget", 0.0)
+        self._left -= max(self._each - trained, 0.0)
+        described = self._describe(trial_columns(trial, self._declared))
+        self._end(trial.id, f"{described}: FAILED, {error}")
+
+    def retried(self, trial: Trial) -> None:
+        """A trial has failed and will be tried again."""
+        self._say(f"{trial.id}: failed, trying again from its last checkpoint")
+
+    def _place(self, row: Mapping[str, Any]) -> str:
+        return f"at rung {row['rung']} of {self._n_rungs}"
+
+    def _end(self, trial_id: str, line: str) -> None:
+        self._finished += 1
+        self._running.pop(trial_id, None)
+        self._say(f"[{self._finished}/{self._total}] {line} ({self._clock()})")
+
+    def _say(self, line: str) -> None:
+        self._console.print(Text(line), soft_wrap=True, highlight=False)
+
+    def _clock(self) -> str:
+        elapsed = time.monotonic() - self._started
+        clock = f"{format_duration(elapsed)} elapsed"
+        if self._trained:
+            clock += f", about {format_duration(elapsed / self._trained * self._left)} left"
+        return clock
+
+    def _render(self) -> Group:
+        paused = f", {self._paused} of them paused" if self._paused else ""
+        running = Table(title=f"trials done: {self._finished} of {self._total}{paused}  ({self._clock()})")
+        self._add_columns(running, "running trial", "rung")
+        for row in list(self._running.values()):
+            running.add_row(
+                row["trial_id"],
+                self._declared.describe(row["method"], row),
+                f"{row.get('rung', 0)}/{self._n_rungs}",
+                *(_figure(objective, row.get(objective.name)) for objective in self._objectives),
+            )
+        return Group(running, *self._fronts)
+
+    def _count_paused(self) -> int:
+        statuses = [self._results.status(trial_id) for trial_id in self._results.trial_ids()]
+        return statuses.count("paused")
+
+    def _frontiers(self) -> list[Table]:
+        tables = []
+        results = self._results.results()
+        for size in results.sizes():
+            table = Table(title=f"frontier so far, {size:,} training images")
+            self._add_columns(table, "trial")
+            for point in results.size(size).frontier.to_dict("records"):
+                repeated = f", mean of {point['seeds']} seeds" if point["seeds"] > 1 else ""
+                table.add_row(
+                    f"{point['trial_id']}{repeated}",
+                    self._declared.describe(point["method"], point),
+                    *(_figure(objective, point[objective.name]) for objective in self._objectives),
+                )
+            if table.row_count:
+                tables.append(table)
+        return tables
+
+    def _add_columns(self, table: Table, first: str, *numbers: str) -> None:
+        """Columns for a trial, what was chosen for it, `numbers`, and the objectives."""
+        table.add_column(first)
+        table.add_column("chosen")
+        for heading in (*numbers, *(objective.label for objective in self._objectives)):
+            table.add_column(heading, justify="right")
+
+    def _describe(self, row: Mapping[str, Any]) -> str:
+        chosen = self._declared.describe(row["method"], row)
+        return f"{row['trial_id']} ({chosen})" if chosen else str(row["trial_id"])
+
+    def _figures(self, row: Mapping[str, Any]) -> str:
+        return ", ".join(f"{o.label} {_figure(o, row[o.name])}" for o in self._objectives)
+
+
+def _figure(objective: Objective, value: float | None) -> str:
+    """An objective as it is printed: shares to three places, others to four digits."""
+    return "" if value is None else format(value, ".3f" if objective.kind == "share" else ".4g")

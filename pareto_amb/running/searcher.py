@@ -1,0 +1,275 @@
+"""A Ray Tune searcher over Optuna: one multi-objective study per train size and method, all
+in one study.db.
+
+The results table decides what has happened; the studies follow it. A searcher that is built again on the
+files of a killed run therefore hands out exactly the trials that have not finished.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
+from optuna.trial import TrialState, create_trial
+from ray.tune.search import Searcher
+from sqlalchemy import URL
+
+from pareto_amb.config import SweepConfig
+from pareto_amb.declared import BASELINE
+from pareto_amb.diffusion.methods import Algorithm1, Method
+from pareto_amb.diffusion.trainer import noise_distribution
+from pareto_amb.randomness import derive_seed
+from pareto_amb.results.size import reference_box
+from pareto_amb.results.table import ResultsTable
+from pareto_amb.search.proposals import (
+    Box,
+    ParetoSampler,
+    carry_over,
+    distributions,
+    make_sampler,
+)
+from pareto_amb.trial import Trial
+
+Context = tuple[int, str]
+"""A train size and a method: each has a search of its own."""
+
+
+class ParetoSearcher(Searcher):
+    """Hands out the DDPM baselines of every train size first, then the trials of every method in turn.
+
+    A trial's configuration is `Trial.config`, with the words among its parameters resolved to numbers.
+    A train size waits for the first results of the next smaller one, and starts at its best parameters.
+    The paused trials of an earlier process are handed out first: the scheduler lets them wait on.
+    """
+
+    def __init__(
+        self,
+        config: SweepConfig,
+        study_path: Path,
+        results: ResultsTable,
+        methods: Mapping[str, type[Method]],
+        *,
+        stopped: bool = False,
+    ) -> None:
+        """`methods` has the code of those that the sweep compares; the objectives are those of the table.
+
+        With `stopped` no trial is begun that was not begun before.
+        """
+        self._objectives = list(results.declared.objectives.values())
+        names = [objective.name for objective in self._objectives]
+        super().__init__(metric=names, mode=[objective.direction for objective in self._objectives])
+        self._reported = results.declared.reported
+        self._signs = {objective.name: objective.sign for objective in self._objectives}
+        self._config, self._methods, self._stopped = config, methods, stopped
+        self._noise = noise_distribution(config.training)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        url = URL.create("sqlite", database=str(study_path))
+        storage = RDBStorage(url.render_as_string(hide_password=False))
+        contexts = [(size, method) for size in config.space.train_size for method in config.search.methods]
+        self._distributions = {
+            (size, method): distributions(results.declared.method(method), config.space, size)
+            for size, method in contexts
+        }
+        self._studies = {context: self._open_study(storage, context) for context in contexts}
+        self._numbers: dict[str, int] = {}
+        """The number in its study of each trial that is no baseline."""
+        self._baselines: dict[int, list[list[float]]] = {size: [] for size in config.space.train_size}
+        self._searches = {context: self._open_search(context, results) for context in contexts}
+        self._running: dict[str, Trial] = {}
+        self._queue = deque(self._unfinished(results))
+        self.n_total = self._count_planned()
+        self.n_remaining = self.n_total - self.count_ended(results)
+
+    def _open_study(self, storage: RDBStorage, context: Context) -> optuna.Study:
+        return optuna.create_study(
+            study_name=f"train_size={_label(context)}",
+            storage=storage,
+            directions=[
+                StudyDirection.MINIMIZE if objective.sign > 0 else StudyDirection.MAXIMIZE
+                for objective in self._objectives
+            ],
+            load_if_exists=True,
+        )
+
+    def _open_search(self, context: Context, results: ResultsTable) -> ParetoSampler:
+        """The search of a context, as far as its study and the results table have it."""
+        search, seed, label = self._config.search, self._config.seed, _label(context)
+        searched, known = self._distributions[context], self._studies[context].get_trials()
+        found = ParetoSampler(
+            searched,
+            make_sampler(search, derive_seed(seed, f"search/{label}/{len(known)}")),
+            n_objectives=len(self._objectives),
+            n_startup=search.startup_trials,
+            n_rungs=len(self._config.evaluation.rungs),
+            floor=[objective.sign * objective.ideal for objective in self._objectives],
+            seed=derive_seed(seed, f"startup/{label}"),
+        )
+        for asked in known:
+            found.begin(asked.number, asked.params)
+            for row in results.rows(self._trial(context, asked.number, asked.params).id):
+                found.report(asked.number, row["rung"], self._shown(row))
+            if asked.state == TrialState.FAIL:
+                found.forget(asked.number)
+        return found
+
+    def _shown(self, row: Mapping[str, Any]) -> list[float]:
+        """What a search is told of a row: the objectives, minimised, and their predictors."""
+        return [self._signs.get(name, 1.0) * row[name] for name in self._reported]
+
+    def _count_planned(self) -> int:
+        search, sizes = self._config.search, self._config.space.train_size
+        begun = sum(found.n_begun for found in self._searches.values())
+        trials = begun if self._stopped else search.trials * len(self._studies)
+        return search.baseline_seeds * len(sizes) + trials
+
+    def stop(self) -> None:
+        """Begin no more trials; those that were begun go on, and are all that `n_total` counts."""
+        self._stopped = True
+        self.n_total = self._count_planned()
+
+    def count_ended(self, results: ResultsTable) -> int:
+        """The trials that need no more work as far as one knows; without halving the paused ones do."""
+        paused = set() if self._config.search.reduction_factor is None else {"paused"}
+        rows = [results.last_row(trial_id) for trial_id in results.trial_ids()]
+        search = [row["status"] for row in rows if row and not row["confirms"]]
+        return sum(status in {"complete", "failed"} | paused for status in search)
+
+    def _unfinished(self, results: ResultsTable) -> list[Trial]:
+        """The trials of earlier processes that have not ended, paused ones first; baselines included."""
+        baselines = [
+            self._baseline(size, k)
+            for size in self._config.space.train_size
+            for k in range(self._config.search.baseline_seeds)
+        ]
+        asked = [
+            self._trial(context, begun.number, begun.params)
+            for context, study in self._studies.items()
+            for begun in study.get_trials(states=[TrialState.RUNNING])
+        ]
+        unfinished = []
+        for trial in baselines + asked:
+            row = results.last_row(trial.id)
+            if row is not None and row["status"] in {"complete", "failed"}:
+                self._tell(trial, row)
+            else:
+                unfinished.append(replace(trial, measured=row["rung"]) if row else trial)
+        return sorted(unfinished, key=lambda trial: results.status(trial.id) != "paused")
+
+    def _baseline(self, train_size: int, k: int) -> Trial:
+        return Trial(f"n{train_size}-{BASELINE}-s{k}", BASELINE, train_size, self._config.seed + k)
+
+    def _trial(self, context: Context, number: int, chosen: Mapping[str, Any]) -> Trial:
+        """Trial `number` of a search, for which the study has `chosen`."""
+        size, method = context
+        trial_id = f"n{size}-{method}-{number:04d}"
+        self._numbers[trial_id] = number
+        parameters = self._methods[method].resolve(chosen, self._noise)
+        return Trial(trial_id, method, size, self._config.seed + number, parameters)
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        """The next trial's configuration, or Searcher.FINISHED. `trial_id` is Ray's own."""
+        trial = self._queue.popleft() if self._queue else self._ask()
+        if trial is None:
+            return str(Searcher.FINISHED)
+        self._running[trial_id] = trial
+        return trial.config()
+
+    def _ask(self) -> Trial | None:
+        """A new trial for the search that has begun the fewest, None when all have had theirs."""
+        wanting = [c for c, search in self._searches.items() if search.n_begun < self._config.search.trials]
+        if self._stopped or not wanting:
+            return None
+        ready = [context for context in wanting if self._is_ready(context)]
+        context = min(ready or wanting, key=lambda c: self._searches[c].n_begun)
+        search = self._searches[context]
+        if search.n_begun == 0:
+            self._start_from_smaller(context)
+        params, number = search.propose(self._box(context[0])), search.n_begun
+        begun = create_trial(
+            params=params, distributions=self._distributions[context], state=TrialState.RUNNING
+        )
+        self._studies[context].add_trial(begun)
+        search.begin(number, params)
+        return self._trial(context, number, params)
+
+    def _smaller(self, context: Context) -> Context | None:
+        """The search of the next smaller train size, None for the smallest."""
+        size, method = context
+        smaller = [other for other in self._config.space.train_size if other < size]
+        return (max(smaller), method) if smaller else None
+
+    def _is_ready(self, context: Context) -> bool:
+        """Whether it is known where to start: a size waits for the next smaller one's first results."""
+        smaller = self._smaller(context)
+        return (
+            smaller is None
+            or self._searches[context].n_begun > 0
+            or self._searches[smaller].best() is not None
+        )
+
+    def _start_from_smaller(self, context: Context) -> None:
+        """Let a search begin where the next smaller train size has its best trial so far, if it has one."""
+        smaller = self._smaller(context)
+        if smaller and (best := self._searches[smaller].best(self._box(smaller[0]))):
+            ranges = self._distributions[smaller], self._distributions[context]
+            self._searches[context].start_from(carry_over(best, *ranges))
+
+    def _box(self, train_size: int) -> Box | None:
+        """A perfect model and the reference point that follows from DDPM, both minimised.
+
+        None before a baseline has finished, or where DDPM is perfect in an objective, as in copying nothing.
+        """
+        finished = self._baselines[train_size]
+        if not finished:
+            return None
+        ideal, reference = reference_box(np.mean(finished, axis=0), self._objectives)
+        return (ideal, reference) if (reference > ideal).all() else None
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Let the search know what a trial has shown at a rung."""
+        self._hear(self._running[trial_id], result)
+
+    def _hear(self, trial: Trial, result: Mapping[str, Any]) -> None:
+        if trial.method != BASELINE:
+            search = self._searches[trial.train_size, trial.method]
+            search.report(self._numbers[trial.id], result["rung"], self._shown(result))
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Tell Optuna a finished or failed trial; one stopped before its full budget stays open."""
+        trial = self._running.pop(trial_id)
+        if error:
+            self._tell(trial, {"status": "failed"})
+        elif result is not None and result.get("status") == "complete":
+            self._hear(trial, result)  # Ray hands the last result over here only
+            self._tell(trial, result)
+
+    def _tell(self, trial: Trial, row: Mapping[str, Any]) -> None:
+        complete = row["status"] == "complete"
+        values = [float(row[name]) for name in self._signs] if complete else None
+        if trial.method == BASELINE:
+            if values is not None:
+                self._baselines[trial.train_size].append(values)
+            return
+        context, number = (trial.train_size, trial.method), self._numbers[trial.id]
+        self._studies[context].tell(number, values, state=None if complete else TrialState.FAIL)
+        if not complete:
+            self._searches[context].forget(number)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: study.db and the results table hold the whole state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore: see `save`."""
+
+
+def _label(context: Context) -> str:
+    """What a search is called in seeds and names of studies."""
+    size, method = context
+    return f"{size}" if method == Algorithm1.name else f"{size},method={method}"

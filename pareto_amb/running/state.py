@@ -1,0 +1,98 @@
+"""A sweep under way: what was measured, what is searched, and what is left to do."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pareto_amb.config import SweepConfig
+from pareto_amb.declared import BASELINE, Declared
+from pareto_amb.diffusion.methods import Method
+from pareto_amb.results.run_directory import RunDirectory
+from pareto_amb.results.table import ResultsTable
+from pareto_amb.running.confirm import confirmations
+from pareto_amb.running.scheduler import ParetoHalving
+from pareto_amb.running.searcher import ParetoSearcher
+from pareto_amb.trial import Trial
+
+
+@dataclass(frozen=True)
+class SweepState:
+    """A sweep as its files have it: first its trials are searched, then the best of them confirmed.
+
+    `methods` has the code of those that are compared. `halving` is None where every trial runs to the end.
+    """
+
+    run: RunDirectory
+    config: SweepConfig
+    methods: Mapping[str, type[Method]]
+    results: ResultsTable
+    searcher: ParetoSearcher
+    halving: ParetoHalving | None
+
+    @classmethod
+    def open(
+        cls,
+        run: RunDirectory,
+        config: SweepConfig,
+        declared: Declared,
+        methods: Mapping[str, type[Method]],
+    ) -> "SweepState":
+        """A sweep as far as it has come, at its beginning where the run directory has no table yet."""
+        results = ResultsTable(run.results, declared)
+        searcher = ParetoSearcher(config, run.study, results, methods, stopped=run.stopped.exists())
+        halving = _make_halving(config, results, closed=not searcher.n_remaining)
+        return cls(run, config, methods, results, searcher, halving)
+
+    @property
+    def declared(self) -> Declared:
+        """What the sweep compares."""
+        return self.results.declared
+
+    @property
+    def n_confirmations(self) -> int:
+        """The trainings that follow the search, over all train sizes."""
+        return self.config.n_confirmations(self.declared) * len(self.config.space.train_size)
+
+    def n_searching(self) -> int:
+        """The trials of the search that have not ended, or are good enough to resume."""
+        promotable = self.halving.n_promotable() if self.halving else 0
+        return self.searcher.n_total - self.searcher.count_ended(self.results) + promotable
+
+    def n_unfinished(self) -> int:
+        """All trials that have not ended; which ones are confirmed is known once the search is over."""
+        if searching := self.n_searching():
+            return searching + self.n_confirmations
+        return len(self.confirmations())
+
+    def confirmations(self) -> list[Trial]:
+        """The trials that confirm the search, once it is over, and have not ended."""
+        return confirmations(self.config, self.results)
+
+
+def _make_halving(config: SweepConfig, results: ResultsTable, closed: bool) -> ParetoHalving | None:
+    """The scheduler, told what the table holds; None where every trial runs to the end.
+
+    `closed`: all trials of the sweep were begun and none was cut off.
+    """
+    search, objectives = config.search, results.declared.objectives
+    if search.reduction_factor is None:
+        return None
+    halving = ParetoHalving(
+        list(objectives),
+        [objective.direction for objective in objectives.values()],
+        time_attr="images_seen",
+        rungs=config.rung_images(),
+        reduction_factor=search.reduction_factor,
+        extrapolate_by=results.declared.predictors,
+        ideal=[objective.ideal for objective in objectives.values()],
+        brackets=search.brackets,
+        group_by=lambda trial: (trial["train_size"], trial["method"]),
+        protect=lambda trial: trial["method"] == BASELINE or bool(trial["confirms"]),
+        name_of=lambda trial: str(trial["id"]),
+    )
+    for trial_id in results.trial_ids():
+        rows, status = results.rows(trial_id), results.status(trial_id)
+        if status != "failed":
+            halving.recall(trial_id, rows[0], rows, paused=status == "paused")
+    if closed:
+        halving.close()
+    return halving

@@ -1,0 +1,188 @@
+"""A Gaussian process for each objective, and an Optuna sampler that proposes by them.
+
+The sampler maximises the expected hypervolume improvement below (1, 1, ...): objectives are handed to it with
+the ideal at 0 and the reference point at 1. Optuna's own GPSampler finds points as good and takes some thirty
+times as long; scikit-learn's Gaussian process with the same posterior takes 9 to 16 times as long as this one
+(docs/search.md).
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from optuna import Study
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.samplers import BaseSampler
+from optuna.search_space import IntersectionSearchSpace
+from optuna.trial import FrozenTrial, TrialState
+from scipy.linalg import cho_solve, solve_triangular
+
+from pareto_amb.search.extrapolation import Array
+from pareto_amb.search.pareto import hypervolume_growth, non_dominated
+
+LENGTHS = (0.1, 0.2, 0.4, 0.8)
+"""Length scales to choose from for a range of the unit interval."""
+CATEGORY_LENGTHS = (0.5, 1.5)
+"""The same for a categorical choice, whose values are at distance sqrt(2) from each other."""
+NOISES = (0.02, 0.1, 0.3)
+"""Shares of the variance that may be noise."""
+N_CANDIDATES = 300
+N_DRAWS = 32
+CLIP = 1.5
+"""Objectives that are farther from the ideal than so are taken for this value: how bad does not matter."""
+
+
+class GaussianProcess:
+    """A posterior over functions on the rows of `x` (n, d) given noisy `y` (n,).
+
+    Squared-exponential kernel with a length scale a group of columns, noise as a share of the variance; both
+    are those of highest marginal likelihood on a small grid, weighed by a prior that prefers smoothness.
+    """
+
+    def __init__(
+        self,
+        x: Array,
+        y: Array,
+        groups: Sequence[tuple[slice, tuple[float, ...]]],
+        noises: tuple[float, ...] = NOISES,
+    ) -> None:
+        """`groups`: which columns share a length scale, and the scales that it is chosen from."""
+        self._x, self._mean, self._scale = x, y.mean(), y.std() + 1e-6
+        z = (y - self._mean) / self._scale
+        gaps = [((x[:, None, part] - x[None, :, part]) ** 2).sum(-1) for part, _ in groups]
+        best = -np.inf
+        for lengths in itertools.product(*(choices for _, choices in groups)):
+            kernel = np.exp(-0.5 * sum(g / length**2 for g, length in zip(gaps, lengths, strict=True)))
+            for noise in noises:
+                factor = np.linalg.cholesky(kernel + noise * np.eye(len(x)))
+                weights = cho_solve((factor, True), z)
+                likelihood = -0.5 * z @ weights - np.log(np.diag(factor)).sum()
+                if likelihood + length_prior(lengths) > best:
+                    best = likelihood + length_prior(lengths)
+                    self._lengths, self._noise = lengths, noise
+                    self._factor, self._weights = factor, weights
+        self._parts = [part for part, _ in groups]
+        self._columns = np.concatenate(
+            [
+                np.full(x[:, part].shape[1], length)
+                for (part, _), length in zip(groups, self._lengths, strict=True)
+            ]
+        )
+
+    def refit(self, x: Array, y: Array) -> "GaussianProcess":
+        """A posterior given other rows, with the length scales and the noise of this one."""
+        groups = [(part, (length,)) for part, length in zip(self._parts, self._lengths, strict=True)]
+        return GaussianProcess(x, y, groups, (self._noise,))
+
+    def __call__(self, x: Array) -> tuple[Array, Array]:
+        """Mean and standard deviation of the noiseless function at the rows of `x` (m, d): (m,), (m,)."""
+        gaps = ((x[:, None] - self._x[None]) / self._columns) ** 2
+        kernel = np.exp(-0.5 * gaps.sum(-1))
+        explained = solve_triangular(self._factor, kernel.T, lower=True)
+        variance = np.maximum(1.0 - (explained**2).sum(0), 1e-9)
+        return kernel @ self._weights * self._scale + self._mean, np.sqrt(variance) * self._scale
+
+
+def length_prior(lengths: tuple[float, ...]) -> float:
+    """The logarithm of the prior of length scales, up to a constant: log-normal around 0.4."""
+    return float(-0.25 * sum(np.log(length / 0.4) ** 2 for length in lengths))
+
+
+class EHVISampler(BaseSampler):
+    """Optuna sampler for two or more minimised objectives, 0 at their ideal and 1 at their reference point.
+
+    Running trials are taken to come out as the model expects, so that parallel workers spread.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return IntersectionSearchSpace().calculate(study)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        running = [t for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if t.params]
+        candidates = [_draw(search_space, self._rng) for _ in range(N_CANDIDATES)]
+        if not complete or not search_space:
+            return candidates[0] if search_space else {}
+        x = _encode([t.params for t in complete], search_space)
+        y = np.minimum(np.array([t.values for t in complete]), CLIP)
+        groups = _groups(search_space)
+        models = [GaussianProcess(x, column, groups) for column in y.T]
+        if running:
+            pending = _encode([t.params for t in running], search_space)
+            x = np.concatenate([x, pending])
+            y = np.concatenate([y, np.stack([model(pending)[0] for model in models], axis=1)])
+            models = [model.refit(x, column) for model, column in zip(models, y.T, strict=True)]
+        growth = self._expected_growth(models, x, _encode(candidates, search_space))
+        return candidates[int(growth.argmax())]
+
+    def _expected_growth(self, models: list[GaussianProcess], seen: Array, x: Array) -> Array:
+        """Expected growth of the hypervolume by a trial at each row of `x` (m, d): (m,).
+
+        The frontier that is to grow is that of the expected values at the rows of `seen`, not of the
+        measured ones, whose best are lucky draws.
+        """
+        expected = np.stack([model(seen)[0] for model in models], axis=1)
+        inside = expected[(expected < 1).all(axis=1)]
+        front = np.unique(inside[non_dominated(inside)], axis=0)
+        mean, deviation = (np.stack(part, axis=1) for part in zip(*(m(x) for m in models), strict=True))
+        noise = self._rng.standard_normal((N_DRAWS, 1, len(models)))
+        draws = np.maximum(mean + deviation * noise, 0.0)
+        growth: Array = hypervolume_growth(front, draws).mean(axis=0)
+        return growth
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return _draw({param_name: param_distribution}, self._rng)[param_name]
+
+
+def _draw(space: dict[str, BaseDistribution], rng: np.random.Generator) -> dict[str, Any]:
+    return {name: at_quantile(distribution, float(rng.random())) for name, distribution in space.items()}
+
+
+def at_quantile(distribution: BaseDistribution, u: float) -> Any:
+    """The value below which a share u of the distribution lies; u in [0, 1)."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[int(u * len(distribution.choices))]
+    assert isinstance(distribution, FloatDistribution)
+    low, high = distribution.low, distribution.high
+    return low * (high / low) ** u if distribution.log else low + u * (high - low)
+
+
+def quantile_of(distribution: FloatDistribution, value: float) -> float:
+    """The share of a range that lies below `value`, in [0, 1]: the inverse of `at_quantile`."""
+    scale = np.log if distribution.log else float
+    low, high = scale(distribution.low), scale(distribution.high)
+    return float((scale(value) - low) / (high - low)) if high > low else 0.0
+
+
+def _width(distribution: BaseDistribution) -> int:
+    return len(distribution.choices) if isinstance(distribution, CategoricalDistribution) else 1
+
+
+def _groups(space: dict[str, BaseDistribution]) -> list[tuple[slice, tuple[float, ...]]]:
+    """The columns of each parameter in `_encode`, with its length scales."""
+    ends = np.cumsum([_width(distribution) for distribution in space.values()])
+    return [
+        (slice(int(end) - _width(d), int(end)), CATEGORY_LENGTHS if _width(d) > 1 else LENGTHS)
+        for end, d in zip(ends, space.values(), strict=True)
+    ]
+
+
+def _encode(params: list[dict[str, Any]], space: dict[str, BaseDistribution]) -> Array:
+    """Parameters as points (n, d): ranges on the unit interval, choices as indicators."""
+    columns: list[list[float]] = []
+    for name, distribution in space.items():
+        values = [row[name] for row in params]
+        if isinstance(distribution, CategoricalDistribution):
+            columns += [[float(value == choice) for value in values] for choice in distribution.choices]
+        else:
+            assert isinstance(distribution, FloatDistribution)
+            columns.append([quantile_of(distribution, value) for value in values])
+    return np.array(columns, dtype=np.float64).T

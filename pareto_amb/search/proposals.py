@@ -1,0 +1,223 @@
+"""Which parameters a search tries next: one search a train size and method, steered by an Optuna sampler."""
+
+import warnings
+from collections.abc import Hashable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import optuna
+from numpy.typing import ArrayLike
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from scipy.stats import qmc
+
+from pareto_amb.config import SearchConfig
+from pareto_amb.declared import MethodInfo
+from pareto_amb.search.ehvi import EHVISampler, at_quantile, quantile_of
+from pareto_amb.search.extrapolation import MIN_FINISHED, Array, LearningCurves, Rows
+from pareto_amb.search.pareto import best_first
+
+warnings.filterwarnings("ignore", category=ExperimentalWarning)  # multivariate TPE, constant liar
+
+MAX_OBSERVED = 60
+"""A sampler models at most so many trials: its cost does not grow with the sweep."""
+
+
+Box = tuple[Array, Array]
+"""The ideal (m,) and the reference point (m,) of minimised objectives: between them lies what counts."""
+
+
+class Range(Protocol):
+    """What a parameter is searched in."""
+
+    @property
+    def low(self) -> float: ...
+
+    @property
+    def high(self) -> float: ...
+
+
+class Space(Protocol):
+    """The search space of a sweep."""
+
+    def searched(self, name: str, train_size: int) -> Range | tuple[float | str, ...]:
+        """Where a parameter is searched at a train size: a range, or choices."""
+        ...
+
+
+def distributions(method: MethodInfo, space: Space, train_size: int) -> dict[str, BaseDistribution]:
+    """What is searched of a method's parameters at a train size, in Optuna's terms.
+
+    A range is uniform on the parameter's own scale; choices are equally likely.
+    """
+    found: dict[str, BaseDistribution] = {}
+    for parameter in method.parameters:
+        searched = space.searched(parameter.name, train_size)
+        if isinstance(searched, tuple):
+            found[parameter.name] = CategoricalDistribution(searched)
+        else:
+            found[parameter.name] = FloatDistribution(searched.low, searched.high, log=parameter.log)
+    return found
+
+
+def startup_point(searched: dict[str, BaseDistribution], number: int, seed: int) -> dict[str, Any]:
+    """Point `number`, from 0, of a sequence that covers the space evenly wherever it ends (Sobol's).
+
+    Each range is covered on its own scale.
+    """
+    sobol = qmc.Sobol(d=len(searched), rng=seed)
+    if number:  # SciPy fails on fast_forward(0)
+        sobol.fast_forward(number)
+    (row,) = sobol.random(1).tolist()
+    return {
+        name: at_quantile(distribution, u)
+        for (name, distribution), u in zip(searched.items(), row, strict=True)
+    }
+
+
+def carry_over(
+    params: dict[str, Any], source: dict[str, BaseDistribution], target: dict[str, BaseDistribution]
+) -> dict[str, Any]:
+    """The parameters that lie in the ranges of `target` where `params` lie in those of `source`."""
+    carried = dict(params)
+    for name, before in source.items():
+        after = target[name]
+        if isinstance(before, FloatDistribution) and isinstance(after, FloatDistribution):
+            carried[name] = at_quantile(after, quantile_of(before, params[name]))
+    return carried
+
+
+def make_sampler(config: SearchConfig, seed: int) -> BaseSampler:
+    """The Optuna sampler that steers once the startup points are spent."""
+    seed %= 2**32
+    if config.sampler == "random":
+        return RandomSampler(seed=seed)
+    if config.sampler == "gp":
+        return EHVISampler(seed)
+    return TPESampler(
+        n_startup_trials=config.startup_trials, multivariate=True, constant_liar=True, seed=seed
+    )
+
+
+class ParetoSampler:
+    """One search: proposes the parameters of the next trial from what the earlier ones have shown so far.
+
+    The startup points come first, and as long as nothing is known; then an Optuna sampler steers. A trial
+    that was stopped early counts with what the finished ones let expect of it at full budget, never with
+    what it had when it stopped. The sampler sees a study made afresh for each proposal, because what is
+    known of a trial changes while it runs, and a study takes the values of a trial only once.
+    """
+
+    def __init__(
+        self,
+        searched: dict[str, BaseDistribution],
+        sampler: BaseSampler,
+        *,
+        n_objectives: int,
+        n_startup: int,
+        n_rungs: int,
+        floor: ArrayLike = 0.0,
+        seed: int = 0,
+    ) -> None:
+        """`searched` as from `distributions`.
+
+        At least `n_startup` startup points, drawn by `seed`, are proposed before the sampler is asked.
+        No objective is expected below `floor`, a number or one for each.
+        """
+        self._searched, self._sampler = searched, sampler
+        self._n_startup, self._n_rungs, self._seed = n_startup, n_rungs, seed
+        self._start: dict[str, Any] | None = None
+        self._floor = np.broadcast_to(np.asarray(floor, dtype=np.float64), n_objectives)
+        self._curves: LearningCurves[Hashable] = LearningCurves(n_rungs, n_objectives, self._floor)
+        self._params: dict[int, dict[str, Any]] = {}
+        self.n_begun = 0
+
+    def propose(self, box: Box | None = None) -> dict[str, Any]:
+        """The parameters of a new trial, which is not yet part of the search: see `begin`.
+
+        The sampler models the objectives with the ideal of `box` at 0 and its reference point at 1; by
+        default these are the floor and the worst values seen.
+        """
+        rows, values = self._expected()
+        if self.n_begun < self._n_startup or not len(rows):
+            start, self._start = self._start, None
+            return start or startup_point(self._searched, self.n_begun, self._seed)
+        values = self._scaled(values, box)
+        trials = [self._trial(int(rows[i]), values=values[i].tolist()) for i in _most_telling(values)]
+        waiting = np.setdiff1d(list(self._params), rows, assume_unique=True)[-MAX_OBSERVED:]
+        trials += [self._trial(row, state=TrialState.RUNNING) for row in waiting.tolist()]
+        study = optuna.create_study(directions=["minimize"] * values.shape[1], sampler=self._sampler)
+        study.add_trials(trials)
+        return study.ask(self._searched).params
+
+    def _scaled(self, values: Array, box: Box | None) -> Array:
+        """`values` (n, m) with the ideal of `box` at 0 and its reference point at 1."""
+        if box is None:
+            ideal = np.where(np.isfinite(self._floor), self._floor, values.min(axis=0))
+            values = values - ideal
+            unit = values.max(axis=0, initial=0.0)
+        else:
+            ideal, reference = box
+            values, unit = values - ideal, reference - ideal
+        scaled: Array = values / np.where(unit > 0, unit, 1.0)
+        return scaled
+
+    def begin(self, key: Hashable, params: dict[str, Any]) -> None:
+        """A trial has been started with `params`."""
+        self._params[self._curves.row(key)] = params
+        self.n_begun += 1
+
+    def start_from(self, params: dict[str, Any]) -> None:
+        """Propose `params` in the place of the next startup point."""
+        self._start = params
+
+    def best(self, box: Box | None = None) -> dict[str, Any] | None:
+        """The finished parameters that dominate most below the reference point of `box`.
+
+        By default that is the worst values seen. Where none dominates anything there, the first of the
+        frontier. None while fewer than MIN_FINISHED trials have finished.
+        """
+        finished = self._curves.at(self._n_rungs)
+        if len(finished) < MIN_FINISHED:
+            return None
+        values = self._curves.objectives(self._n_rungs, finished)
+        corner = values.max(axis=0) if box is None else box[1]
+        dominated = np.maximum(corner - values, 0.0).prod(axis=1)
+        chosen = dominated.argmax() if dominated.any() else best_first(values)[0]
+        return self._params[int(finished[chosen])]
+
+    def report(self, key: Hashable, rung: int, values: Sequence[float]) -> None:
+        """A trial has reached `rung`, counted from 1, with `values`.
+
+        The first are the objectives, all minimised; more may follow that help to extrapolate them.
+        """
+        self._curves.record(key, rung, values)
+
+    def forget(self, key: Hashable) -> None:
+        """A trial has failed."""
+        del self._params[self._curves.forget(key)]
+
+    def _expected(self) -> tuple[Rows, Array]:
+        """The finished and the extrapolated trials (n,), and their objectives at the last rung (n, m)."""
+        highest, finished = self._curves.highest(), self._curves.at(self._n_rungs)
+        rows, values = [finished], [self._curves.objectives(self._n_rungs, finished)]
+        for rung in range(1, self._n_rungs):
+            waiting = np.flatnonzero(highest == rung)
+            if (extrapolated := self._curves.extrapolated(rung, waiting)) is not None:
+                rows.append(waiting)
+                values.append(extrapolated)
+        return np.concatenate(rows), np.concatenate(values).reshape(-1, len(self._floor))
+
+    def _trial(self, row: int, **shown: Any) -> FrozenTrial:
+        return create_trial(params=self._params[row], distributions=self._searched, **shown)
+
+
+def _most_telling(values: Array) -> Rows:
+    """At most MAX_OBSERVED rows of `values` (n, m): the best half of them, the others evenly by rank."""
+    if len(values) <= MAX_OBSERVED:
+        return np.arange(len(values))
+    order = best_first(values)
+    rest = np.linspace(MAX_OBSERVED // 2, len(values) - 1, MAX_OBSERVED - MAX_OBSERVED // 2)
+    return np.concatenate([order[: MAX_OBSERVED // 2], order[rest.astype(np.int64)]])

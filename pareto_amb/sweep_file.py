@@ -1,0 +1,57 @@
+"""Sweep files, read against what ships with pareto-amb and what a user's own program adds to it."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pareto_amb.config import SweepConfig, TrainingRun
+from pareto_amb.config_file import parse
+from pareto_amb.declared import Declared, Objective
+from pareto_amb.diffusion.methods import METHODS, Method
+from pareto_amb.diffusion.networks import ARCHITECTURES
+from pareto_amb.diffusion.sampler import SOLVERS
+from pareto_amb.errors import UserError
+from pareto_amb.evaluation.encoders import ENCODERS
+from pareto_amb.evaluation.objectives import OBJECTIVES
+
+
+def declare(methods: Iterable[type[Method]] = (), objectives: Iterable[Objective] = ()) -> Declared:
+    """All that ships, and a program's own `methods` and `objectives`.
+
+    Raises UserError for a name that is taken, an objective that says not how it is measured, a maximised one
+    without an ideal, or methods that declare a parameter of one name differently.
+    """
+    known_methods = {name: method.info() for name, method in METHODS.items()}
+    for method in methods:
+        if not isinstance(method, type):
+            raise UserError(f"method {method.name}: give the class, not one at certain parameters")
+        if known_methods.setdefault(method.name, method.info()) != method.info():
+            raise UserError(f"method {method.name}: there is another of that name")
+    known_objectives = dict(OBJECTIVES)
+    for objective in objectives:
+        if objective.measure is None:
+            raise UserError(f"objective {objective.name}: says not how it is measured")
+        if objective.direction == "max" and objective.ideal == 0:
+            raise UserError(f"objective {objective.name}: is maximised, so give its ideal, a perfect model's")
+        if known_objectives.setdefault(objective.name, objective) != objective:
+            raise UserError(f"objective {objective.name}: there is another of that name")
+    return Declared(known_methods, known_objectives)
+
+
+def context(declared: Declared | None = None) -> dict[str, Any]:
+    """What a configuration is validated against; all that ships where nothing is `declared`."""
+    return {
+        "declared": declared or declare(),
+        "network": tuple(ARCHITECTURES),
+        "solver": tuple(SOLVERS),
+        "encoder": tuple(ENCODERS),
+    }
+
+
+def parse_sweep(values: Mapping[str, Any], origin: str, declared: Declared | None = None) -> SweepConfig:
+    """A sweep, every default written out. UserError names the first key that cannot be used."""
+    return parse(SweepConfig, values, origin, context(declared))
+
+
+def parse_training(values: Mapping[str, Any], origin: str, declared: Declared | None = None) -> TrainingRun:
+    """A production training. UserError names the first key that cannot be used."""
+    return parse(TrainingRun, values, origin, context(declared))

@@ -1,0 +1,36 @@
+"""A trial: one training of a sweep."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of a sweep: who it is, what was chosen for it, and where it starts.
+
+    `parameters` are the numbers of its method's parameters. `confirms` names the trial that it repeats with
+    a fresh seed; empty for others. `measured` counts the rungs that the results table held of it when it was
+    handed out: they are not measured again.
+    """
+
+    id: str
+    method: str
+    train_size: int
+    seed: int
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    confirms: str = ""
+    measured: int = 0
+
+    def config(self) -> dict[str, Any]:
+        """The trial as Ray carries it: plain data."""
+        return {**asdict(self), "parameters": dict(self.parameters)}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """The trial that `config` made this of."""
+        return cls(**config)
+
+    def after(self, rung: int) -> Self:
+        """The same trial, going on from a rung (counted from 1) that was measured."""
+        return replace(self, measured=rung)

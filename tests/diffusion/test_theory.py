@@ -1,0 +1,178 @@
+"""The posterior over a training set, against closed forms, brute force and what must hold for any images."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import brentq
+from scipy.stats import norm
+from torch import Tensor
+
+from pareto_amb.diffusion.theory import (
+    HIGH_SHARE,
+    LOW_SHARE,
+    MIN_PROBES,
+    TrainingPosterior,
+    auto_range,
+    effective_numbers,
+    pair_terms,
+)
+from pareto_amb.errors import UserError
+
+SIGMAS = [0.05, 0.2, 0.6, 1.5, 5.0, 60.0]
+
+
+def random_images(count: int, side: int = 3, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 1, side, side), dtype=torch.uint8, generator=generator)
+
+
+def row_of(values: list[int]) -> Tensor:
+    """Images of one pixel."""
+    return torch.tensor(values, dtype=torch.uint8).reshape(-1, 1, 1, 1)
+
+
+def two_point_number(distance: float, sigma: float) -> float:
+    """The exact median effective number of two points so far apart.
+
+    With s = distance / sigma the log-odds of the right point are s^2 / 2 + s z, z ~ N(0, 1); the effective
+    number falls with their size, whose median m solves P(|s^2 / 2 + s z| <= m) = 1/2.
+    """
+    s = distance / sigma
+
+    def excess(m: float) -> float:
+        return float(norm.cdf(m / s - s / 2) - norm.cdf(-m / s - s / 2)) - 0.5
+
+    median = brentq(excess, 0, s**2 + 10 * s)
+    p = 1 / (1 + math.exp(-median))
+    return math.exp(-sum(q * math.log(q) for q in (p, 1 - p) if q > 0))
+
+
+@pytest.mark.parametrize("s", [0.2, 1.0, 2.0, 3.0, 4.0])
+def test_two_images_have_the_number_of_the_closed_form(s: float) -> None:
+    images = torch.stack([torch.zeros(1, 2, 2), torch.full((1, 2, 2), 51)]).to(torch.uint8)
+    distance = 2 * 51 / 127.5
+    found = TrainingPosterior(images, n_probes=40_000).effective_number(distance / s)
+    assert found == pytest.approx(two_point_number(distance, distance / s), rel=0.01)
+
+
+def test_two_images_collapse_where_the_closed_form_does() -> None:
+    distance = 0.4
+    exact = brentq(lambda sigma: two_point_number(distance, sigma) - 1.05, 0.01, 1.0)
+    found = TrainingPosterior(row_of([100, 151]), n_probes=40_000).collapse_level()
+    assert found == pytest.approx(exact, rel=0.01)
+
+
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_the_posterior_is_that_of_a_plain_loop_over_the_images(sigma: float) -> None:
+    images = random_images(700)  # more than one block
+    probed = torch.tensor([0, 3, 3, 650])
+    noise = torch.randn(4, 9, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    points = images.flatten(1).numpy().astype(float) / 127.5 - 1
+    expected = []
+    for index, eps in zip(probed.tolist(), noise.numpy(), strict=True):
+        noisy = points[index] + sigma * eps
+        logits = np.array([-(((noisy - point) / sigma) ** 2).sum() / 2 for point in points])
+        weights = np.exp(logits - logits.max())
+        weights /= weights.sum()
+        expected.append(math.exp(-sum(w * math.log(w) for w in weights if w > 0)))
+    found = effective_numbers(*pair_terms(images, probed, noise), sigma)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9)
+
+
+def test_levels_far_out_of_range_neither_overflow_nor_vanish() -> None:
+    posterior = TrainingPosterior(random_images(50))
+    assert posterior.effective_number(1e-9) == 1.0
+    assert posterior.effective_number(1e9) == pytest.approx(50)
+
+
+def test_images_that_occur_twice_count_once() -> None:
+    images = random_images(30)
+    doubled = torch.cat([images, images.flip(0)])
+    assert TrainingPosterior(doubled).n_images == 30
+    assert TrainingPosterior(doubled).collapse_level() == TrainingPosterior(images).collapse_level()
+    twice = effective_numbers(*pair_terms(doubled, torch.arange(30), torch.zeros(30, 9).double()), 1e-3)
+    assert twice.tolist() == pytest.approx([2.0] * 30)  # what they would do if they counted twice
+
+
+def test_one_image_is_recognised_at_every_level() -> None:
+    posterior = TrainingPosterior(random_images(1).repeat(5, 1, 1, 1))
+    assert posterior.n_images == 1
+    assert [posterior.effective_number(sigma) for sigma in SIGMAS] == [1.0] * len(SIGMAS)
+    assert posterior.collapse_level() == math.inf
+
+
+def test_the_collapse_level_is_where_the_curve_leaves_one() -> None:
+    posterior = TrainingPosterior(random_images(200))
+    level = posterior.collapse_level()
+    assert posterior.effective_number(level) > 1.05
+    assert posterior.effective_number(level / 1.002) <= 1.05
+    lower = np.geomspace(level / 100, level / 1.05, 60)
+    assert max(posterior.effective_number(float(sigma)) for sigma in lower) <= 1.05
+
+
+image_sets = st.builds(random_images, st.integers(2, 12), st.integers(1, 3), st.integers(0, 2**32))
+
+
+@settings(max_examples=25, deadline=None)
+@given(images=image_sets, start=st.floats(0.02, 2.0))
+def test_more_noise_leaves_more_images_to_choose_from(images: Tensor, start: float) -> None:
+    posterior = TrainingPosterior(images, n_probes=4096)
+    sigmas = np.geomspace(start, 50 * start, 12)
+    numbers = np.array([posterior.effective_number(float(sigma)) for sigma in sigmas])
+    assert (numbers >= 1 - 1e-12).all()
+    assert (numbers <= posterior.n_images + 1e-9).all()
+    assert (numbers[1:] >= 0.96 * numbers[:-1]).all()  # sampled: a median of 4,096 probes
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    values=st.lists(st.integers(-14, 14), min_size=8, max_size=40, unique=True),
+    shift=st.integers(-60, 60),
+    factor=st.integers(2, 4),
+)
+def test_the_collapse_level_scales_with_the_images_and_ignores_their_brightness(
+    values: list[int], shift: int, factor: int
+) -> None:
+    small = row_of([128 + value for value in values])
+    large = row_of([128 + shift + factor * value for value in values])
+    level = TrainingPosterior(small).collapse_level()
+    assert TrainingPosterior(large).collapse_level() == pytest.approx(factor * level, rel=2e-3)
+
+
+def test_the_level_depends_on_the_seed_alone_and_little_on_it() -> None:
+    images = random_images(100)
+    levels = [TrainingPosterior(images, seed).collapse_level() for seed in range(6)]
+    assert TrainingPosterior(images, 3).collapse_level() == levels[3]
+    assert len(set(levels)) == 6
+    assert max(levels) < 1.1 * min(levels)
+
+
+def test_large_sets_are_probed_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pareto_amb.diffusion.theory.MAX_PAIRS", 2000)
+    images = random_images(25)
+    assert TrainingPosterior(images).n_probes == 80
+    assert TrainingPosterior(random_images(1000)).n_probes == MIN_PROBES
+    assert TrainingPosterior(images, n_probes=10).n_probes == 10
+
+
+def test_the_range_of_auto_is_a_share_of_the_collapse_level_and_ends_at_sigma_max() -> None:
+    found = auto_range(5.0, 80.0)
+    assert (found.low, found.high, found.collapse_level) == (5 * LOW_SHARE, 5 * HIGH_SHARE, 5)
+    assert auto_range(5.0, 2.5).high == 2.5
+    with pytest.raises(UserError, match=r"auto would search from 0\.1 on.* sampling\.sigma_max 0\.1;"):
+        auto_range(5.0, 0.1)
+    with pytest.raises(UserError, match="all the same"):
+        auto_range(math.inf, 80.0)
+
+
+@pytest.mark.parametrize(("window", "collapse_level"), [((0.1, 0.5), 0.77), ((0.4, 4.0), 15.0)])
+def test_the_range_of_auto_holds_the_windows_known_to_be_good(
+    window: tuple[float, float], collapse_level: float
+) -> None:
+    found = auto_range(collapse_level, 80.0)
+    assert found.low * 1.2 < window[0]
+    assert found.high > 1.2 * window[1]

@@ -1,0 +1,147 @@
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from pareto_amb.declared import Declared, MethodInfo, Objective, Parameter
+from pareto_amb.errors import UserError
+from pareto_amb.results.table import ResultsTable, columns, load_results, shipped, trial_columns
+from pareto_amb.trial import Trial
+
+DECLARED = shipped()
+
+
+def row(trial_id: str = "a", rung: int = 1, status: str = "running", **more: Any) -> dict[str, Any]:
+    numbers = {name: 1 for name, column in columns(DECLARED).items() if column.dtype != "str"}
+    return {
+        **numbers,
+        "trial_id": trial_id,
+        "method": "ddpm",
+        "rung": rung,
+        "status": status,
+        "error": "",
+        **more,
+    }
+
+
+def test_rows_survive_on_disk_after_every_record(tmp_path: Path) -> None:
+    table = ResultsTable(tmp_path / "results.parquet", DECLARED)
+    table.record(row("b"))
+    table.record(row("a", **{"memorization_at_0.900": 0.5}))
+    loaded = load_results(tmp_path / "results.parquet").frame
+    assert loaded.trial_id.tolist() == ["a", "b"]
+    assert loaded["memorization_at_0.900"].tolist()[0] == 0.5
+    pd.testing.assert_frame_equal(loaded, ResultsTable(tmp_path / "results.parquet", DECLARED).frame())
+
+
+def test_a_rung_reported_again_replaces_its_row_and_status_holds_for_the_trial(tmp_path: Path) -> None:
+    table = ResultsTable(tmp_path / "results.parquet", DECLARED)
+    table.record(row(rung=1, fid=9.0))
+    table.record(row(rung=1, fid=8.0))
+    table.record(row(rung=2, status="complete"))
+    frame = table.frame()
+    assert frame.fid.tolist() == [8.0, 1.0]
+    assert frame.status.tolist() == ["complete", "complete"]
+    assert table.status("a") == "complete"
+    assert table.status("b") is None
+    last = table.last_row("a")
+    assert last is not None
+    assert last["rung"] == 2
+
+
+def test_a_paused_trial_is_running_again_once_it_is_resumed(tmp_path: Path) -> None:
+    table = ResultsTable(tmp_path / "results.parquet", DECLARED)
+    table.record(row(rung=1, status="running"))
+    table.record(row(rung=2, status="paused"))
+    assert table.frame().status.tolist() == ["paused", "paused"]
+    table.record({**table.rows("a")[-1], "status": "running"})
+    assert load_results(tmp_path / "results.parquet").frame.status.tolist() == ["running", "running"]
+    assert [known["rung"] for known in table.rows("a")] == [1, 2]
+    assert table.rows("b") == []
+
+
+def test_a_failed_trial_without_measurements_keeps_its_reason(tmp_path: Path) -> None:
+    table = ResultsTable(tmp_path / "results.parquet", DECLARED)
+    failed = {k: v for k, v in row(rung=0, status="failed", error="out of memory").items() if k != "fid"}
+    table.record(failed)
+    loaded = load_results(tmp_path / "results.parquet").frame
+    assert loaded.fid.isna().all()
+    assert loaded.error.tolist() == ["out of memory"]
+
+
+def test_what_is_not_a_results_table_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no results table there"):
+        load_results(tmp_path / "results.parquet")
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 nonsense")
+    with pytest.raises(UserError, match=r"bad\.parquet: not a results table"):
+        load_results(tmp_path / "bad.parquet")
+    pd.DataFrame({"x": [1]}).to_parquet(tmp_path / "other.parquet")
+    with pytest.raises(UserError, match="column 'trial_id' is missing"):
+        load_results(tmp_path / "other.parquet")
+
+
+def test_rows_keep_the_time_of_their_first_record(tmp_path: Path) -> None:
+    table = ResultsTable(tmp_path / "results.parquet", DECLARED)
+    numbers = {name: value for name, value in row().items() if name != "recorded_at"}
+    table.record({**numbers, "trial_id": "b"})
+    table.record({**numbers, "trial_id": "a"})
+    before = table.frame().set_index("trial_id").recorded_at
+    assert before["b"] < before["a"]
+    reopened = ResultsTable(tmp_path / "results.parquet", DECLARED)
+    reopened.record({**numbers, "trial_id": "b", "status": "failed"})
+    pd.testing.assert_series_equal(reopened.frame().set_index("trial_id").recorded_at, before)
+
+
+def test_a_table_of_an_older_version_loads(tmp_path: Path) -> None:
+    table = ResultsTable(tmp_path / "results.parquet", DECLARED)
+    table.record(row("a"))
+    old = table.frame().drop(columns=["confirms", "recorded_at"])
+    old.to_parquet(tmp_path / "old.parquet", index=False)
+    loaded = load_results(tmp_path / "old.parquet").frame
+    assert {name: str(kind) for name, kind in loaded.dtypes.items()}.items() >= {
+        name: str(kind) for name, kind in table.frame().dtypes.items()
+    }.items()
+    again = ResultsTable(tmp_path / "old.parquet", DECLARED)
+    again.record(row("b"))
+    assert load_results(tmp_path / "old.parquet").frame.trial_id.tolist() == ["a", "b"]
+
+
+def test_a_trial_that_was_pruned_by_an_older_version_is_paused(tmp_path: Path) -> None:
+    table = ResultsTable(tmp_path / "results.parquet", DECLARED)
+    table.record(row("a"))
+    table.frame().assign(status="pruned").to_parquet(tmp_path / "old.parquet", index=False)
+    assert load_results(tmp_path / "old.parquet").frame.status.tolist() == ["paused"]
+
+
+def test_the_file_says_what_its_columns_hold_and_what_was_declared(tmp_path: Path) -> None:
+    third = Objective("variety", label="variety", description="how unlike the samples are", direction="max")
+    methods = {
+        **DECLARED.methods,
+        "own": MethodInfo("own", "Own", "", parameters=(Parameter("dose", "dose", "x"),)),
+    }
+    declared = Declared(methods, {**DECLARED.objectives, "variety": third})
+    table = ResultsTable(tmp_path / "results.parquet", declared)
+    trial = Trial("a", "own", train_size=5, seed=1, parameters={"dose": 0.5})
+    table.record(
+        {**row("a"), **trial_columns(trial, declared), "variety": 0.75, "memorization_at_0.900": 0.1}
+    )
+    loaded = load_results(tmp_path / "results.parquet")
+    assert loaded.declared == declared
+    assert loaded.frame[["dose", "sigma_tn", "variety"]].values.tolist() == [[0.5, 0.0, 0.75]]
+    schema = pq.read_schema(tmp_path / "results.parquet")
+    told = {field.name: field.metadata[b"description"].decode() for field in schema}
+    assert all(told.values())
+    assert told["variety"] == "how unlike the samples are"
+    assert told["memorization_at_0.900"] == "share of samples with similarity above 0.900"
+
+
+def test_declarations_of_another_version_are_read_as_far_as_they_are_known() -> None:
+    values = DECLARED.to_json()
+    for entry in (*values["methods"], *values["objectives"]):
+        entry["later"] = 1
+    values["methods"][1]["parameters"][0]["later"] = 1
+    assert Declared.from_json(values) == DECLARED
+    del values["objectives"][1]["predictors"]
+    assert Declared.from_json(values).predictors == []

@@ -1,0 +1,155 @@
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from pareto_amb.declared import Declared, Objective
+from pareto_amb.results.table import ResultsTable, columns, shipped
+from pareto_amb.running.progress import SweepProgress, format_duration
+from pareto_amb.trial import Trial
+
+DECLARED = shipped()
+SHARPNESS = Objective("sharpness", "sharpness", "how sharp samples are", direction="max")
+
+
+def trial(trial_id: str) -> Trial:
+    return Trial(trial_id, "algorithm1", 100, 0, {"sigma_tn": 0.25, "mix_ratio": 1.0})
+
+
+def row(trial_id: str, rung: int, fid: float, memorization: float, **more: Any) -> dict[str, Any]:
+    numbers = {name: 1 for name, column in columns(DECLARED).items() if column.dtype != "str"}
+    complete = rung == 2
+    return {
+        **numbers,
+        "trial_id": trial_id,
+        "method": "algorithm1",
+        "train_size": 100,
+        "sigma_tn": 0.25,
+        "rung": rung,
+        "budget": rung / 2,
+        "fid": fid,
+        "memorization": memorization,
+        "status": "complete" if complete else "running",
+        "error": "",
+        **more,
+    }
+
+
+def follow(tmp_path: Path, terminal: bool) -> str:
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=terminal, width=120)
+    results = ResultsTable(tmp_path / "results.parquet", DECLARED)
+    progress = SweepProgress(console, results, total=6, finished=1, n_rungs=2, trainings=5.0)
+    with progress:
+        for trial_id, fid, memorization in (("good", 10.0, 0.1), ("dominated", 20.0, 0.2)):
+            progress.started(trial(trial_id))
+            for rung in (1, 2):
+                results.record(row(trial_id, rung, fid, memorization))
+                progress.row(row(trial_id, rung, fid, memorization))
+        progress.started(trial("slow"))
+        results.record(row("slow", 1, 33.25, 0.3))
+        progress.row(row("slow", 1, 33.25, 0.3))
+        for trial_id in ("waits", "resumes"):
+            progress.started(trial(trial_id))
+            results.record(row(trial_id, 1, 44.5, 0.4, status="paused"))
+            progress.row(row(trial_id, 1, 44.5, 0.4, status="paused"))
+        results.record(row("resumes", 1, 44.5, 0.4))
+        progress.resumed(row("resumes", 1, 44.5, 0.4))
+        progress.started(trial("resumes"))
+        progress.retried(trial("bad"))
+        progress.failed(trial("bad"), "RuntimeError: [red]out of memory[/red]")
+    return output.getvalue()
+
+
+def test_off_a_terminal_each_finished_trial_is_one_plain_line(tmp_path: Path) -> None:
+    lines = follow(tmp_path, terminal=False).splitlines()
+    assert len(lines) == 7
+    assert lines[0].startswith("[2/6] good (sigma_tn 0.25, mix ratio 1): ")
+    assert "FID 10, memorization 0.100" in lines[0]
+    assert "left)" in lines[0]
+    assert lines[2].startswith("[4/6] waits (")
+    assert "paused at rung 1 of 2, FID 44.5, memorization 0.400" in lines[2]
+    assert lines[3].startswith("[5/6] resumes (")
+    assert lines[4] == "resumes: resumed at rung 1 of 2"
+    assert lines[5] == "bad: failed, trying again from its last checkpoint"
+    assert lines[6].startswith("[5/6] bad (")
+    assert "FAILED, RuntimeError: [red]out of memory[/red]" in lines[6]
+
+
+def test_the_time_left_is_that_of_the_trainings_that_halving_lets_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("pareto_amb.running.progress.time.monotonic", lambda: now[0])
+    output = io.StringIO()
+    results = ResultsTable(tmp_path / "results.parquet", DECLARED)
+    results.record(row("before", 1, 1, 1, status="paused"))
+    progress = SweepProgress(Console(file=output), results, total=4, finished=1, n_rungs=2, trainings=3.0)
+    now[0] = 60.0
+    progress.started(trial("a"))
+    progress.row(row("a", 1, 1, 1, status="paused"))  # half a training a minute; two are left
+    assert "1m00s elapsed, about 4m00s left" in output.getvalue()
+    results.record(row("before", 1, 1, 1))
+    progress.started(trial("before"))
+    now[0] = 120.0
+    progress.row(row("before", 2, 1, 1))  # its second half
+    assert "2m00s elapsed, about 3m00s left" in output.getvalue()
+
+
+def test_a_search_that_ends_itself_has_fewer_trials_and_less_time_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("pareto_amb.running.progress.time.monotonic", lambda: now[0])
+    output = io.StringIO()
+    results = ResultsTable(tmp_path / "results.parquet", DECLARED)
+    progress = SweepProgress(Console(file=output), results, total=8, finished=0, n_rungs=2, trainings=8.0)
+    now[0] = 60.0
+    progress.started(trial("a"))
+    progress.row(row("a", 2, 1, 1))
+    progress.stopped("nothing grows any more", total=3)
+    progress.started(trial("b"))
+    now[0] = 120.0
+    progress.row(row("b", 2, 1, 1))
+    lines = output.getvalue().splitlines()
+    assert "about 7m00s left" in lines[0]
+    assert lines[1] == "nothing grows any more"
+    assert lines[2].startswith("[2/3] b")
+    assert "about 1m00s left" in lines[2]
+
+
+def test_on_a_terminal_running_trials_and_the_frontier_stay_in_view(tmp_path: Path) -> None:
+    last = follow(tmp_path, terminal=True).rpartition("trials done: ")[2]
+    assert last.startswith("5 of 6, 1 of them paused")
+    running, _, frontier = last.partition("frontier so far, 100 training images")
+    assert "slow" in running
+    assert "1/2" in running
+    assert "33.25" in running
+    assert "good" in frontier
+    assert "dominated" not in frontier
+
+
+def test_every_objective_is_shown_under_its_label(tmp_path: Path) -> None:
+    output = io.StringIO()
+    declared = Declared(DECLARED.methods, {**DECLARED.objectives, "sharpness": SHARPNESS})
+    results = ResultsTable(tmp_path / "results.parquet", declared)
+    console = Console(file=output, force_terminal=True, width=140)
+    with SweepProgress(console, results, total=2, finished=0, n_rungs=2, trainings=2.0) as progress:
+        for name, fid, sharpness in (("sharp", 20.0, 7.5), ("blurred", 10.0, 2.5), ("worse", 20.0, 5.5)):
+            results.record(row(name, 2, fid, 0.5, sharpness=sharpness))
+            progress.row(row(name, 2, fid, 0.5, sharpness=sharpness))
+    assert "FID 20, memorization 0.500, sharpness 7.5" in output.getvalue()
+    front = output.getvalue().rpartition("frontier so far")[2]
+    assert "sharpness" in front
+    assert "sharp " in front
+    assert "blurred" in front
+    assert "worse" not in front
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(-1, "0s"), (42.4, "42s"), (185, "3m05s"), (7620, "2h07m"), (359_999, "99h59m")]
+)
+def test_durations_read_well(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text

@@ -1,0 +1,287 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from ray.tune.search import Searcher
+
+from pareto_amb import search_spaces
+from pareto_amb.config import SweepConfig
+from pareto_amb.config_file import apply_overrides
+from pareto_amb.declared import Declared, Objective
+from pareto_amb.diffusion.methods import METHODS
+from pareto_amb.diffusion.noise import LogNormal, natural_mix_ratio
+from pareto_amb.results.table import ResultsTable, shipped, trial_columns
+from pareto_amb.running.searcher import ParetoSearcher
+from pareto_amb.search.proposals import ParetoSampler
+from pareto_amb.sweep_file import declare, parse_sweep
+from pareto_amb.trial import Trial
+
+DECLARED = shipped()
+
+
+def make_config(*changes: str) -> SweepConfig:
+    return parse_sweep(apply_overrides(search_spaces.load("smoke"), changes), "smoke")
+
+
+def open_searcher(
+    folder: Path, config: SweepConfig, declared: Declared = DECLARED
+) -> tuple[ParetoSearcher, ResultsTable]:
+    results = ResultsTable(folder / "results.parquet", declared)
+    return ParetoSearcher(config, folder / "study.db", results, METHODS), results
+
+
+def ask(searcher: ParetoSearcher, ray_id: str) -> Trial:
+    config = searcher.suggest(ray_id)
+    assert isinstance(config, dict)
+    return Trial.from_config(config)
+
+
+def row(trial: Trial, status: str = "complete", **more: Any) -> dict[str, Any]:
+    """The lower sigma_tn, the better."""
+    sigma_tn = trial.parameters.get("sigma_tn", 0.0)
+    return {
+        **trial_columns(trial, DECLARED),
+        **{"rung": 2, "images_seen": 10, "budget": 1.0, "n_samples": 5},
+        "fid": 3.0 + sigma_tn,
+        "memorization": 0.05 if sigma_tn else 0.1,
+        "status": status,
+        "similarity_mean": 0.5,
+        **more,
+    }
+
+
+def finish(searcher: ParetoSearcher, results: ResultsTable, ray_id: str, trial: Trial, **more: Any) -> None:
+    results.record(row(trial, **more))
+    searcher.on_trial_complete(ray_id, row(trial, **more))
+
+
+def run_through(searcher: ParetoSearcher, results: ResultsTable) -> list[Trial]:
+    """Every trial of the search, each finished before the next is asked for."""
+    trials = []
+    for k in range(searcher.n_total):
+        trials.append(ask(searcher, f"ray{k}"))
+        finish(searcher, results, f"ray{k}", trials[-1])
+    assert searcher.suggest("more") == Searcher.FINISHED
+    return trials
+
+
+def sigmas(trials: list[Trial]) -> list[float]:
+    return [trial.parameters["sigma_tn"] for trial in trials if "sigma_tn" in trial.parameters]
+
+
+def test_baselines_come_first(tmp_path: Path) -> None:
+    config = make_config("space.train_size=[50, 80]")
+    searcher, results = open_searcher(tmp_path, config)
+    trials = run_through(searcher, results)
+    assert [t.id for t in trials[:4]] == ["n50-ddpm-s0", "n50-ddpm-s1", "n80-ddpm-s0", "n80-ddpm-s1"]
+    assert all(t.parameters == {} for t in trials[:4])
+    assert sorted(t.train_size for t in trials[4:]) == [50] * 4 + [80] * 4
+    assert len({t.id for t in trials}) == len(trials)
+    assert all(0.1 <= sigma_tn <= 2 for sigma_tn in sigmas(trials))
+    for t in trials[4:]:
+        natural = natural_mix_ratio(LogNormal(), t.parameters["sigma_tn"])
+        assert t.parameters["mix_ratio"] in (0.5, natural)
+
+
+def test_a_train_size_starts_at_the_best_sigma_tn_of_the_next_smaller_one(tmp_path: Path) -> None:
+    ranges = {n: {"low": 0.1 * f, "high": f, "collapse_level": 1.0} for n, f in ((80, 4.0), (50, 1.0))}
+    config = make_config(
+        f"space.sigma_tn={ranges}", "space.train_size=[80, 50]", "search.trials=6", "search.baseline_seeds=1"
+    )
+    searcher, results = open_searcher(tmp_path, config)
+    trials = run_through(searcher, results)
+    assert [t.train_size for t in trials] == [80, 50] + [50] * 4 + [80] * 4 + [80, 50] * 2
+    *small, first, second = sigmas(trials)[:6]
+    assert first == pytest.approx(4 * min(small))
+    assert second != pytest.approx(first)
+
+
+def test_a_larger_size_does_not_wait_when_there_is_nothing_else_to_begin(tmp_path: Path) -> None:
+    searcher, _ = open_searcher(tmp_path, make_config("space.train_size=[50, 80]"))
+    trials = [ask(searcher, f"ray{k}") for k in range(searcher.n_total)]
+    assert [t.train_size for t in trials[4:]] == [50] * 4 + [80] * 4
+
+
+def test_each_size_has_its_own_two_objective_study(tmp_path: Path) -> None:
+    config = make_config("space.train_size=[50, 80]")
+    searcher, results = open_searcher(tmp_path, config)
+    run_through(searcher, results)
+    for size in (50, 80):
+        study = optuna.load_study(study_name=f"train_size={size}", storage=f"sqlite:///{tmp_path}/study.db")
+        assert len(study.directions) == 2
+        assert [t.state.name for t in study.trials] == ["COMPLETE"] * 4
+        assert [t.values[0] for t in study.trials] == pytest.approx(
+            [3 + t.params["sigma_tn"] for t in study.trials]
+        )
+
+
+def test_a_rebuilt_searcher_hands_out_exactly_what_has_not_finished(tmp_path: Path) -> None:
+    config = make_config()
+    searcher, results = open_searcher(tmp_path, config)
+    trials = {f"ray{k}": ask(searcher, f"ray{k}") for k in range(5)}  # 2 baselines, 3 trials
+    finish(searcher, results, "ray0", trials["ray0"])
+    finish(searcher, results, "ray2", trials["ray2"])
+    results.record(row(trials["ray3"]))  # killed after the row, before Optuna was told
+    results.record(row(trials["ray1"], "running", rung=1, budget=0.5))
+
+    again, results = open_searcher(tmp_path, config)
+    assert again.n_total == 6
+    assert again.n_remaining == 3
+    handed_out = [ask(again, f"again{k}") for k in range(3)]
+    assert handed_out[:2] == [trials["ray1"].after(1), trials["ray4"]]
+    assert handed_out[2].id not in {trial.id for trial in trials.values()}
+    assert again.suggest("more") == Searcher.FINISHED
+    study = optuna.load_study(study_name="train_size=50", storage=f"sqlite:///{tmp_path}/study.db")
+    assert [t.state.name for t in study.trials] == ["COMPLETE", "COMPLETE", "RUNNING", "RUNNING"]
+
+
+def test_paused_trials_are_handed_out_again_first_and_are_no_work_left(tmp_path: Path) -> None:
+    config = make_config("search.baseline_seeds=1")
+    searcher, results = open_searcher(tmp_path, config)
+    trials = [ask(searcher, f"ray{k}") for k in range(5)]
+    for trial, status in zip(trials, ("complete", "paused", "running", "paused", "complete"), strict=True):
+        results.record(row(trial, status, rung=2 if status == "complete" else 1))
+    again, _ = open_searcher(tmp_path, config)
+    assert again.n_remaining == 1
+    assert [ask(again, f"again{k}") for k in range(3)] == [trials[k].after(1) for k in (1, 3, 2)]
+    assert again.suggest("more") == Searcher.FINISHED
+    all_to_the_end = make_config("search.baseline_seeds=1", "search.reduction_factor=null")
+    assert open_searcher(tmp_path, all_to_the_end)[0].n_remaining == 3
+
+
+def test_a_trial_stopped_early_is_not_told_as_complete(tmp_path: Path) -> None:
+    searcher, _ = open_searcher(tmp_path, make_config("search.baseline_seeds=1"))
+    searcher.suggest("baseline")
+    first, _ = (ask(searcher, f"ray{k}") for k in range(2))
+    searcher.on_trial_complete("ray0", row(first, "running", fid=0.0))
+    searcher.on_trial_complete("ray1", error=True)
+    study = optuna.load_study(study_name="train_size=50", storage=f"sqlite:///{tmp_path}/study.db")
+    assert [t.state.name for t in study.trials[:2]] == ["RUNNING", "FAIL"]
+
+
+def test_each_size_is_searched_in_the_range_that_auto_found_for_it(tmp_path: Path) -> None:
+    found = {50: (0.02, 0.05), 80: (0.3, 0.4)}
+    ranges = {s: {"low": low, "high": high, "collapse_level": 1.0} for s, (low, high) in found.items()}
+    config = make_config(f"space.sigma_tn={ranges}", "space.train_size=[50, 80]", "search.trials=8")
+    searcher, results = open_searcher(tmp_path, config)
+    for trial in run_through(searcher, results):
+        low, high = found[trial.train_size]
+        assert trial.method == "ddpm" or low <= trial.parameters["sigma_tn"] <= high
+
+
+def test_once_started_the_sampler_that_was_asked_for_steers(tmp_path: Path) -> None:
+    """Startup points are the same for all samplers; from then on each goes its own way.
+
+    The search is easy: the lower sigma_tn, the better. Those that learn from it go lower than chance.
+    """
+    chosen = {}
+    for sampler in ("gp", "tpe", "random"):
+        config = make_config(f"search.sampler={sampler}", "search.trials=20", "search.startup_trials=4")
+        (tmp_path / sampler).mkdir()
+        chosen[sampler] = sigmas(run_through(*open_searcher(tmp_path / sampler, config)))
+    assert chosen["gp"][:4] == chosen["tpe"][:4] == chosen["random"][:4]
+    later = {sampler: np.log(values[4:]) for sampler, values in chosen.items()}
+    assert all(len(set(values)) == 16 for values in later.values())
+    assert later["gp"].mean() < later["random"].mean() - 0.5
+    assert later["tpe"].mean() < later["random"].mean() - 0.5
+
+
+def test_every_method_has_its_own_study_parameters_and_trials(tmp_path: Path) -> None:
+    config = make_config(
+        "search.methods=[algorithm1, masking, noise_only]", "space.train_size=[50, 80]", "search.trials=3"
+    )
+    searcher, results = open_searcher(tmp_path, config)
+    assert searcher.n_total == 2 * 2 + 2 * 3 * 3
+    trials = []
+    for k in range(searcher.n_total):
+        trials.append(ask(searcher, f"ray{k}"))
+        if k < searcher.n_total - 1:
+            finish(searcher, results, f"ray{k}", trials[-1])
+    assert searcher.suggest("more") == Searcher.FINISHED
+    assert [t.method for t in trials[4:10]] == ["algorithm1", "masking", "noise_only"] * 2
+    assert trials[5].id == "n50-masking-0000"
+    for t in trials[4:]:
+        assert tuple(t.parameters) == DECLARED.method(t.method).parameter_names
+        assert 0.1 <= t.parameters.get("corruption", 0.5) <= 0.9
+    assert trials[4].parameters["sigma_tn"] != trials[6].parameters["sigma_tn"]
+    states = {
+        summary.study_name: summary.n_trials
+        for summary in optuna.get_all_study_summaries(f"sqlite:///{tmp_path}/study.db")
+    }
+    labels = ("", ",method=masking", ",method=noise_only")
+    assert states == {f"train_size={size}{label}": 3 for size in (50, 80) for label in labels}
+
+    again, _ = open_searcher(tmp_path, config)
+    assert again.n_remaining == 1
+    assert ask(again, "again") == trials[-1]
+    assert again.suggest("more") == Searcher.FINISHED
+
+
+def test_a_stopped_search_begins_no_trial_but_goes_on_with_those_that_were(tmp_path: Path) -> None:
+    config = make_config()
+    searcher, results = open_searcher(tmp_path, config)
+    trials = {f"ray{k}": ask(searcher, f"ray{k}") for k in range(4)}  # 2 baselines, 2 of 4 trials
+    finish(searcher, results, "ray2", trials["ray2"])
+    searcher.stop()
+    assert searcher.n_total == 4
+    assert searcher.suggest("more") == Searcher.FINISHED
+
+    again = ParetoSearcher(config, tmp_path / "study.db", results, METHODS, stopped=True)
+    assert (again.n_total, again.n_remaining) == (4, 3)
+    assert [ask(again, f"again{k}") for k in range(3)] == [trials[f"ray{k}"] for k in (0, 1, 3)]
+    assert again.suggest("more") == Searcher.FINISHED
+
+
+def test_repeats_with_fresh_seeds_do_not_count_as_trials_of_the_search(tmp_path: Path) -> None:
+    config = make_config()
+    searcher, results = open_searcher(tmp_path, config)
+    run_through(searcher, results)
+    last = results.last_row("n50-algorithm1-0000")
+    results.record({**last, "trial_id": "n50-algorithm1-0000-c1", "confirms": "n50-algorithm1-0000"})
+    again, _ = open_searcher(tmp_path, config)
+    assert (again.n_remaining, again.count_ended(results)) == (0, 6)
+
+
+def test_three_objectives_one_maximised_reach_study_and_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The study holds what was measured; the search hears it minimised, within the box that DDPM sets."""
+    sharpness = Objective("sharpness", "s", "", "max", ideal=10.0, measure=lambda measured: 0.0)
+    values = {**search_spaces.load("smoke"), "name": "three"}
+    names = [*DECLARED.objectives, "sharpness"]
+    values["search"] = {**values["search"], "objectives": names, "baseline_seeds": 1, "startup_trials": 1}
+    declared = declare(objectives=[sharpness])
+    config = parse_sweep(values, "three", declared)
+    searcher, results = open_searcher(tmp_path, config, declared.judged_by(names))
+    assert (searcher.metric, searcher.mode) == (names, ["min", "min", "max"])
+
+    boxes, heard = [], []
+    propose, report = ParetoSampler.propose, ParetoSampler.report
+    monkeypatch.setattr(
+        ParetoSampler, "propose", lambda self, box=None: boxes.append(box) or propose(self, box)
+    )
+    monkeypatch.setattr(
+        ParetoSampler, "report", lambda self, *shown: heard.append(shown) or report(self, *shown)
+    )
+    for k in range(searcher.n_total):
+        trial = ask(searcher, f"ray{k}")
+        finish(searcher, results, f"ray{k}", trial, sharpness=4.0 + k)
+    ideal, reference = (np.asarray(end).tolist() for end in boxes[-1])
+    assert ideal == [0.0, 0.0, -10.0]
+    assert reference == [6.0, 0.1, -4.0]  # DDPM has fid 3, memorization 0.1 and sharpness 4
+    assert [key for key, *_ in heard] == [0, 1, 2, 3]
+    assert heard[-1][1] == 2
+    assert heard[-1][2][1:] == [0.05, -(4.0 + searcher.n_total - 1), 0.5]
+    study = optuna.load_study(study_name="train_size=50", storage=f"sqlite:///{tmp_path}/study.db")
+    assert [direction.name for direction in study.directions] == ["MINIMIZE", "MINIMIZE", "MAXIMIZE"]
+    assert [trial.values[2] for trial in study.trials] == [5.0, 6.0, 7.0, 8.0]
+
+
+@pytest.mark.parametrize("memorization", [0.1, 0.0])
+def test_no_box_where_ddpm_is_perfect_in_an_objective(memorization: float, tmp_path: Path) -> None:
+    searcher, results = open_searcher(tmp_path, make_config("search.baseline_seeds=1"))
+    assert searcher._box(50) is None
+    finish(searcher, results, "ray", ask(searcher, "ray"), memorization=memorization)
+    assert (searcher._box(50) is None) == (memorization == 0.0)

@@ -1,0 +1,435 @@
+"""Whole sweeps on real digits, run as a user runs them: the command line in a process of its own."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+import torch
+import yaml
+from mlflow import MlflowClient
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from pareto_amb.config import SearchConfig
+from pareto_amb.results.confirm import worth_confirming
+from pareto_amb.results.table import load_results, shipped
+from pareto_amb.search.extrapolation import extrapolate
+from pareto_amb.search.pareto import best_first
+
+pytestmark = pytest.mark.slow
+
+OBJECTIVES = list(shipped().objectives)
+HEARD = shipped().reported
+COMMAND = [sys.executable, "-m", "pareto_amb"]
+TINY = [
+    "--set",
+    "training.images=1600",
+    "--set",
+    "evaluation.n_samples=40",
+    "--set",
+    "evaluation.fid_encoder=pixels",
+    "--set",
+    "evaluation.similarity_encoder=pixels",
+]
+
+
+WAIT_SECONDS = 200
+"""How long a test waits for a process; less than it is given itself."""
+
+NO_REPEATS = ["--set", "search.confirm.candidates=0"]
+
+
+def environment() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+
+
+def run(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [*COMMAND, *arguments], cwd=cwd, env=environment(), capture_output=True, text=True, timeout=280
+    )
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A finished smoke sweep, as shipped, and what it printed."""
+    folder = tmp_path_factory.mktemp("smoke")
+    done = run("sweep", "smoke", "--output", "run", cwd=folder)
+    assert done.stderr == ""
+    return folder, done.stdout
+
+
+def test_the_sweep_leaves_every_file_of_a_run(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    names = {path.name for path in (folder / "run").iterdir()}
+    assert {
+        "sweep.yaml",
+        "results.parquet",
+        "study.db",
+        "report.html",
+        "recommendation.yaml",
+        "environment.json",
+        "samples",
+        "checkpoints",
+    } <= names
+
+
+def assert_halved(table: pd.DataFrame) -> None:
+    """All of a search: what is expected to end best finished, like the baselines; the others paused."""
+    table = table[table.confirms == ""]
+    rungs = table.groupby("trial_id").rung.apply(list)
+    status = table.groupby("trial_id").status.first()
+    assert set(status) == {"complete", "paused"}
+    assert (rungs[status == "complete"].map(len) == 2).all()
+    assert (rungs[status == "paused"].map(len) == 1).all()
+    assert (status[status.index.str.contains("ddpm")] == "complete").all()
+    first = table[(table.method == "algorithm1") & (table.rung == 1)].set_index("trial_id")
+    last = table[(table.method == "algorithm1") & (table.rung == 2)].set_index("trial_id")
+    assert len(last) >= 4
+    expected = extrapolate(
+        first.loc[last.index, HEARD].to_numpy(), last[OBJECTIVES].to_numpy(), first[HEARD].to_numpy()
+    )
+    best = first.index[best_first(expected)[: int(len(first) / SearchConfig().reduction_factor)]]
+    assert (status[best] == "complete").all()
+
+
+def test_the_table_has_a_row_for_every_trial_and_the_rungs_it_reached(finished: tuple[Path, str]) -> None:
+    folder, printed = finished
+    table = pd.read_parquet(folder / "run" / "results.parquet")
+    searched = table[table.confirms == ""]
+    assert searched.groupby("trial_id").rung.apply(list).tolist() == [[1, 2]] * 6
+    assert set(table.status) == {"complete"}  # four trials: too few to foresee any
+    assert "paused" not in printed
+    assert (table[table.method == "ddpm"].sigma_tn == 0).all()
+    assert table[table.method == "algorithm1"].sigma_tn.between(0.1, 2).all()
+    assert table[["fid", "similarity_mean", "heldout_memorization"]].notna().all(axis=None)
+    fid = searched.pivot_table(index="trial_id", columns="rung", values="fid")
+    assert (fid[2] < fid[1]).all()
+    assert table.heldout_memorization.between(0, 0.05).all()
+
+
+def test_the_best_trial_is_trained_again_with_a_fresh_seed_when_the_search_is_over(
+    finished: tuple[Path, str],
+) -> None:
+    folder, printed = finished
+    table = pd.read_parquet(folder / "run" / "results.parquet")
+    again = table[table.confirms != ""]
+    assert len(again) == 1  # measured at the end only
+    repeat = again.iloc[0]
+    (original,) = worth_confirming(load_results(folder / "run" / "results.parquet").size(50), 1)
+    assert (repeat.trial_id, repeat.confirms) == (f"{original}-c1", original)
+    assert (repeat.rung, repeat.budget, repeat.status) == (2, 1.0, "complete")
+    before = table[(table.trial_id == original) & (table.rung == 2)].iloc[0]
+    assert (repeat.sigma_tn, repeat.mix_ratio) == (before.sigma_tn, before.mix_ratio)
+    assert repeat.seed not in set(table[table.confirms == ""].seed)
+    assert repeat.fid != before.fid
+    assert repeat.recorded_at > table[table.confirms == ""].recorded_at.max()
+    entry = yaml.safe_load((folder / "run" / "recommendation.yaml").read_text())["recommendations"][0]
+    refuted = bool(repeat.fid > entry["baseline"]["fid"]["high"])
+    assert entry["refuted"] == [original] * refuted
+    assert (f"{original} looked better" in printed) == refuted
+    assert (entry["trial_id"] == original) == (entry["fid"]["value"] == repeat.fid) == (not refuted)
+    assert ("trained again with 1 fresh seed" in printed) == (not refuted)
+    change = (entry["confirmation"] or {}).get("fid_change")
+    assert change == (None if refuted else pytest.approx(repeat.fid - before.fid))
+
+
+def test_the_summary_names_the_recommendation_and_what_to_do_next(finished: tuple[Path, str]) -> None:
+    folder, printed = finished
+    entry = yaml.safe_load((folder / "run" / "recommendation.yaml").read_text())["recommendations"][0]
+    assert f"sigma_tn {entry['sigma_tn']:.4g}" in printed
+    for text in ("open run/report.html", "mlflow ui --backend-store-uri sqlite:///", "pareto-amb train run/"):
+        assert text in printed
+    assert "[7/7]" in printed
+    assert "WARNING" not in printed
+
+
+def test_mlflow_has_a_parent_run_and_a_nested_run_a_trial(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    client = MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("pareto-amb")
+    runs = client.search_runs([experiment.experiment_id])
+    parent = next(r for r in runs if r.data.tags.get("kind") == "sweep")
+    trials = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(trials) == 7
+    assert parent.info.status == "FINISHED"
+    for trial in trials:
+        complete = trial.data.tags["status"] == "complete"
+        assert complete or trial.data.tags["status"] == "paused"
+        assert trial.info.status == ("FINISHED" if complete else "KILLED")
+        assert set(trial.data.params) == {
+            "method",
+            "train_size",
+            "sigma_tn",
+            "mix_ratio",
+            "corruption",
+            "seed",
+        }
+        rungs = [2] if trial.data.tags.get("confirms") else [1, 2] if complete else [1]
+        steps = [m.step for m in client.get_metric_history(trial.info.run_id, "fid")]
+        assert steps == [6400 * rung for rung in rungs]
+        pictures = client.list_artifacts(trial.info.run_id, "samples")
+        assert [p.path for p in pictures] == [f"samples/rung-{rung}.png" for rung in rungs]
+    assert parent.data.tags["n50.sigma_tn"]
+    assert sum("confirms" in trial.data.tags for trial in trials) == 1
+    attached = {a.path for a in client.list_artifacts(parent.info.run_id)}
+    assert {"report.html", "recommendation.yaml", "results.parquet"} <= attached
+    assert mlflow.active_run() is None
+
+
+def test_the_recommended_training_starts_resumes_and_samples(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    first = run("train", "run/recommendation.yaml", "--set", "training.images=640", cwd=folder)
+    assert "640 of 640 images" in first.stdout
+    again = run("train", "run/recommendation.yaml", "--set", "training.images=960", cwd=folder)
+    assert "continuing at 640 images" in again.stdout
+    assert "960 of 960 images" in again.stdout
+    checkpoint = folder / "run" / "training" / "checkpoint.safetensors"
+    with safe_open(checkpoint, "pt") as file:
+        assert any(name.startswith("ema.") for name in file.keys())  # noqa: SIM118
+    run("sample", str(checkpoint), "--count", "3", "--steps", "3", "--output", "pictures", cwd=folder)
+    assert sorted(p.name for p in (folder / "pictures").iterdir()) == [f"00000{k}.png" for k in range(3)]
+
+
+def test_another_training_is_not_overwritten(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    arguments = ("train", "run/recommendation.yaml", "--output", "mine", "--set", "training.images=32")
+    run(*arguments, cwd=folder)
+    before = (folder / "mine" / "checkpoint.safetensors").read_bytes()
+    other = run(*arguments, "--set", "sigma_tn=1.5", cwd=folder, check=False)
+    assert other.returncode == 2
+    assert "another training, sigma_tn differ" in other.stderr
+    assert (folder / "mine" / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_recommend_and_report_work_again_on_the_run_alone(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    done = run("recommend", "run", "--policy", "knee", "--export", "knee.yaml", cwd=folder)
+    assert "sigma_tn" in done.stdout
+    knee = yaml.safe_load((folder / "knee.yaml").read_text())
+    assert knee["policy"] == "knee"
+    for entry in knee["recommendations"]:
+        at_an_end = not 0.117 < entry["sigma_tn"] < 1.72  # 5% of the log range 0.1 to 2
+        assert bool(entry["caution"]) == at_an_end
+        assert entry["caution"] in done.stdout
+    before = (folder / "run" / "report.html").stat().st_mtime_ns
+    run("report", "run", cwd=folder)
+    assert (folder / "run" / "report.html").stat().st_mtime_ns > before
+
+
+def test_resuming_a_finished_run_changes_no_result(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    before = pd.read_parquet(folder / "run" / "results.parquet")
+    done = run("sweep", "--resume", "run", cwd=folder)
+    assert "elapsed" not in done.stdout
+    assert "not finished" not in done.stdout
+    pd.testing.assert_frame_equal(before, pd.read_parquet(folder / "run" / "results.parquet"))
+
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts commands in a folder of the test's; what still runs at its end is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(*arguments: str) -> subprocess.Popen[str]:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        process = subprocess.Popen(
+            [*COMMAND, *arguments], cwd=tmp_path, env=environment(), start_new_session=True, **pipes
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """Kill a command, not what it started."""
+    process.kill()
+    process.communicate()
+
+
+def wait_for_table(
+    path: Path, enough: Callable[[pd.DataFrame], bool], process: subprocess.Popen[str]
+) -> pd.DataFrame:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        if path.exists() and enough(table := pd.read_parquet(BytesIO(path.read_bytes()))):
+            return table
+        time.sleep(0.05)
+    raise AssertionError(f"not enough in {path}")
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "enough",
+    [lambda table: len(table) > 0, lambda table: (table.status == "paused").any()],
+    ids=["one row", "a paused trial"],
+)
+def test_a_sweep_killed_at_any_moment_loses_and_repeats_nothing(
+    tmp_path: Path, start: Start, enough: Callable[[pd.DataFrame], bool]
+) -> None:
+    process = start("sweep", "smoke", "--output", "run", "--trials", "10", *TINY)
+    wait_for_table(tmp_path / "run" / "results.parquet", enough, process)
+    kill(process)
+    killed = pd.read_parquet(tmp_path / "run" / "results.parquet")
+
+    printed = run("sweep", "--resume", "run", cwd=tmp_path).stdout
+    resumed = pd.read_parquet(tmp_path / "run" / "results.parquet")
+    assert_halved(resumed)
+    assert resumed.trial_id.nunique() == 2 + 10 + 1
+    paused = resumed[resumed.status == "paused"].trial_id
+    paused_now = paused[~paused.isin(killed[killed.status == "paused"].trial_id)]
+    assert paused_now.map(lambda trial: f"{trial} (sigma_tn" in printed).all()
+    assert "Last result" not in printed  # Ray's own words
+    kept = resumed.merge(killed, on=["trial_id", "rung"], suffixes=("", "_before"))
+    assert len(kept) == len(killed)
+    for column in ("fid", "train_seconds", "eval_seconds"):
+        assert (kept[column] == kept[f"{column}_before"]).all()
+    with sqlite3.connect(tmp_path / "run" / "study.db") as database:
+        states = [state for (state,) in database.execute("select state from trials")]
+    complete = resumed[resumed.status == "complete"].trial_id.nunique() - 3
+    assert len(states) == 10
+    assert states.count("COMPLETE") == complete
+
+
+def test_a_trial_that_paused_resumed_and_finished_equals_one_run_straight_through(tmp_path: Path) -> None:
+    fixed = ["--trials", "8", "--set", "search.startup_trials=8", "--set", "search.baseline_seeds=1"]
+    arguments = [*fixed, "--set", "evaluation.rungs=[0.25, 0.5, 1.0]", *NO_REPEATS, *TINY]
+    to_the_end = ["--set", "search.reduction_factor=null"]
+    run("sweep", "smoke", "--output", "halved", *arguments, cwd=tmp_path)
+    paused = pd.read_parquet(tmp_path / "halved" / "results.parquet").query("status == 'paused'")
+    assert len(paused)
+    settings = tmp_path / "halved" / "sweep.yaml"
+    settings.write_text(settings.read_text().replace("reduction_factor: 1.5", "reduction_factor: null"))
+    resumed = run("sweep", "--resume", "halved", cwd=tmp_path)
+    assert all(f"{trial}: resumed at rung" in resumed.stdout for trial in set(paused.trial_id))
+
+    whole = run("sweep", "smoke", "--output", "whole", *arguments, *to_the_end, cwd=tmp_path)
+    assert "paused at" not in whole.stdout
+    tables = [
+        pd.read_parquet(tmp_path / name / "results.parquet").sort_values(["trial_id", "rung"])
+        for name in ("halved", "whole")
+    ]
+    assert [set(table.status) for table in tables] == [{"complete"}] * 2
+    measured = [c for c in tables[0] if not c.endswith("_seconds") and c != "recorded_at"]
+    first, second = (table[measured].reset_index(drop=True) for table in tables)
+    pd.testing.assert_frame_equal(first, second, check_exact=True)
+    for trial in set(paused.trial_id):
+        name = f"checkpoints/{trial}.safetensors"
+        mine, straight = (load_file(tmp_path / folder / name) for folder in ("halved", "whole"))
+        assert mine.keys() == straight.keys()
+        assert all(torch.equal(mine[key], straight[key]) for key in mine)
+
+
+def test_a_trial_that_fails_is_retried_recorded_and_does_not_stop_the_sweep(tmp_path: Path) -> None:
+    diverges = ["--set", "training.learning_rate=1e30", "--set", "training.lr_warmup_images=0"]
+    done = run(
+        "sweep", "smoke", "--output", "run", "--trials", "1", *TINY, *diverges, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 1
+    assert done.stdout.count("trying again") == 3
+    assert "no recommendation: train size 50: no DDPM baseline has finished" in done.stdout
+    table = pd.read_parquet(tmp_path / "run" / "results.parquet")
+    assert table.status.tolist() == ["failed"] * 3
+    assert table.error.str.contains("TrainingDivergedError").all()
+    assert "TrainingDivergedError" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_time_budget_stops_in_order_and_resumes(tmp_path: Path) -> None:
+    done = run(
+        "sweep", "smoke", "--output", "run", "--time-budget", "0.02", "--set", "training.images=320000",
+        "--set", "training.network.options.model_channels=4", *TINY[2:], cwd=tmp_path
+    )  # fmt: skip
+    assert "7 trials are not finished: pareto-amb sweep --resume run" in done.stdout
+    assert (tmp_path / "run" / "report.html").exists()
+    assert not (tmp_path / "run" / "recommendation.yaml").exists()
+
+
+@pytest.mark.timeout(600)
+def test_a_search_that_has_stalled_ends_itself_and_a_resumed_one_only_finishes_what_was_begun(
+    tmp_path: Path, start: Start
+) -> None:
+    patience = ["--trials", "12", "--set", "search.patience=1", "--set", "evaluation.thresholds=[0.6]"]
+    process = start("sweep", "smoke", "--output", "run", *patience, *TINY)
+    reason, table = tmp_path / "run" / "stopped.txt", tmp_path / "run" / "results.parquet"
+    wait_for_table(table, lambda _: reason.exists(), process)
+    kill(process)
+    with sqlite3.connect(tmp_path / "run" / "study.db") as database:
+        (begun,) = database.execute("select count(*) from trials where state != 'WAITING'").fetchone()
+
+    done = run("sweep", "--resume", "run", cwd=tmp_path)
+    assert "the search ended itself: over the last full training of every train size" in done.stdout
+    assert "not finished" not in done.stdout
+    resumed = pd.read_parquet(table)
+    assert not set(resumed.status) & {"running", "failed"}
+    assert resumed[resumed.confirms == ""].trial_id.nunique() == begun + 2 < 12
+    assert (resumed.confirms != "").sum() == 1
+    assert "The search ended itself" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_methods_compete_in_one_sweep(tmp_path: Path) -> None:
+    methods = ["--set", "search.methods=[algorithm1,masking,noise_only]", "--trials", "1"]
+    baselines = ["--set", "search.baseline_seeds=1"]
+    sweep = ["sweep", "smoke", "--output", "run", *methods, *baselines, *NO_REPEATS, *TINY]
+    done = run(*sweep, cwd=tmp_path, check=False)  # one trial a method may be none to recommend
+    assert "[4/4]" in done.stdout
+    assert "n50-masking-0000 (corruption" in done.stdout
+    run("recommend", "run", "--policy", "knee", "--export", "knee.yaml", cwd=tmp_path)
+    table = pd.read_parquet(tmp_path / "run" / "results.parquet")
+    assert set(table.status) == {"complete"}
+    assert table.groupby("method").size().to_dict() == {
+        "algorithm1": 2, "ddpm": 2, "masking": 2, "noise_only": 2
+    }  # fmt: skip
+    last = table[table.rung == 2].set_index("method")
+    assert (last.corruption > 0).to_dict() == {m: m == "masking" for m in last.index}
+    assert (last.sigma_tn > 0).to_dict() == {m: m in {"algorithm1", "noise_only"} for m in last.index}
+    assert last.fid.nunique() == 4
+    entry = yaml.safe_load((tmp_path / "knee.yaml").read_text())["recommendations"][0]
+    assert entry["trial_id"] == "n50-algorithm1-0000"
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "Masking" in report
+    assert "Noise only" in report
+    checkpoint = "run/checkpoints/n50-masking-0000.safetensors"
+    solver = ["--solver", "dpmpp_2m", "--steps", "3"]
+    run("sample", checkpoint, "--count", "2", *solver, "--output", "pictures", cwd=tmp_path)
+    assert len(list((tmp_path / "pictures").iterdir())) == 2
+
+
+def test_auto_sets_the_range_once_and_a_resumed_sweep_keeps_it(tmp_path: Path) -> None:
+    auto = ["--set", "space.sigma_tn=auto", "--set", "search.baseline_seeds=1", *NO_REPEATS]
+    first = run("sweep", "smoke", "--output", "run", "--trials", "1", *auto, *TINY, cwd=tmp_path)
+    written = yaml.safe_load((tmp_path / "run" / "sweep.yaml").read_text())["space"]["sigma_tn"]["50"]
+    line = (
+        f"sigma_tn: auto: with 50 images collapse level {written['collapse_level']:g} -> "
+        f"searched {written['low']:g} to {written['high']:g}"
+    )
+    assert line in first.stdout
+    # What another machine's rounding could do: resuming must take what is written, not measure again.
+    moved = (tmp_path / "run" / "sweep.yaml").read_text().replace(f"high: {written['high']}", "high: 0.65")
+    (tmp_path / "run" / "sweep.yaml").write_text(moved)
+    again = run("sweep", "--resume", "run", "--trials", "2", "--dry-run", cwd=tmp_path)
+    assert yaml.safe_load(again.stdout)["space"]["sigma_tn"]["50"] == {**written, "high": 0.65}
+    table = pd.read_parquet(tmp_path / "run" / "results.parquet")
+    trials = table[table.method == "algorithm1"].drop_duplicates("trial_id")
+    assert len(trials) == 1
+    assert trials.sigma_tn.between(written["low"], written["high"]).all()
+    assert "at 50 images, whose collapse level is" in (tmp_path / "run" / "report.html").read_text()

@@ -1,0 +1,157 @@
+"""A trial without Ray around it, and with it: where it takes up again after a kill or a pause."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ray import tune
+from ray.tune.experiment import Trial as RayTrial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from rich.console import Console
+from safetensors.torch import load_file
+
+from pareto_amb import search_spaces
+from pareto_amb.config_file import apply_overrides
+from pareto_amb.diffusion.methods import METHODS
+from pareto_amb.results.table import shipped
+from pareto_amb.running.assets import references_of
+from pareto_amb.running.cluster import ray_cluster
+from pareto_amb.running.confirm import GivenTrials
+from pareto_amb.running.materials import load_materials
+from pareto_amb.sweep_file import parse_sweep
+from pareto_amb.trainables import SweepAssets, TrialTrainable
+from pareto_amb.trial import Trial
+
+pytestmark = pytest.mark.slow
+
+TINY = [
+    "training.images=512",
+    "evaluation.n_samples=20",
+    "evaluation.fid_encoder=pixels",
+    "evaluation.similarity_encoder=pixels",
+]
+
+
+@pytest.fixture(scope="module")
+def prepared() -> dict[str, Any]:
+    config = parse_sweep(apply_overrides(search_spaces.load("smoke"), TINY), "smoke")
+    materials = load_materials(config, Console(quiet=True))
+    return {
+        "config": config,
+        "declared": shipped(),
+        "methods": METHODS,
+        "training_sets": materials.training_sets(conditional=False),
+        "references": references_of(config, materials),
+        "fid_encoder": materials.fid_encoder,
+        "similarity_encoder": materials.similarity_encoder,
+    }
+
+
+@pytest.fixture
+def begin(prepared: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrialTrainable]:
+    """Starts the trial whose checkpoint lies in a folder, after so many rungs have a row in the table."""
+    monkeypatch.setattr("pareto_amb.trainables.trial_trainable.ray.get_gpu_ids", list)
+
+    def start(folder: Path, measured: int, trial_id: str = "t", confirms: str = "") -> TrialTrainable:
+        parameters = {"sigma_tn": 0.5, "mix_ratio": 0.5}
+        trial = Trial(trial_id, "algorithm1", 50, 1, parameters, confirms, measured)
+        trainable = TrialTrainable.__new__(TrialTrainable)
+        trainable.setup(trial.config(), SweepAssets(storage_uri=str(folder), **prepared))
+        return trainable
+
+    return start
+
+
+def next_row(trainable: TrialTrainable) -> dict[str, Any]:
+    return {key: value for key, value in trainable.step()["row"].items() if not key.endswith("_seconds")}
+
+
+def test_a_rung_with_a_row_is_not_measured_again_and_nothing_else_differs(
+    begin: Callable[..., TrialTrainable], tmp_path: Path
+) -> None:
+    whole = begin(tmp_path / "whole", 0)
+    rows = [next_row(whole) for _ in range(2)]
+    assert [(row["rung"], row["status"]) for row in rows] == [(1, "running"), (2, "complete")]
+    parts = [next_row(begin(tmp_path / "parts", measured)) for measured in (0, 1)]
+    assert parts == rows
+    files = [tmp_path / folder / "checkpoints" / "t.safetensors" for folder in ("whole", "parts")]
+    first, second = (load_file(file) for file in files)
+    assert all(torch.equal(first[name], second[name]) for name in first | second)
+
+
+def test_a_rung_that_was_trained_but_has_no_row_is_measured(
+    begin: Callable[..., TrialTrainable], tmp_path: Path
+) -> None:
+    assert next_row(begin(tmp_path, 0)) == next_row(begin(tmp_path, 0))
+
+
+def test_a_repeat_is_trained_like_its_trial_and_measured_at_the_end_only(
+    begin: Callable[..., TrialTrainable], tmp_path: Path
+) -> None:
+    whole = begin(tmp_path / "whole", 0)
+    _, last = (next_row(whole) for _ in range(2))
+    repeat = next_row(begin(tmp_path / "again", 0, "t-c1", confirms="t"))
+    assert (repeat["rung"], repeat["status"], repeat["confirms"]) == (2, "complete", "t")
+    assert repeat["fid"] == last["fid"]  # the seed is the same here
+
+
+def test_a_note_of_what_was_measured_goes_with_a_trial_that_pauses(
+    begin: Callable[..., TrialTrainable], tmp_path: Path
+) -> None:
+    whole = begin(tmp_path / "whole", 0)
+    rows = [next_row(whole) for _ in range(2)]
+    paused = begin(tmp_path / "parts", 0)
+    assert next_row(paused) == rows[0]
+    paused.save_checkpoint(str(tmp_path))
+    other = begin(tmp_path / "parts", 0, "other")  # the actor has another trial in between
+    assert other.reset_config(Trial("t", "algorithm1", 50, 1, {"sigma_tn": 0.5, "mix_ratio": 0.5}).config())
+    other.load_checkpoint(str(tmp_path))
+    assert next_row(other) == rows[1]
+
+
+class PauseOnce(FIFOScheduler):
+    """Lets every trial wait once, after its first result."""
+
+    def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]) -> str:
+        first = result["training_iteration"] == 1
+        return str(TrialScheduler.PAUSE if first else TrialScheduler.CONTINUE)
+
+
+class Listener(tune.Callback):
+    """Notes the rungs that are measured."""
+
+    def __init__(self) -> None:
+        self.measured: list[tuple[str, int]] = []
+
+    def on_trial_result(
+        self, iteration: int, trials: list[RayTrial], trial: RayTrial, result: dict[str, Any], **_: Any
+    ) -> None:
+        self.measured.append((result["row"]["trial_id"], result["rung"]))
+
+
+@pytest.mark.slow
+def test_no_rung_is_measured_twice_where_ray_pauses_and_resumes_trials_in_one_actor(
+    prepared: dict[str, Any], tmp_path: Path
+) -> None:
+    parameters, listener = {"sigma_tn": 0.5, "mix_ratio": 0.5}, Listener()
+    trials = [Trial(name, "algorithm1", 50, 1, parameters) for name in "ab"]
+    assets = SweepAssets(storage_uri=str(tmp_path), **prepared)
+    with ray_cluster(None):
+        trainable = tune.with_parameters(TrialTrainable, assets=assets)
+        tune.Tuner(
+            tune.with_resources(trainable, {"cpu": os.cpu_count() or 1}),  # one trial at a time
+            tune_config=tune.TuneConfig(
+                search_alg=GivenTrials(trials, list(assets.declared.objectives.values())),
+                scheduler=PauseOnce(),
+                num_samples=len(trials),
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="tune", storage_path=str(tmp_path), callbacks=[listener], verbose=0
+            ),
+        ).fit()
+    assert sorted(listener.measured) == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
+    assert listener.measured[:2] == [("a", 1), ("b", 1)]

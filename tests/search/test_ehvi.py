@@ -1,0 +1,127 @@
+import numpy as np
+import optuna
+import pytest
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState, create_trial
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF, WhiteKernel
+
+from pareto_amb.search import ehvi
+from pareto_amb.search.ehvi import EHVISampler, GaussianProcess, at_quantile
+from pareto_amb.search.pareto import hypervolume
+
+SPACE: dict[str, BaseDistribution] = {
+    "sigma_tn": FloatDistribution(0.01, 10.0, log=True),
+    "mix_ratio": CategoricalDistribution(["natural", 0.5]),
+}
+
+
+def test_the_posterior_is_scikit_learns_with_the_same_kernel() -> None:
+    rng = np.random.default_rng(0)
+    x, new = rng.random((20, 2)), rng.random((7, 2))
+    y = np.sin(5 * x[:, 0]) + x[:, 1] + 0.1 * rng.standard_normal(20)
+    ours = GaussianProcess(x, y, [(slice(0, 1), (0.2,)), (slice(1, 2), (0.8,))])
+    scale = y.std() + 1e-6
+    errors = []
+    for noise in (0.02, 0.1, 0.3):  # one of the shares of noise that ours chooses from
+        kernel = RBF([0.2, 0.8], "fixed") + WhiteKernel(noise, "fixed")
+        theirs = GaussianProcessRegressor(kernel, optimizer=None).fit(x, (y - y.mean()) / scale)
+        mean, deviation = theirs.predict(new, return_std=True)
+        expected = mean * scale + y.mean(), np.sqrt(deviation**2 - noise) * scale
+        errors.append(max(np.abs(a - b).max() for a, b in zip(ours(new), expected, strict=True)))
+    assert min(errors) < 1e-6
+
+
+def test_the_length_scale_follows_the_data() -> None:
+    x = np.linspace(0, 1, 30)[:, None]
+    between = np.array([[0.505]])
+    groups = [(slice(0, 1), (0.1, 0.8))]
+    smooth = GaussianProcess(x, x[:, 0], groups)
+    wavy = GaussianProcess(x, np.sin(12 * x[:, 0]), groups)
+    assert abs(smooth(between)[0][0] - 0.505) < 0.02
+    assert abs(wavy(between)[0][0] - np.sin(12 * 0.505)) < 0.2
+
+
+def objectives(params: dict) -> list[float]:
+    u = np.log(params["sigma_tn"])
+    return [0.3 + 0.02 * (u - 1) ** 2, 0.3 + 0.02 * (u + 1) ** 2 + 0.3 * (params["mix_ratio"] == 0.5)]
+
+
+def test_it_finds_the_trade_off_of_a_small_problem() -> None:
+    study = optuna.create_study(directions=["minimize"] * 2, sampler=EHVISampler(0))
+    rng = np.random.default_rng(0)
+    for u in rng.random((5, 2)).tolist():
+        params = {name: at_quantile(d, v) for (name, d), v in zip(SPACE.items(), u, strict=True)}
+        study.add_trial(create_trial(params=params, distributions=SPACE, values=objectives(params)))
+    found = []
+    for _ in range(15):
+        trial = study.ask(SPACE)
+        study.tell(trial, objectives(trial.params))
+        found.append(trial.params)
+    late = found[5:]  # the frontier is sigma_tn from 1/e to e with the natural ratio
+    assert sum(p["mix_ratio"] == "natural" and 0.25 < p["sigma_tn"] < 4 for p in late) >= 8
+
+
+def test_parallel_proposals_spread() -> None:
+    study = optuna.create_study(directions=["minimize"] * 2, sampler=EHVISampler(0))
+    for sigma in (0.02, 0.2, 2.0, 8.0):
+        params = {"sigma_tn": sigma, "mix_ratio": "natural"}
+        study.add_trial(create_trial(params=params, distributions=SPACE, values=objectives(params)))
+    proposals = []
+    for _ in range(4):
+        params = study.ask(SPACE).params
+        proposals.append(np.log(params["sigma_tn"]))
+        assert {t.state for t in study.trials[4:]} == {TrialState.RUNNING}
+    assert np.ptp(proposals) > 0.5
+    assert len({round(p, 1) for p in proposals}) == 4
+
+
+def test_without_a_finished_trial_it_draws_from_the_space() -> None:
+    study = optuna.create_study(directions=["minimize"] * 2, sampler=EHVISampler(1))
+    drawn = [study.ask(SPACE).params for _ in range(20)]
+    assert {p["mix_ratio"] for p in drawn} == {"natural", 0.5}
+    assert all(0.01 <= p["sigma_tn"] <= 10 for p in drawn)
+    assert len({p["sigma_tn"] for p in drawn}) == 20
+
+
+def three_objectives(params: dict) -> list[float]:
+    """A third one is maximised, so minimised with the other sign: 0.8 is its ideal, 0.2 the reference."""
+    kept = 0.7 - 0.02 * np.log(params["sigma_tn"] / 5) ** 2
+    return [*objectives(params), (kept - 0.8) / (0.2 - 0.8)]
+
+
+def study_of_three(seed: int, count: int) -> optuna.Study:
+    study = optuna.create_study(directions=["minimize"] * 3, sampler=EHVISampler(seed))
+    for u in np.random.default_rng(seed).random((count, 2)).tolist():
+        params = {name: at_quantile(d, v) for (name, d), v in zip(SPACE.items(), u, strict=True)}
+        study.add_trial(create_trial(params=params, distributions=SPACE, values=three_objectives(params)))
+    return study
+
+
+def brute_force_growth(front: np.ndarray, points: np.ndarray) -> np.ndarray:
+    one = np.ones(front.shape[1])
+    rows = points.reshape(-1, len(one))
+    growth = [hypervolume(np.vstack([front, row]), one) - hypervolume(front, one) for row in rows]
+    return np.array(growth).reshape(points.shape[:-1])
+
+
+def test_three_objectives_are_proposed_as_by_hypervolumes_computed_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ehvi, "N_CANDIDATES", 20)
+    monkeypatch.setattr(ehvi, "N_DRAWS", 4)
+    proposed = [study_of_three(seed, 8).ask(SPACE).params for seed in range(4)]
+    monkeypatch.setattr(ehvi, "hypervolume_growth", brute_force_growth)
+    assert [study_of_three(seed, 8).ask(SPACE).params for seed in range(4)] == proposed
+
+
+def test_it_finds_the_trade_off_of_three_objectives() -> None:
+    study = study_of_three(0, 5)
+    found = []
+    for _ in range(15):
+        trial = study.ask(SPACE)
+        study.tell(trial, three_objectives(trial.params))
+        found.append(trial.params)
+    late = found[5:]  # the third objective is best at 5, beyond what the other two alone would try
+    assert sum(p["mix_ratio"] == "natural" and 0.25 < p["sigma_tn"] < 8 for p in late) >= 8
+    assert any(p["sigma_tn"] > 3.5 for p in late)
