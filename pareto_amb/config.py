@@ -314,7 +314,7 @@ class SpaceConfig(BaseModel):
         """Raise a ValidationError where what is searched of a parameter is not what it declares."""
         name, searched = parameter.name, self[parameter.name]
         if searched == "auto":
-            if parameter.auto is None and not parameter.auto_meaning:
+            if not parameter.auto_meaning:
                 raise _error("value_error", (name,), searched, "auto means nothing here, give a range")
         elif isinstance(searched, tuple):
             if not searched:

@@ -46,6 +46,11 @@ class Parameter:
     auto_meaning: str = ""
     auto: Callable[[Any, int, float], Any] | None = field(default=None, compare=False)
 
+    def __post_init__(self) -> None:
+        """A declaration that was read from a table has no code: that auto means something is in its words."""
+        if self.auto is not None and not self.auto_meaning:
+            object.__setattr__(self, "auto_meaning", "set from the training images")
+
     @property
     def bounds(self) -> tuple[float, float]:
         """What a value must lie strictly between."""

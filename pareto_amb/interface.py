@@ -143,5 +143,6 @@ def recommend(
 
     Raises UserError for an unknown policy, or where no train size can be served.
     """
-    directory = run.directory if isinstance(run, Run) else RunDirectory(Path(run))
-    return build_recommendation(directory, policy, max_memorization)
+    if isinstance(run, Run):
+        return build_recommendation(run.directory, policy, max_memorization, run.results)
+    return build_recommendation(RunDirectory(Path(run)), policy, max_memorization)

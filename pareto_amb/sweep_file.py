@@ -20,11 +20,11 @@ def declare(methods: Iterable[type[Method]] = (), objectives: Iterable[Objective
     Raises UserError for a name that is taken, an objective that says not how it is measured, a maximised one
     without an ideal, or methods that declare a parameter of one name differently.
     """
-    known_methods = {name: method.info() for name, method in METHODS.items()}
+    known_methods = dict(METHODS)
     for method in methods:
         if not isinstance(method, type):
             raise UserError(f"method {method.name}: give the class, not one at certain parameters")
-        if known_methods.setdefault(method.name, method.info()) != method.info():
+        if known_methods.setdefault(method.name, method) is not method:
             raise UserError(f"method {method.name}: there is another of that name")
     known_objectives = dict(OBJECTIVES)
     for objective in objectives:
@@ -32,9 +32,9 @@ def declare(methods: Iterable[type[Method]] = (), objectives: Iterable[Objective
             raise UserError(f"objective {objective.name}: says not how it is measured")
         if objective.direction == "max" and objective.ideal == 0:
             raise UserError(f"objective {objective.name}: is maximised, so give its ideal, a perfect model's")
-        if known_objectives.setdefault(objective.name, objective) != objective:
+        if known_objectives.setdefault(objective.name, objective) is not objective:
             raise UserError(f"objective {objective.name}: there is another of that name")
-    return Declared(known_methods, known_objectives)
+    return Declared({name: method.info() for name, method in known_methods.items()}, known_objectives)
 
 
 def context(declared: Declared | None = None) -> dict[str, Any]:

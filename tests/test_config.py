@@ -8,8 +8,9 @@ import yaml
 from pareto_amb import search_spaces
 from pareto_amb.config import AutoRange, Range, SweepConfig
 from pareto_amb.config_file import apply_overrides, read_yaml, to_yaml
+from pareto_amb.declared import Declared, MethodInfo, Parameter
 from pareto_amb.errors import UserError
-from pareto_amb.sweep_file import parse_sweep, parse_training
+from pareto_amb.sweep_file import declare, parse_sweep, parse_training
 
 
 def resolve(*changes: str) -> SweepConfig:
@@ -201,3 +202,18 @@ def test_parameters_that_are_not_the_methods_are_refused(parameters: dict[str, f
     block = {"data": {"source": "digits"}, "training": {}, "parameters": parameters}
     with pytest.raises(UserError, match=message):
         parse_training(block, "bad")
+
+
+def test_what_auto_became_for_an_own_parameter_is_read_again_with_and_without_its_code() -> None:
+    own = Parameter("dose", "dose", "how much", default="auto", auto=lambda images, seed, top: None)
+    shipped = declare()
+    declared = Declared(
+        {**shipped.methods, "own": MethodInfo("own", "Own", "", parameters=(own,))}, shipped.objectives
+    )
+    config = parse_sweep(search_spaces.load("smoke"), "smoke", declared)
+    assert config.space.auto_parameters() == ["dose"]
+    space = config.space.with_ranges("dose", {50: AutoRange(low=0.1, high=0.2)})
+    values = config.model_copy(update={"space": space}).model_dump(mode="json")
+    for known in (declared, Declared.from_json(declared.to_json())):
+        read = parse_sweep(values, "again", known).space.searched("dose", 50)
+        assert read == AutoRange(low=0.1, high=0.2)

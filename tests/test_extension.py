@@ -17,6 +17,7 @@ from pareto_amb.declared import Objective, Parameter
 from pareto_amb.diffusion.losses import edm_weight
 from pareto_amb.diffusion.methods import Augment, Batch, Method
 from pareto_amb.diffusion.noise import NoiseDistribution, draw_sigma
+from pareto_amb.evaluation.objectives import FID
 from pareto_amb.evaluation.trial import MeasuredSamples
 from pareto_amb.results.run import Run
 
@@ -199,6 +200,7 @@ def test_a_resumed_sweep_goes_on_with_the_methods_code(run: Run, monkeypatch: py
         ({"changes": {"space.strength": {"low": 0.1, "high": 3}}}, "space.strength.high"),
         ({"objectives": [Objective("fid", "FID", "another")]}, "objective fid: says not how"),
         ({"objectives": [replace(CONTRAST, name="fid")]}, "objective fid: there is another"),
+        ({"objectives": [replace(FID, measure=measure_contrast)]}, "objective fid: there is another"),
         ({"objectives": [replace(CONTRAST, ideal=0.0)]}, "objective contrast: is maximised, so give"),
         ({"resume": "nowhere"}, "a resumed run keeps its output"),
         ({"objectives": [replace(CONTRAST, name="train_loss")]}, "train_loss: the name is taken"),

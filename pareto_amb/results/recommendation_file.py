@@ -16,6 +16,7 @@ from pareto_amb.notebook import html_list
 from pareto_amb.results.policies import make_policy
 from pareto_amb.results.recommend import Recommendation, recommend
 from pareto_amb.results.run_directory import RunDirectory
+from pareto_amb.results.size import Results
 from pareto_amb.storage import write_text
 
 EDGE = 0.05
@@ -68,14 +69,17 @@ class RecommendationFile(BaseModel):
 
 
 def build_recommendation(
-    run: RunDirectory, policy: str = "match-ddpm", max_memorization: float | None = None
+    run: RunDirectory,
+    policy: str = "match-ddpm",
+    max_memorization: float | None = None,
+    results: Results | None = None,
 ) -> RecommendationFile:
-    """Recommend for every train size of a run.
+    """Recommend for every train size of a run, whose table is read where its `results` are not given.
 
     A size that the policy cannot serve is listed with the reason; UserError when no size can be served.
     """
     make_policy(policy, max_memorization)  # refused once, not for every train size
-    results = run.load()
+    results = results or run.load()
     config = run.config(results.declared)
     served, refused = [], {}
     for size in config.space.train_size:

@@ -93,9 +93,9 @@ def _of_parameter(parameter: Parameter) -> str:
     return f"{parameter.description.partition(';')[0]}; a constant where a method has none"
 
 
-def describe_column(name: str, declared: Declared) -> str:
-    """What a column holds, further metrics included; empty for one that nothing is known of."""
-    if known := columns(declared).get(name):
+def describe_column(name: str, every_row: Mapping[str, Column]) -> str:
+    """What a column holds, beside those of `every_row` further metrics; empty for one that is not known."""
+    if known := every_row.get(name):
         return known.description
     for pattern, words in _PATTERNS:
         if found := re.fullmatch(pattern, name):
@@ -171,7 +171,7 @@ class ResultsTable:
     def _write(self) -> None:
         table = pa.Table.from_pandas(self.frame(), preserve_index=False)
         fields = [
-            field.with_metadata({"description": describe_column(field.name, self.declared)})
+            field.with_metadata({"description": describe_column(field.name, self._columns)})
             for field in table.schema
         ]
         declared = json.dumps(self.declared.to_json())
