@@ -13,6 +13,7 @@ from PIL import Image
 from pareto_amb.dashboards import theme
 from pareto_amb.dashboards.gallery import data_uri
 from pareto_amb.dashboards.page import render_page
+from pareto_amb.evaluation.gate import Gate
 from pareto_amb.evaluation.report import (
     COPYING,
     PIXEL_METRICS,
@@ -22,12 +23,16 @@ from pareto_amb.evaluation.report import (
     ImageSetSummary,
     Metric,
     Pair,
+    cautions,
     format_interval,
     format_value,
+    likeness_rows,
+    likeness_title,
     metric_label,
-    printable,
+    remarks,
     verdict,
 )
+from pareto_amb.printable import printable
 from pareto_amb.results.run import flatten
 from pareto_amb.storage import write_text
 
@@ -42,6 +47,23 @@ ROLES = {
     "heldout": "Held-out images",
     "reference": "Reference images",
 }
+
+
+FINDINGS = {
+    "copies": ("mixed", "Copies more than is normal"),
+    "normal": ("good", "No more copies than is normal"),
+    "inconclusive": ("", "Too few images to tell"),
+    "not-comparable": ("mixed", "Unlike real images: few copies mean nothing"),
+    "unknown": ("", "Nothing to compare with"),
+}
+"""Tone and words of each finding."""
+
+GATES = {
+    "pass": ("good", "Gate passed"),
+    "fail": ("mixed", "Gate failed"),
+    "inconclusive": ("", "Gate inconclusive"),
+}
+"""Tone and words of each outcome of a gate."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +84,8 @@ class Section:
     key: str
     copying: list[Row]
     quality: list[Row]
+    like_for_like: list[tuple[str, str, str]]
+    like_for_like_title: str
     spec: dict[str, Any]
 
 
@@ -78,14 +102,14 @@ class ShownPair:
     identical: bool
 
 
-def write_page(report: EvaluationReport, path: Path) -> Path:
+def write_page(report: EvaluationReport, path: Path, gate: Gate | None = None) -> Path:
     """Write the page, whole or not at all, and return its path. Raises OSError when it cannot be."""
-    write_text(path, render(report))
+    write_text(path, render(report, gate))
     return path
 
 
-def render(report: EvaluationReport) -> str:
-    """The page as text."""
+def render(report: EvaluationReport, gate: Gate | None = None) -> str:
+    """The page as text, with what a gate said of the report."""
     first = report.encoders[0].metrics
     headline = {"memorization": "Copies", "heldout_memorization": "Normal for held-out images",
                 "excess_copy_rate": "Excess"}  # fmt: skip
@@ -96,8 +120,13 @@ def render(report: EvaluationReport) -> str:
         report=report,
         name=printable(Path(report.image_sets["generated"].path).resolve().name),
         verdict=verdict(report),
+        tone=_tone(report),
+        finding=FINDINGS[report.finding][1],
+        gate=gate,
+        gate_tone=GATES[gate.outcome][0] if gate else "",
+        gate_words=GATES[gate.outcome][1] if gate else "",
         headline=[(title, _row(metrics[key], first, "")) for key, title in headline.items()],
-        points=[printable(note) for note in report.notes],
+        points=[printable(note) for note in remarks(report)],
         closest=[_shown(pair) for pair in report.closest],
         borderline=[_shown(pair) for pair in report.borderline],
         sections=[_section(number, encoder) for number, encoder in enumerate(report.encoders)],
@@ -106,6 +135,12 @@ def render(report: EvaluationReport) -> str:
         reference=printable(report.reference),
         environment=flatten(report.environment),
     )
+
+
+def _tone(report: EvaluationReport) -> str:
+    """Green only where no figure points to copying, in any encoder."""
+    tone = FINDINGS[report.finding][0]
+    return "" if tone == "good" and cautions(report) else tone
 
 
 def _row(metric: Metric, found: Any, encoder: str) -> Row:
@@ -119,11 +154,14 @@ def _row(metric: Metric, found: Any, encoder: str) -> Row:
 
 
 def _section(number: int, encoder: EncoderReport) -> Section:
+    found = encoder.likeness
     return Section(
         encoder=encoder.encoder,
         key=f"similarity-{number}",
         copying=[_row(metric, encoder.metrics, encoder.encoder) for metric in COPYING],
         quality=[_row(metric, encoder.metrics, encoder.encoder) for metric in QUALITY],
+        like_for_like=[] if found is None else likeness_rows(encoder.encoder, found),
+        like_for_like_title="" if found is None else likeness_title(found),
         spec=json.loads(similarity_figure(encoder).to_json()),
     )
 

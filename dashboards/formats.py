@@ -7,6 +7,7 @@ from typing import Any
 from pareto_amb.declared import Declared, Objective, Parameter
 from pareto_amb.diffusion.units import sigma_to_vp
 from pareto_amb.results.baseline import Spread
+from pareto_amb.results.words import joined
 
 ABSENT = "–"
 
@@ -46,18 +47,6 @@ def level_vp(sigma: float | None) -> str:
         return ABSENT
     converted = sigma_to_vp(sigma)
     return f"{converted:.3f}" if converted < 0.9985 else f"{converted:.5f}"
-
-
-def joined(words: Sequence[str], last: str = "and") -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    if len(words) < 2:
-        return "".join(words)
-    return f"{', '.join(words[:-1])} {last} {words[-1]}"
-
-
-def capitalized(label: str) -> str:
-    """A label at the start of a sentence; symbols stay as they are."""
-    return f"{label[:1].upper()}{label[1:]}" if label[:1].isascii() else label
 
 
 def is_percentage(parameter: Parameter) -> bool:
@@ -114,16 +103,9 @@ def deviation(objective: Objective, value: float) -> str:
     return percent(value) if objective.kind == "share" else number(value, 2)
 
 
-def limits(objective: Objective) -> tuple[float, float]:
-    """What no value of an objective lies beyond: shares 0 and 1, others the ideal."""
-    if objective.kind == "share":
-        return 0.0, 1.0
-    return (objective.ideal, math.inf) if objective.direction == "min" else (-math.inf, objective.ideal)
-
-
 def clipped(objective: Objective, spread: Spread) -> tuple[float, float]:
     """The ends of a figure's interval, within the limits of its objective."""
-    low, high = limits(objective)
+    low, high = objective.limits
     return max(spread.low, low), min(spread.high, high)
 
 

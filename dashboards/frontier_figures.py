@@ -13,8 +13,10 @@ from plotly.subplots import make_subplots
 from pareto_amb.dashboards import axes, marks, theme
 from pareto_amb.dashboards.formats import clipped
 from pareto_amb.dashboards.looks import Look, look
+from pareto_amb.dashboards.published import Comparison
+from pareto_amb.dashboards.published_figures import published_points
 from pareto_amb.declared import BASELINE, MethodInfo, Objective
-from pareto_amb.results.recommend import Recommendation
+from pareto_amb.results.recommendation import Recommendation
 from pareto_amb.results.size import SizeResults
 
 FAINT = 0.25
@@ -24,10 +26,19 @@ Panel = list[go.Scatter]
 
 
 def frontier_figure(
-    size: SizeResults, fid_encoder: str, recommendation: Recommendation | None = None
+    size: SizeResults,
+    fid_encoder: str,
+    recommendation: Recommendation | None = None,
+    comparison: Comparison | None = None,
 ) -> go.Figure:
-    """FID against memorization at full budget: every completed trial, DDPM's spread, the front."""
-    panels = [_full_budget(size, objective, recommendation) for objective in size.objectives[1:]]
+    """FID against memorization at full budget: every completed trial, DDPM's spread, the front.
+
+    The published points of a `comparison` are drawn beside them and take part in nothing.
+    """
+    panels = [
+        [*_full_budget(size, y, recommendation), *published_points(size, y, size.full, comparison)]
+        for y in size.objectives[1:]
+    ]
     figure = _stack(panels, 180, 340)
     shaded = shaded_method(size)
     if shaded is not None:
@@ -40,10 +51,16 @@ def frontier_figure(
 
 
 def any_budget_figure(
-    size: SizeResults, fid_encoder: str, recommendation: Recommendation | None = None
+    size: SizeResults,
+    fid_encoder: str,
+    recommendation: Recommendation | None = None,
+    comparison: Comparison | None = None,
 ) -> go.Figure:
     """FID against memorization over every rung of every trial: budgets are mixed on purpose."""
-    panels = [_any_budget(size, objective, recommendation) for objective in size.objectives[1:]]
+    panels = [
+        [*_any_budget(size, y, recommendation), *published_points(size, y, size.anytime, comparison)]
+        for y in size.objectives[1:]
+    ]
     figure = _stack(panels, 200, 340)
     _set_axes(figure, size, size.anytime, fid_encoder)
     return figure
@@ -157,7 +174,7 @@ def _baseline_box(size: SizeResults, y: Objective) -> Panel:
             fill="toself",
             fillcolor=theme.translucent(theme.DDPM, 0.13),
             line={"width": 1, "color": theme.translucent(theme.DDPM, 0.5)},
-            name="DDPM mean ± 2 s.d. over seeds",
+            name="DDPM over its seeds",
             hoverinfo="skip",
         )
     ]

@@ -2,17 +2,22 @@
 
 import base64
 import io
-import zipfile
-import zlib
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from pareto_amb.errors import UserError
+from pareto_amb.printable import printable, reason
+from pareto_amb.reading import read_file
+from pareto_amb.redaction import redact
 from pareto_amb.results.run_directory import samples_name
 from pareto_amb.storage import Storage
+from pareto_amb.untrusted import read_arrays
 
 CLOSEST = 12
 """Pairs shown of each training."""
@@ -20,18 +25,23 @@ CLOSEST = 12
 PLAIN = 30
 """Samples shown in the plain grid."""
 
+LARGEST = 512
+"""Larger pictures are shown with this many pixels a side."""
 
-_CORRUPT = (
-    OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, NotImplementedError,
-    zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
-"""What numpy raises, by where the damage is."""
+MAX_BYTES = 2**30
+MAX_SAMPLES = 100_000
+
+_ARRAYS = ("samples", "neighbours", "similarity", "copied", "seed")
 
 
 @dataclass(frozen=True)
 class Samples:
-    """One stored set of samples: images (m, channels, height, width) uint8, figures (m,)."""
+    """One stored set of samples: images (m, channels, height, width) uint8, figures (m,).
 
+    A selection: the `first` samples of a measurement as they came, then the most similar of the others.
+    """
+
+    first: int
     samples: NDArray[np.uint8]
     neighbours: NDArray[np.uint8]
     similarity: NDArray[np.float32]
@@ -50,42 +60,67 @@ class Pair:
 
 @dataclass(frozen=True)
 class Gallery:
-    """The pictures of one training, ready for the page."""
+    """The pictures of one training, ready for the page.
+
+    `total` samples were measured, `copies` of them are copies, None where that is unknown; `kept` were kept
+    as pictures.
+    """
 
     kept: int
-    copies: int
+    total: int
+    copies: int | None
     closest: list[Pair]
     plain: list[str]
 
 
-def read_samples(storage: Storage, trial_id: str, rung: int) -> Samples | None:
+def read_samples(place: Path | Storage, trial_id: str, rung: int) -> Samples | None:
     """The stored samples of a trial's rung, None when there are none.
 
-    Raises UserError naming the file when it cannot be read or holds something else.
+    `place` is a run directory, of which nothing is read that lies outside it, or a storage that is trusted.
+    Raises UserError naming the file when it cannot be read, is too large or holds something else.
     """
     name = samples_name(trial_id, rung)
+    shown = printable(redact(f"{place.uri if isinstance(place, Storage) else place}/{name}"))
+    content = _content(place, name, shown)
+    if content is None:
+        return None
     try:
-        content = storage.read(name)
-        if content is None:
-            return None
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            found = Samples(
-                samples=_images(arrays["samples"]),
-                neighbours=_images(arrays["neighbours"]),
-                similarity=np.asarray(arrays["similarity"], dtype=np.float32),
-                copied=np.asarray(arrays["copied"], dtype=bool),
-            )
+        arrays = read_arrays(io.BytesIO(content), _ARRAYS, MAX_BYTES)
+        found = Samples(
+            first=_first(arrays),
+            samples=_images(arrays["samples"]),
+            neighbours=_images(arrays["neighbours"]),
+            similarity=_figures(arrays["similarity"]).astype(np.float32),
+            copied=_figures(arrays["copied"]).astype(bool),
+        )
         _check_lengths(found)
-    except _CORRUPT as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(
-            f"{storage.uri}/{name}: not a file of samples ({reason}); delete it and report again"
-        ) from error
+    except KeyError as error:
+        raise UserError(f"{shown}: not a file of samples (it lacks {error}); {_REMEDY}") from error
+    except ValueError as error:
+        raise UserError(f"{shown}: not a file of samples ({reason(error)}); {_REMEDY}") from error
     return found
 
 
-def build_gallery(stored: Samples) -> Gallery:
-    """The closest pairs first, highest similarity first, then the first samples as they came."""
+_REMEDY = "delete it and report again"
+
+
+def _content(place: Path | Storage, name: str, shown: str) -> bytes | None:
+    if isinstance(place, Storage):
+        try:
+            return place.read(name)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{shown}: cannot be read ({redact(reason(error))}); try again") from error
+    path = Path(os.path.realpath(place / name))
+    if not path.is_relative_to(os.path.realpath(place)):
+        raise UserError(f"{shown}: lies outside the run directory; give --trust-run if the run is your own")
+    return read_file(path, MAX_BYTES) if path.exists() else None
+
+
+def build_gallery(stored: Samples, total: int, copies: int | None) -> Gallery:
+    """The closest pairs first, highest similarity first, then the first samples as they came.
+
+    `total` and `copies` are those of the measurement, of which `stored` is a selection.
+    """
     order = np.argsort(-np.nan_to_num(stored.similarity, nan=-np.inf), kind="stable")
     closest = [
         Pair(
@@ -98,18 +133,29 @@ def build_gallery(stored: Samples) -> Gallery:
     ]
     return Gallery(
         kept=len(stored.samples),
-        copies=int(stored.copied.sum()),
+        total=total,
+        copies=copies,
         closest=closest,
-        plain=[data_uri(image) for image in stored.samples[:PLAIN]],
+        plain=[data_uri(image) for image in stored.samples[: min(stored.first, PLAIN)]],
     )
 
 
 def data_uri(image: NDArray[np.uint8]) -> str:
-    """A (channels, height, width) uint8 image, channels 1 or 3, as a PNG data URI."""
+    """A (channels, height, width) uint8 image, channels 1 or 3, as a PNG data URI, reduced to LARGEST."""
     pixels = image[0] if image.shape[0] == 1 else np.moveaxis(image, 0, -1)
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="PNG", optimize=True)
+    buffer, picture = io.BytesIO(), Image.fromarray(np.ascontiguousarray(pixels))
+    picture.thumbnail((LARGEST, LARGEST))
+    picture.save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _first(arrays: Mapping[str, NDArray[np.generic]]) -> int:
+    """How many samples come first as they were made: from seed 0 on, without a gap."""
+    if "seed" not in arrays:
+        return len(arrays["samples"])
+    seeds = arrays["seed"].ravel()
+    apart = np.flatnonzero(seeds != np.arange(len(seeds)))
+    return int(apart[0]) if len(apart) else len(seeds)
 
 
 def _images(array: NDArray[np.generic]) -> NDArray[np.uint8]:
@@ -119,7 +165,15 @@ def _images(array: NDArray[np.generic]) -> NDArray[np.uint8]:
     return array.astype(np.uint8, copy=False)
 
 
+def _figures(array: NDArray[np.generic]) -> NDArray[np.generic]:
+    if array.dtype.kind not in "biuf" or array.ndim != 1:
+        raise ValueError(f"expected a number for each image, got {array.dtype} of shape {array.shape}")
+    return array
+
+
 def _check_lengths(stored: Samples) -> None:
     lengths = {len(stored.samples), len(stored.neighbours)}
     if len(lengths) > 1 or {stored.similarity.shape, stored.copied.shape} != {(lengths.pop(),)}:
         raise ValueError("its arrays differ in length")
+    if len(stored.samples) > MAX_SAMPLES:
+        raise ValueError(f"more than {MAX_SAMPLES:,} images")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pareto_amb.dashboards import theme
 from pareto_amb.declared import BASELINE, Declared
 
-SYMBOLS = ("circle", "square", "triangle-up", "diamond-wide", "pentagon")
+SYMBOLS = ("circle", "square", "triangle-up", "diamond-wide", "pentagon", "star", "hexagram", "triangle-down")
 BASELINE_SYMBOL = "diamond"
 
 SPARE_COLOURS = ("#56B4E9", "#000000", "#F0E442")

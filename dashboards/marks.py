@@ -10,8 +10,9 @@ import plotly.graph_objects as go
 from pareto_amb.dashboards import theme
 from pareto_amb.dashboards.formats import chosen, count, deviation, figure, parameter_value
 from pareto_amb.dashboards.looks import Look
+from pareto_amb.dashboards.wording import called
 from pareto_amb.declared import BASELINE, Declared
-from pareto_amb.results.recommend import Recommendation
+from pareto_amb.results.recommendation import Recommendation
 from pareto_amb.results.size import SizeResults
 
 OUTLINE = {"width": 1, "color": theme.INK}
@@ -96,7 +97,7 @@ def ring(declared: Declared, recommendation: Recommendation, x: float, y: float)
         x=[x],
         y=[y],
         mode="markers",
-        name=f"recommended: {html.escape(recommended_value(declared, recommendation))}",
+        name=f"{called(recommendation).lower()}: {html.escape(recommended_value(declared, recommendation))}",
         marker={
             "size": 24,
             "symbol": "circle-open",

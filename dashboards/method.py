@@ -2,7 +2,6 @@
 
 from pareto_amb.config import DataConfig, EvaluationConfig, Range, SweepConfig
 from pareto_amb.dashboards.formats import (
-    capitalized,
     count,
     is_percentage,
     level,
@@ -14,6 +13,7 @@ from pareto_amb.dashboards.formats import (
 )
 from pareto_amb.declared import BASELINE, Declared, Parameter
 from pareto_amb.results.run import Run
+from pareto_amb.results.words import capitalized
 
 SOURCES = {
     "digits": "scikit-learn digits",

@@ -5,10 +5,10 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from pareto_amb.dashboards import axes, marks, theme
-from pareto_amb.dashboards.formats import copying_first, is_percentage, limits
+from pareto_amb.dashboards.formats import clipped, copying_first, is_percentage
 from pareto_amb.dashboards.looks import look
 from pareto_amb.declared import BASELINE, Parameter
-from pareto_amb.results.recommend import Recommendation
+from pareto_amb.results.recommendation import Recommendation
 from pareto_amb.results.size import SizeResults
 
 SIMILARITY = "similarity_mean"
@@ -85,21 +85,23 @@ def two_parameters_figure(
 def _add_band(
     figure: go.Figure, size: SizeResults, metric: str, across: tuple[float, float], row: int
 ) -> None:
-    """DDPM's mean over its seeds, and twice their standard deviation to both sides."""
+    """DDPM's mean over its seeds, and its interval; of no objective, twice their standard deviation."""
     values = size.full[size.full.method == BASELINE][metric].dropna()
     if values.empty:
         return
     objective = size.declared.objectives.get(metric)
-    floor = limits(objective)[0] if objective else 0.0
     mean = float(values.mean())
-    margin = 2 * float(values.std(ddof=1)) if len(values) > 1 else 0.0
-    low, high = max(mean - margin, floor), mean + margin
+    if objective:
+        low, high = clipped(objective, size.baseline[metric])
+    else:
+        margin = 2 * float(values.std(ddof=1)) if len(values) > 1 else 0.0
+        low, high = max(mean - margin, 0.0), mean + margin
     shared = {"legendgroup": "ddpm", "hoverinfo": "skip", "mode": "lines"}
     line = {"x": list(across), "y": [mean, mean]}
     band = {"x": [*across, *across[::-1]], "y": [low, low, high, high], "line": {"width": 0}}
     filled = {"fill": "toself", "fillcolor": theme.translucent(theme.DDPM, 0.14)}
     figure.add_trace(go.Scatter(**band, **filled, showlegend=False, **shared), row=row, col=1)
-    name = "DDPM mean ± 2 s.d. over seeds" if len(values) > 1 else "DDPM, one seed"
+    name = "DDPM over its seeds" if len(values) > 1 else "DDPM, one seed"
     drawn = {"width": 2, "color": theme.DDPM}
     figure.add_trace(go.Scatter(**line, line=drawn, name=name, showlegend=row == 1, **shared), row=row, col=1)
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -10,13 +10,28 @@ import plotly.graph_objects as go
 
 from pareto_amb.config import SweepConfig
 from pareto_amb.dashboards import marks, wording
-from pareto_amb.dashboards.formats import better, capitalized, is_percentage
+from pareto_amb.dashboards.formats import better, is_percentage
 from pareto_amb.dashboards.frontier_figures import any_budget_figure, frontier_figure
 from pareto_amb.dashboards.parameter_figures import parameter_figure, two_parameters_figure
+from pareto_amb.dashboards.published import (
+    Comparison,
+    Difference,
+    Row,
+    share_column,
+    shared_threshold,
+    table_rows,
+)
+from pareto_amb.dashboards.published_figures import (
+    described,
+    near_and_far,
+    other_thresholds,
+    thresholds_figure,
+)
 from pareto_amb.dashboards.search_figures import curves_figure, hypervolume_figure
 from pareto_amb.declared import BASELINE, Declared, MethodInfo, Parameter
-from pareto_amb.results.recommend import Recommendation
+from pareto_amb.results.recommendation import Recommendation
 from pareto_amb.results.size import SizeResults
+from pareto_amb.results.words import capitalized
 
 UNFINISHED = "No training of this size has reached its full budget yet: nothing to compare."
 UNMEASURED = "No training of this size has been measured yet."
@@ -33,6 +48,10 @@ ANY_CAPTION = (
     "less. Read this beside the figure at full budget, not instead of it. Thin lines follow each "
     "training from one measurement to the next."
 )
+HOLLOW = (
+    "Hollow with a dot: published, at full training; their figures, and what differs from this run’s "
+    "measurement, stand below the figure at full budget."
+)
 TWO_PARAMETERS_CAPTION = (
     "Each point is one completed training: its place is what was chosen, its colour how much it "
     "copies, its size how good its images are (larger: lower FID)."
@@ -41,13 +60,28 @@ TWO_PARAMETERS_CAPTION = (
 
 @dataclass(frozen=True)
 class Plot:
-    """One figure on the page: its Plotly JSON, or why there is none."""
+    """One figure on the page: its Plotly JSON, or why there is none.
+
+    `alt` is what it is called where it cannot be seen, its title where it is empty.
+    """
 
     key: str
     title: str
     caption: str
     spec: dict[str, Any] | None = None
     missing: str = ""
+    alt: str = ""
+    published: "PublishedNote | None" = None
+
+
+@dataclass(frozen=True)
+class PublishedNote:
+    """What stands below a figure with published points."""
+
+    lines: list[str]
+    thresholds: tuple[float, ...]
+    rows: list[Row]
+    differences: tuple[Difference, ...]
 
 
 def took_part(config: SweepConfig, declared: Declared, rows: pd.DataFrame) -> list[MethodInfo]:
@@ -56,17 +90,25 @@ def took_part(config: SweepConfig, declared: Declared, rows: pd.DataFrame) -> li
     return [method for name, method in declared.methods.items() if name in names]
 
 
-def draw_plots(size: SizeResults, config: SweepConfig, recommendation: Recommendation | None) -> list[Plot]:
-    """The figures of a train size, in the order of the page."""
+def draw_plots(
+    size: SizeResults,
+    config: SweepConfig,
+    recommendation: Recommendation | None,
+    comparison: Comparison | None = None,
+) -> list[Plot]:
+    """The figures of a train size, in the order of the page; with what is published where that compares."""
     encoder = config.evaluation.fid_encoder
     title = "Quality against copying, at full budget"
+    frontier = _plot(size, "frontier", title, size.full, UNFINISHED, _frontier_caption(size),
+                     lambda: frontier_figure(size, encoder, recommendation, comparison))  # fmt: skip
     plots = [
-        _plot(size, "frontier", title, size.full, UNFINISHED, _frontier_caption(size),
-              lambda: frontier_figure(size, encoder, recommendation)),
+        _with_published(frontier, size, recommendation, comparison),
+        *_thresholds_plots(size, encoder, comparison),
         *_parameter_plots(size, config, recommendation),
         _plot(size, "any", "Any budget: trainings stopped early beside full ones", size.anytime, UNMEASURED,
-              f"{ANY_CAPTION} {wording.any_budget_verdict(size)}{_faint_note(size)}",
-              lambda: any_budget_figure(size, encoder, recommendation)),
+              f"{ANY_CAPTION} {wording.any_budget_verdict(size)}{_faint_note(size)}"
+              f"{_pointer(size, size.anytime, comparison)}",
+              lambda: any_budget_figure(size, encoder, recommendation, comparison)),
         *_two_parameters_plots(size, config, recommendation),
         _plot(size, "curves", "Learning curves, and what was stopped early", size.anytime, UNMEASURED,
               f"{CURVES_CAPTION} {wording.stopped_early(size)}", lambda: curves_figure(size, encoder)),
@@ -95,6 +137,62 @@ def _plot(
     if rows.empty:
         return Plot(key, title, "", missing=missing)
     return Plot(key, title, f"{caption} {_sample_counts(rows)}", json.loads(make().to_json()))
+
+
+def _with_published(
+    plot: Plot, size: SizeResults, recommendation: Recommendation | None, comparison: Comparison | None
+) -> Plot:
+    """The figure at full budget with what is published below it, or why nothing is."""
+    if comparison is None:
+        return plot
+    if comparison.reason:
+        reason = f"No published figures are drawn: {comparison.reason}."
+        return replace(plot, published=PublishedNote([reason], (), [], ()))
+    threshold = shared_threshold(size.full)
+    near, far = near_and_far(size, size.full, comparison, threshold, "memorization")
+    lines = [
+        f"{comparison.basis} Published figures ({comparison.citation}; hollow points with a dot) take no "
+        "part in the frontier, the hypervolume or the recommendation.",
+        *comparison.cautions,
+    ]
+    if threshold not in comparison.measured:
+        lines.append("None is drawn here: the paper has no figures at this figure’s similarity threshold.")
+    if far:
+        lines.append(f"Too far off to be drawn beside this run’s points: {described(size, far)}.")
+    alt = f"{plot.title}; published, as hollow points: {described(size, near) or 'none'}"
+    rows = table_rows(comparison, size, recommendation)
+    note = PublishedNote(lines, comparison.thresholds, rows, comparison.differences)
+    return replace(plot, alt=alt, published=note)
+
+
+def _thresholds_plots(size: SizeResults, encoder: str, comparison: Comparison | None) -> Iterator[Plot]:
+    """The published points at the thresholds that the other figures do not show."""
+    thresholds = other_thresholds(size, comparison) if comparison else []
+    if comparison is None or not thresholds:
+        return
+    title = "Beside the published figures, at the paper’s other similarity thresholds"
+    said: dict[str, list[str]] = {"near": [], "far": []}
+    for threshold in thresholds:
+        found = near_and_far(size, size.full, comparison, threshold, share_column(threshold))
+        for place, points in zip(said, found, strict=True):
+            if points:
+                said[place].append(f"τ = {threshold:g}: {described(size, points)}")
+    caption = "Every training at full budget, and its share of samples above each threshold."
+    if said["near"]:
+        caption += f" {HOLLOW}"
+    if said["far"]:
+        caption += f" Published, but too far off to be drawn: {'. '.join(said['far'])}."
+    plot = _plot(size, "thresholds", title, size.full, UNFINISHED, caption,
+                 lambda: thresholds_figure(size, encoder, comparison))  # fmt: skip
+    yield replace(plot, alt=f"{title}; published, as hollow points: {'. '.join(said['near']) or 'none'}")
+
+
+def _pointer(size: SizeResults, rows: pd.DataFrame, comparison: Comparison | None) -> str:
+    """Where a figure of `rows` has published points, what they are."""
+    if comparison is None:
+        return ""
+    near, _ = near_and_far(size, rows, comparison, shared_threshold(rows), "memorization")
+    return f" {HOLLOW}" if near else ""
 
 
 def _parameter_plots(
@@ -155,7 +253,7 @@ def _parameter_caption(parameter: Parameter, recommended: bool) -> str:
     if not recommended:
         return words
     label = parameter.label
-    return f"{words} The shaded range of {label} beats DDPM; the dotted line is the recommended {label}."
+    return f"{words} The shaded range of {label} beats DDPM; the dotted line is that of the answer."
 
 
 def _frontier_caption(size: SizeResults) -> str:

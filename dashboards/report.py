@@ -1,5 +1,6 @@
 """The report of a run: one self-contained HTML file for people who were not there."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,10 +12,13 @@ from pareto_amb.dashboards.marks import recommended_value
 from pareto_amb.dashboards.method import facts
 from pareto_amb.dashboards.page import render_page
 from pareto_amb.dashboards.plots import Plot, draw_plots, took_part
+from pareto_amb.dashboards.published import compare
 from pareto_amb.dashboards.trials import columns, trial_rows
 from pareto_amb.declared import BASELINE
 from pareto_amb.errors import UserError
-from pareto_amb.results.recommend import Recommendation, recommend
+from pareto_amb.redaction import redact
+from pareto_amb.results.recommend import recommend
+from pareto_amb.results.recommendation import Recommendation
 from pareto_amb.results.run import Run
 from pareto_amb.results.run_directory import RunDirectory
 from pareto_amb.results.size import SizeResults
@@ -40,19 +44,22 @@ class Section:
     train_size: int
     recommendation: Recommendation | None
     missing: str
+    heldout: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     plots: list[Plot] = field(default_factory=list)
     pictures: list[Pictures] = field(default_factory=list)
 
 
-def write_report(run_dir: Path) -> Path:
+def write_report(run_dir: Path, trust: bool = False) -> Path:
     """Write RUN_DIR/report.html from the files of the run and return its path.
+
+    Pictures in a storage elsewhere are fetched where the run is to `trust`; nothing else is ever contacted.
 
     Raises UserError naming the file when the sweep file or results table is missing, or when a file
     of the run is there but cannot be used. A run that has finished nothing still gets a report.
     """
     path = RunDirectory(run_dir).report
-    write_text(path, render(Run.read(run_dir)))
+    write_text(path, render(Run.read(run_dir, trust)))
     return path
 
 
@@ -85,7 +92,7 @@ def render(run: Run) -> str:
 
 def _statuses(rows: pd.DataFrame) -> str:
     counts = rows.drop_duplicates("trial_id").status.value_counts()
-    order = [name for name in ("complete", "paused", "running", "failed") if name in counts]
+    order = [name for name in ("complete", "paused", "running", "interrupted", "failed") if name in counts]
     if not order:
         return "no trial yet"
     total = int(counts.sum())
@@ -99,15 +106,22 @@ def _section(run: Run, train_size: int) -> Section:
         train_size=train_size,
         recommendation=recommendation,
         missing="" if recommendation else _why_none(run, size),
+        heldout=_heldout(size),
         notes=_notes(size, recommendation) if recommendation else [],
-        plots=draw_plots(size, run.config, recommendation),
+        plots=draw_plots(size, run.config, recommendation, compare(run.config, dict(run.environment), size)),
         pictures=_all_pictures(run, size, recommendation),
     )
 
 
+def _heldout(size: SizeResults) -> dict[str, float]:
+    """What held-out images reach in each objective that was measured for them."""
+    columns = {o.name: f"heldout_{o.name}" for o in size.objectives}
+    means = {name: float(size.full[column].mean()) for name, column in columns.items() if column in size.full}
+    return {name: mean for name, mean in means.items() if math.isfinite(mean)}
+
+
 def _notes(size: SizeResults, recommendation: Recommendation) -> list[str]:
     notes = [
-        wording.reduction(recommendation),
         wording.yardstick(recommendation),
         wording.confirmation(recommendation, size.objectives),
         wording.sureness(recommendation, size.declared),
@@ -141,7 +155,7 @@ def _all_pictures(run: Run, size: SizeResults, recommendation: Recommendation | 
     shown = [_pictures(run, seeds, "DDPM", "ddpm", "No DDPM baseline has been measured yet.")]
     if recommendation is not None:
         chosen = measured[measured.trial_id == recommendation.trial_id]
-        heading = f"Recommended, {recommended_value(size.declared, recommendation)}"
+        heading = f"{wording.called(recommendation)}, {recommended_value(size.declared, recommendation)}"
         gone = f"The recommended trial {recommendation.trial_id} is not in the results table."
         shown.append(_pictures(run, chosen.sort_values("rung"), heading, "recommended", gone))
     return shown
@@ -151,8 +165,15 @@ def _pictures(run: Run, rows: pd.DataFrame, heading: str, tone: str, none: str) 
     if rows.empty:
         return Pictures(heading, tone, missing=none)
     trial_id, rung = str(rows.trial_id.iloc[-1]), int(rows.rung.iloc[-1])
-    stored = read_samples(run.storage, trial_id, rung)
     heading = f"{heading} · {trial_id}, rung {rung}"
+    if run.pictures is None:
+        where = redact(run.directory.storage_uri(run.config))
+        why = f"The pictures lie in {where}; write the report with --trust-run to fetch them."
+        return Pictures(heading, tone, missing=why)
+    stored = read_samples(run.pictures, trial_id, rung)
     if stored is None:
         return Pictures(heading, tone, missing="No pictures were kept of this training.")
-    return Pictures(heading, tone, build_gallery(stored))
+    total = int(rows.n_samples.iloc[-1])
+    share = float(rows.memorization.iloc[-1])
+    copies = round(share * total) if math.isfinite(share) else None
+    return Pictures(heading, tone, build_gallery(stored, total, copies))

@@ -9,8 +9,7 @@ import plotly.graph_objects as go
 from pareto_amb.dashboards import formats, theme
 from pareto_amb.dashboards.axes import NOISE_UNITS, noise_ticks
 from pareto_amb.dashboards.page import render_page
-from pareto_amb.errors import UserError
-from pareto_amb.storage import write_text
+from pareto_amb.storage import write_text, writing
 
 if TYPE_CHECKING:
     from pareto_amb.scanning import Scan
@@ -27,10 +26,8 @@ def write_scan(scan: "Scan", path: Path) -> None:
         figure=json.loads(scan_figure(scan).to_json()),
         w=formats,
     )
-    try:
+    with writing(path):
         write_text(path, page)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def scan_figure(scan: "Scan") -> go.Figure:

@@ -8,13 +8,8 @@ import numpy as np
 
 from pareto_amb.dashboards.formats import (
     better,
-    capitalized,
-    chosen,
     count,
     figure,
-    figures,
-    joined,
-    level,
     level_vp,
     number,
     parameter_range,
@@ -23,8 +18,9 @@ from pareto_amb.dashboards.formats import (
     with_vp,
 )
 from pareto_amb.declared import BASELINE, Declared, Objective, Parameter
-from pareto_amb.results.recommend import EarlyStop, Recommendation
+from pareto_amb.results.recommendation import Recommendation
 from pareto_amb.results.size import SizeResults
+from pareto_amb.results.words import capitalized, joined
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,7 @@ def choices(recommendation: Recommendation, declared: Declared) -> list[Choice]:
         value, interval = recommendation.parameters[parameter.name], ""
         if place == 0 and recommendation.interval is not None:
             interval = f"90% interval {parameter_range(parameter, *recommendation.interval)}"
-        term = f"Recommended {parameter.label}" if place == 0 else parameter.label
+        term = f"{called(recommendation)}: {parameter.label}" if place == 0 else parameter.label
         text, unit = parameter_value(parameter, value), parameter.unit
         if parameter.kind == "level":
             unit = "EDM units"
@@ -93,36 +89,37 @@ def _on_all_metrics(objectives: Sequence[Objective]) -> str:
     return "on both metrics" if len(objectives) == 2 else "on all metrics"
 
 
-def verdict(recommendation: Recommendation, objectives: Sequence[Objective]) -> tuple[str, str]:
-    """(tone, words) on the recommended training against DDPM; tone is good, mixed or none."""
-    baseline = recommendation.baseline
-    if not recommendation["memorization"].value < baseline["memorization"].low:
-        return "none", "No gain over DDPM beyond its own noise"
-    worse = [o for o in objectives if o.constraint and _is_worse(recommendation, o)]
-    if not worse and len(objectives) == 2:
-        return "good", "Copies less than DDPM, image quality no worse"
-    if not worse:
-        names = joined([o.label for o in objectives if o.constraint])
-        return "good", f"Copies less than DDPM, no worse on {names}"
-    if [objective.name for objective in worse] == ["fid"]:
-        return "mixed", "Copies less than DDPM, at worse image quality"
-    return "mixed", f"Copies less than DDPM, worse on {joined([o.label for o in worse])}"
+TONES = {"copies-less": "good", "copies-less-at-worse-quality": "mixed"}
+"""How the page colours a verdict; `none` for the others."""
 
 
-def _is_worse(recommendation: Recommendation, objective: Objective) -> bool:
-    """Whether the recommended training is worse than DDPM beyond its noise."""
-    ours, theirs = recommendation[objective.name].value, recommendation.baseline[objective.name]
-    return ours > theirs.high if objective.direction == "min" else ours < theirs.low
+def tone(recommendation: Recommendation) -> str:
+    """How the page colours a recommendation: good, mixed or none."""
+    return TONES.get(recommendation.verdict, "none")
 
 
-def reduction(recommendation: Recommendation) -> str:
-    """How the copying compares with DDPM's, in one clause."""
+def called(recommendation: Recommendation) -> str:
+    """What the page calls the training: recommended only where the verdict advises it."""
+    return "Recommended" if recommendation.advised else "Best trial"
+
+
+def lead(recommendation: Recommendation, declared: Declared) -> str:
+    """What to train with, or, where nothing is advised, what the figures are of."""
+    start = f"With {count(recommendation.train_size)} training images"
+    what = training_words(recommendation, declared)
+    if recommendation.advised:
+        return f"{start}, train with {what}. {_reduction(recommendation)}"
+    ours, theirs = recommendation["memorization"].value, recommendation.baseline["memorization"].value
+    return (
+        f"{start}, {percent(theirs)} of DDPM’s samples count as copies. The policy "
+        f"{recommendation.policy} would take {what}, with {percent(ours)}."
+    )
+
+
+def _reduction(recommendation: Recommendation) -> str:
+    """How far copying falls below DDPM's, which it does."""
     ours = recommendation["memorization"].value
     theirs = recommendation.baseline["memorization"].value
-    if theirs <= 0:
-        return "DDPM itself copies nothing at this threshold."
-    if ours > theirs:
-        return f"It copies more than DDPM: {percent(ours)} of samples against {percent(theirs)}."
     return (
         f"{percent(ours)} of its samples count as copies, against {percent(theirs)} for DDPM: "
         f"{1 - ours / theirs:.0%} fewer."
@@ -130,15 +127,15 @@ def reduction(recommendation: Recommendation) -> str:
 
 
 def yardstick(recommendation: Recommendation) -> str:
-    """The held-out comparison: a copy rate means something only in excess of it."""
+    """The held-out comparison: a copy rate means something only in excess of it. Empty without one."""
     heldout = recommendation.heldout_memorization
     if not math.isfinite(heldout):
-        return "No held-out images were measured, so there is no yardstick for the copy rate."
+        return ""
     excess = recommendation["memorization"].value - heldout
     words = (
-        "the recommended model is not above it"
+        "the model of this trial is not above it"
         if excess <= 0
-        else f"the recommended model is {100 * excess:.2g} percentage points above it"
+        else f"the model of this trial is {100 * excess:.2g} percentage points above it"
     )
     return (
         f"Yardstick: {percent(heldout)} of real images that no model was trained on pass the same "
@@ -153,7 +150,7 @@ def window(recommendation: Recommendation, size: SizeResults) -> str:
         return ""
     label = parameter.label
     if recommendation.window is None:
-        return f"No range of {label} around the recommended one beats DDPM beyond its seed noise."
+        return f"No range of {label} around this one beats DDPM beyond its seed noise."
     low, high = recommendation.window
     if low == high:
         value = with_vp(parameter, f"{label} {parameter_value(parameter, low)}", low)
@@ -181,43 +178,30 @@ def sureness(recommendation: Recommendation, declared: Declared) -> str:
     parameter = declared.parameters.get(recommendation.main)
     if recommendation.interval is None or recommendation.p_front is None or parameter is None:
         return ""
-    low, high = recommendation.interval
-    taken = f"this {parameter.label}" if low == high else f"a {_where(parameter, low, high)}"
     return (
-        "When all points are drawn again with their noise, the policy takes "
-        f"{taken} in at least 90% of the redraws, and no other point "
-        f"dominates the recommended one in {recommendation.p_front:.0%}."
+        f"Of the smooth curves that the trials allow, 90% make the policy take a "
+        f"{_where(parameter, *recommendation.interval)}. When all points are drawn again with their noise, "
+        f"no other point dominates this one in {recommendation.p_front:.0%} of the redraws."
     )
 
 
 def noise_of_baseline(recommendation: Recommendation) -> str:
     """What the intervals rest on."""
     seeds = recommendation.baseline.seeds
-    if seeds == 1:
-        return (
-            "DDPM was trained with one seed only: its noise is unknown, the intervals hold the sampling "
-            "error alone and small differences mean nothing."
-        )
+    known = [recommendation.baseline[name].deviation for name in recommendation.baseline.objectives()]
+    without = "" if all(known) else " Where there is none, nothing is known of the noise."
     return (
-        f"Intervals are ±2 standard deviations: DDPM's over its {seeds} seeds; the recommended trial's "
-        "from the sampling error and that same seed noise."
+        f"Intervals are of 95%: DDPM's for another seed, from its {seeds} "
+        f"{'seed' if seeds == 1 else 'seeds'} and the sampling error; those of the other training rest on "
+        f"the same.{without}"
     )
 
 
 def confirmation(recommendation: Recommendation, objectives: Sequence[Objective]) -> str:
-    """What fresh seeds made of the recommended trial."""
-    found, refuted = recommendation.confirmation, ""
-    if recommendation.refuted:
-        held = joined([o.label for o in objectives if o.constraint], "or")
-        names = ", ".join(recommendation.refuted)
-        refuted = (
-            f" Fresh seeds showed a {held} worse than DDPM's for {names}, which the search had preferred."
-        )
+    """What fresh seeds made of the recommended trial; empty where there were none."""
+    found = recommendation.confirmation
     if found is None:
-        return (
-            "Not confirmed by fresh seeds: the recommended trial is one training, the best of many, and the "
-            f"best of many looks better than it is.{refuted}"
-        )
+        return ""
     n = len(found.trials)
     changes = [
         f"{o.label} {figure(o, recommendation[o.name].value)} after {figure(o, found.searched(o.name))}"
@@ -226,7 +210,6 @@ def confirmation(recommendation: Recommendation, objectives: Sequence[Objective]
     return (
         f"Trained again with {n} fresh {'seed' if n == 1 else 'seeds'}, whose means these figures are, "
         f"without the training that the search picked: {changes[0]} in the search, {', '.join(changes[1:])}."
-        f"{refuted}"
     )
 
 
@@ -288,25 +271,10 @@ def no_hypervolume(size: SizeResults) -> str:
     return ""
 
 
-def _stop_words(stop: EarlyStop, size: SizeResults) -> str:
-    method = size.declared.method(stop.method)
-    what = "plain DDPM" if stop.method == BASELINE else method.label
-    if method.parameters:
-        main = method.parameters[0]
-        value = stop.parameters.get(main.name, stop.sigma_tn)
-        what = f"{what} at {main.label} {level(value)}"
-    values = {objective.name: stop[objective.name] for objective in size.objectives}
-    return f"{what}, stopped after {count(stop.images_seen)} images, gives {figures(size.objectives, values)}"
-
-
 def early_stopping(size: SizeResults, recommendation: Recommendation) -> str:
-    """Whether stopping early beats the recommendation: said plainly either way."""
-    if recommendation.early_stop is not None:
-        words = _stop_words(recommendation.early_stop, size)
-        metrics = _on_all_metrics(size.objectives)
-        return f"Training less does better here: {words}, at least as good {metrics}."
-    if size.anytime[size.anytime.budget < 1].empty:
-        return "Early stopping was not tested: no earlier measurement has the same sample count."
+    """That stopping early does not beat this; where it does, or was not tested, is a caution."""
+    if recommendation.early_stop is not None or size.anytime[size.anytime.budget < 1].empty:
+        return ""
     return (
         "Early stopping does not beat it: no earlier measurement of any trial, DDPM included, is as "
         f"good {on_all(size.objectives)}."
@@ -314,24 +282,14 @@ def early_stopping(size: SizeResults, recommendation: Recommendation) -> str:
 
 
 def rivals(size: SizeResults, recommendation: Recommendation) -> str:
-    """Whether another method's training does better than the recommended one; empty when none took part."""
+    """That no other method does better; empty where none took part, or where one does: that is a caution."""
     rows = size.full[~size.full.method.isin([BASELINE, *size.recommended_methods])]
-    if rows.empty:
+    if rows.empty or any(caution.word == "better-method" for caution in recommendation.cautions):
         return ""
     labels = [size.declared.method(str(method)).label for method in sorted(set(rows.method))]
-    ours = size.signs * [recommendation[objective.name].value for objective in size.objectives]
-    better = rows[(size.minimized(rows) <= ours).all(axis=1)]
-    if better.empty:
-        return (
-            f"Other methods compared ({', '.join(labels)}): none of their trainings is as good "
-            f"{_on_all_metrics(size.objectives)}."
-        )
-    best = better.sort_values(["memorization", "fid"]).iloc[0]
-    what = f"{size.declared.method(best.method).label} ({chosen(size.declared, best)})"
-    both = "both" if len(size.objectives) == 2 else "all"
     return (
-        f"Another method does better here: {what} gives {figures(size.objectives, best)}, at least as good "
-        f"on {both}."
+        f"Other methods compared ({', '.join(labels)}): none of their trainings is as good "
+        f"{_on_all_metrics(size.objectives)}."
     )
 
 

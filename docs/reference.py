@@ -27,8 +27,8 @@ PAGE = """# Every sweep key, every results column
 ## Columns of results.parquet
 
 Further float columns may follow: `memorization_at_T` and `heldout_memorization_at_T`, the shares above each
-threshold T, and `NAME_se`, the standard error of an objective. Each field of the file carries its description
-as metadata.
+threshold T, `heldout_images`, how many held-out images such figures rest on, and `NAME_se`, the standard
+error of an objective. Each field of the file carries its description as metadata.
 
 | column | type | meaning |
 |---|---|---|

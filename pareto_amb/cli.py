@@ -3,13 +3,16 @@
 Each command is a file of `commands/`; everything heavy is imported inside it.
 """
 
+import errno
+import os
 import sys
-from typing import Annotated
+from typing import IO, Annotated
 
 import typer
 
 from pareto_amb.commands.encode import encode
 from pareto_amb.commands.evaluate import evaluate
+from pareto_amb.commands.mlflow import sync
 from pareto_amb.commands.prepare import prepare
 from pareto_amb.commands.recommend import recommend
 from pareto_amb.commands.report import report
@@ -18,7 +21,11 @@ from pareto_amb.commands.scan import scan
 from pareto_amb.commands.spaces import spaces
 from pareto_amb.commands.sweep import sweep
 from pareto_amb.commands.train import train
-from pareto_amb.errors import UserError, print_error
+from pareto_amb.errors import ExitCode, UserError, print_error, print_fault
+from pareto_amb.printable import PrintableStream, printable_stdout, reason
+from pareto_amb.signals import stoppable
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
 app = typer.Typer(
     name="pareto-amb",
@@ -36,14 +43,55 @@ data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 data_app.command()(prepare)
 app.add_typer(data_app, name="data", help="Bring images into the form that sweeps read fastest.")
 
+mlflow_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+mlflow_app.command()(sync)
+app.add_typer(mlflow_app, name="mlflow", help="Bring MLflow up to date with a run.")
+
 
 def main() -> None:
-    """Run the command line; a UserError becomes one line on stderr and exit code 2."""
+    """Run the command line; whatever goes wrong becomes one line on stderr and an exit code."""
+    stdout = sys.stdout
     try:
-        app()
+        with printable_stdout():
+            code = _run()
+    finally:
+        _flush(stdout)
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command that the arguments name; its exit code."""
+    try:
+        with stoppable():
+            return int(app(standalone_mode=False) or 0)
     except UserError as error:
         print_error(error)
-        sys.exit(2)
+        return error.exit_code
+    except typer.Abort:
+        return ExitCode.INTERRUPTED
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            print_error(
+                UserError(f"{error.filename or 'standard output'}: cannot be written ({reason(error)})")
+            )
+            return ExitCode.FAILED
+        if hasattr(error, "show") and hasattr(error, "exit_code"):  # typer's, of whichever click it has
+            error.show(file=PrintableStream(sys.stderr))
+            return int(error.exit_code)
+        print_fault(error)
+        return ExitCode.FAILED
+
+
+def _flush(stdout: IO[str] | None) -> None:
+    """Write out what was printed; a reader that has gone, as `head` does, is no error."""
+    try:
+        if stdout is not None:
+            stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python tries again at its end, and complains
+        if not isinstance(error, BrokenPipeError):
+            print_error(UserError(f"standard output: cannot be written ({reason(error)})"))
+            sys.exit(ExitCode.FAILED)
 
 
 def _print_version(wanted: bool) -> None:
@@ -67,3 +115,8 @@ def _options(
 @data_app.callback()
 def _data() -> None:
     """Keep `prepare` a command of its own, though it is the only one."""
+
+
+@mlflow_app.callback()
+def _mlflow() -> None:
+    """As for `prepare`."""

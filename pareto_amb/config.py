@@ -6,9 +6,10 @@ as the context of a validation. Without a context only the form is checked.
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from numbers import Real
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -17,17 +18,21 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
-    PositiveFloat,
-    PositiveInt,
     Tag,
     ValidationError,
     ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from pareto_amb.declared import BASELINE, Declared, Parameter
 from pareto_amb.errors import UserError
+from pareto_amb.printable import printable
+from pareto_amb.reading import look_at
+
+MAX_MINUTES = 10_000_000
+"""Twenty years."""
 
 
 def _is_registered(kind: str) -> Callable[[str, ValidationInfo], str]:
@@ -65,8 +70,52 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}"
 
 
+Images = Annotated[int, Field(ge=0, lt=2**53)]
+Seed = Annotated[int, Field(ge=0, lt=2**62)]
+"""Trials count theirs on from it, and a table holds 63 bits."""
+Positive = Annotated[float, Field(gt=0, le=1e30)]
+Level = Annotated[float, Field(ge=1e-6, le=1e6)]
+"""A noise level, EDM units."""
+BatchSize = Annotated[int, Field(gt=0, le=2**20)]
+TrainSize = Annotated[int, Field(ge=2, le=2**31 - 1)]
+Trials = Annotated[int, Field(gt=0, le=1_000_000)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Place = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(lambda text: _on_one_line(text))]
+"""A path or a URI."""
+
+
+def _on_one_line(text: str) -> str:
+    if printable(text) != text:
+        raise ValueError(f"holds a control character: {printable(text)}")
+    return text
+
+
+def _numbers_only(model: type[BaseModel], value: Any, info: ValidationInfo) -> Any:
+    """Refuse text and truth values where a field takes numbers: pydantic would read numbers into them."""
+    wanted = set(_leaves(model.model_fields[str(info.field_name)].annotation))
+    if wanted & {int, float} and not wanted & {str, bool}:
+        for each in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(each, (str, bool)):
+                raise ValueError("Input should be a valid number")
+    return value
+
+
+def _leaves(annotation: Any) -> Iterator[type]:
+    """The types that an annotation is made of; those of the values of a Literal."""
+    parts = get_args(annotation)
+    if not parts:
+        yield annotation if isinstance(annotation, type) else type(annotation)
+    for part in parts:
+        yield from _leaves(part)
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        return _numbers_only(cls, value, info)
 
 
 class DataConfig(_Model):
@@ -75,13 +124,16 @@ class DataConfig(_Model):
     source: Literal["digits", "images", "cifar10"] = Field(
         "images", description="digits: ships with scikit-learn; images: a folder or EDM-style zip"
     )
-    path: str | None = Field(
+    path: Place | None = Field(
         None, description="folder or zip; a relative one is also looked for in PARETO_AMB_DATA"
     )
-    resolution: PositiveInt = Field(64, description="side in pixels; images are cropped and resized")
+    resolution: int = Field(64, gt=0, le=8192, description="side in pixels; images are cropped and resized")
     channels: Literal[1, 3] = Field(3, description="3: colour; 1: grey")
     conditional: bool = Field(False, description="train with the class labels of the set")
     origin: str = Field("", description="told to the user when the data is missing")
+    published: Literal["cifar10", "ffhq", "tiny-imagenet"] | None = Field(
+        None, description="the set of the paper that these images are: the report compares with its figures"
+    )
 
 
 class NetworkConfig(_Model):
@@ -94,13 +146,27 @@ class NetworkConfig(_Model):
         default_factory=dict, description="replace fields of the named network, such as dropout"
     )
 
+    @model_validator(mode="after")
+    def _known_options(self, info: ValidationInfo) -> Self:
+        check = (info.context or {}).get("network_options")
+        if check is not None:
+            check(self.name, self.options)
+        return self
+
+
+def _check_network(network: NetworkConfig, data: DataConfig, info: ValidationInfo) -> None:
+    """Raise ValueError where the network cannot be built for such images, in a context that can tell."""
+    build = (info.context or {}).get("build_network")
+    if build is not None:
+        build(network.name, network.options, data.resolution, data.channels)
+
 
 class LogNormalConfig(_Model):
     """ln sigma ~ N(p_mean, p_std^2)."""
 
     kind: Literal["lognormal"] = Field("lognormal", description="lognormal, or uniform_time")
-    p_mean: float = Field(-1.2, description="mean of ln sigma")
-    p_std: PositiveFloat = Field(1.2, description="standard deviation of ln sigma")
+    p_mean: float = Field(-1.2, ge=-20, le=20, description="mean of ln sigma")
+    p_std: float = Field(1.2, gt=0, le=20, description="standard deviation of ln sigma")
 
 
 class UniformTimeConfig(_Model):
@@ -124,26 +190,29 @@ class TrainingConfig(_Model):
 
     network: NetworkConfig = NetworkConfig()
     images: int = Field(7_680_000, gt=0, lt=2**53, description="budget: images seen by a full training")
-    batch_size: PositiveInt = Field(256, description="images a step, over all processes")
-    learning_rate: PositiveFloat = Field(1e-4, description="once the warm-up is over")
-    lr_warmup_images: int = Field(0, ge=0, description="linear warm-up, in images seen")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="of AdamW")
-    eps: PositiveFloat = Field(1e-8, description="of AdamW")
-    weight_decay: float = Field(0.0, ge=0, description="of AdamW, decoupled from the gradient")
+    batch_size: BatchSize = Field(256, description="images a step, over all processes")
+    learning_rate: Positive = Field(1e-4, description="once the warm-up is over")
+    lr_warmup_images: Images = Field(0, description="linear warm-up, in images seen")
+    optimizer: Literal["adam", "adamw"] = Field(
+        "adam", description="adam: weight decay is an L2 term of the loss, as published; adamw: decoupled"
+    )
+    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="of the optimizer")
+    eps: float = Field(1e-8, gt=0, le=1, description="of the optimizer; the loss is summed over an image")
+    weight_decay: float = Field(0.0, ge=0, le=1e6, description="of the optimizer, which says what it means")
     gradient_repair: bool = Field(
         True, description="gradients that are not a number become 0, infinite ones 1e5, before each step"
     )
-    init_from: str | None = Field(
+    init_from: Place | None = Field(
         None, description="checkpoint whose averaged weights this training starts from; null: from scratch"
     )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="of the network in training; bf16: autocast. The loss and weights stay fp32"
     )
     compile: bool = Field(False, description="torch.compile the network; needs a C++ compiler")
-    ema_halflife_images: PositiveInt = Field(
-        500_000, description="of the averaged weights that are sampled from, in images seen"
+    ema_halflife_images: Images = Field(
+        500_000, gt=0, description="of the averaged weights that are sampled from, in images seen"
     )
-    ema_rampup_ratio: PositiveFloat | None = Field(
+    ema_rampup_ratio: Positive | None = Field(
         0.05, description="half-life at most this share of the images seen so far; null: no ramp-up"
     )
     noise: NoiseConfig = Field(LogNormalConfig(), description="distribution of the training noise levels")
@@ -155,7 +224,7 @@ class TrainingConfig(_Model):
         description="EDM's non-leaking augmentation (it published 0.12 to 0.15); 0: none. Noisy copies are "
         "only flipped and quarter-turned, which keeps their noise white",
     )
-    checkpoint_seconds: PositiveFloat = Field(60, description="at most this much work is lost")
+    checkpoint_seconds: Positive = Field(60, description="at most this much work is lost")
 
 
 class SamplingConfig(_Model):
@@ -165,11 +234,14 @@ class SamplingConfig(_Model):
         "heun",
         description="heun: EDM's, as published; dpmpp_2m: better with few evaluations, see docs/samplers.md",
     )
-    steps: int = Field(18, ge=2, description="noise levels from sigma_max down to sigma_min")
-    sigma_min: PositiveFloat = Field(0.002, description="lowest noise level before 0, EDM units")
-    sigma_max: PositiveFloat = Field(80.0, description="highest noise level, EDM units")
-    rho: PositiveFloat = Field(7.0, description="how densely low levels are spaced (KAAL22 Eq. 5)")
-    batch_size: PositiveInt = Field(256, description="images sampled at once; no figure depends on it")
+    steps: int = Field(18, ge=2, le=10_000, description="noise levels from sigma_max down to sigma_min")
+    sigma_min: Level = Field(0.002, description="lowest noise level before 0, EDM units")
+    sigma_max: Level = Field(80.0, description="highest noise level, EDM units")
+    rho: float = Field(7.0, ge=0.1, le=1000, description="how densely low levels are spaced (KAAL22 Eq. 5)")
+    clip_denoised: bool = Field(
+        False, description="hold the denoised image to [-1, 1], the range of pixels, at every evaluation"
+    )
+    batch_size: BatchSize = Field(256, description="images sampled at once; no figure depends on it")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -192,25 +264,30 @@ class EvaluationConfig(_Model):
     preprocessing: Literal["standard", "paper"] = Field(
         "standard", description="of images for DINOv2: as usual, or as the paper's code does it"
     )
-    n_samples: int = Field(10_000, ge=2, description="images generated at each rung; FID depends on it")
+    n_samples: int = Field(
+        10_000, ge=2, le=10**8, description="images generated at each rung; FID depends on it"
+    )
     rungs: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
-        (0.25, 0.5, 1.0), description="shares of the budget at which a trial is measured"
+        (0.25, 0.5, 1.0), max_length=100, description="shares of the budget at which a trial is measured"
     )
     reference: Literal["full", "heldout"] = Field(
         "full", description="FID against the whole set or the images left out of training"
     )
     thresholds: tuple[Share, ...] | None = Field(
-        None, description="similarities that count as a copy; null: calibrated on held-out images"
+        None,
+        min_length=1,
+        max_length=100,
+        description="similarities that count as a copy; null: calibrated on held-out images",
     )
     calibration_quantile: Share = Field(
         0.99, description="calibrated threshold: this quantile of held-out similarity"
     )
     primary_threshold: int = Field(
-        0, ge=0, description="position, in `thresholds`, of the one that `memorization` uses"
+        0, ge=0, le=99, description="position, in `thresholds`, of the one that `memorization` uses"
     )
-    max_heldout: int = Field(10_000, ge=4, description="held-out images used, at most")
-    n_shown: int = Field(64, ge=1, description="samples kept as pictures, with their neighbours")
-    batch_size: PositiveInt = Field(128, description="images encoded at once; no figure depends on it")
+    max_heldout: int = Field(10_000, ge=4, le=10**8, description="held-out images used, at most")
+    n_shown: int = Field(64, ge=1, le=10_000, description="samples kept as pictures, with their neighbours")
+    batch_size: BatchSize = Field(128, description="images encoded at once; no figure depends on it")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -237,7 +314,7 @@ class Range(_Model):
 class AutoRange(Range):
     """The range that `auto` became for one train size, and what it was set from."""
 
-    collapse_level: PositiveFloat | None = Field(
+    collapse_level: Positive | None = Field(
         None, description="of the training images, EDM units; null where it is not what the range rests on"
     )
 
@@ -283,9 +360,14 @@ class SpaceConfig(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
     __pydantic_extra__: dict[str, _Searched]
 
-    train_size: tuple[Annotated[int, Field(ge=2)], ...] = Field(
-        min_length=1, description="images trained on; a list, each with searches of its own"
+    train_size: tuple[TrainSize, ...] = Field(
+        min_length=1, max_length=1000, description="images trained on; a list, each with searches of its own"
     )
+
+    @field_validator("train_size", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        return _numbers_only(cls, value, info)
 
     @model_validator(mode="before")
     @classmethod
@@ -390,8 +472,8 @@ def _auto_word(parameter: Parameter) -> list[str]:
 class ConfirmConfig(_Model):
     """What is trained again after the search, so that the recommended trial is not its luckiest draw."""
 
-    candidates: int = Field(2, ge=0, description="the best trials a train size; 0: none")
-    seeds: int = Field(2, ge=0, description="fresh seeds for each, always to full budget; 0: none")
+    candidates: int = Field(2, ge=0, le=1000, description="the best trials a train size; 0: none")
+    seeds: int = Field(2, ge=0, le=1000, description="fresh seeds for each, always to full budget; 0: none")
 
 
 class SearchConfig(_Model):
@@ -406,23 +488,23 @@ class SearchConfig(_Model):
         min_length=2,
         description="what trials are judged by; fid and memorization, and any that follow",
     )
-    trials: PositiveInt = Field(24, description="begun for each train size and method, baselines apart")
-    startup_trials: PositiveInt = Field(4, description="spread evenly before the sampler steers")
-    baseline_seeds: PositiveInt = Field(3, description="DDPM trainings a train size; spread = noise")
-    reduction_factor: Annotated[float, Field(gt=1)] | None = Field(
+    trials: Trials = Field(24, description="begun for each train size and method, baselines apart")
+    startup_trials: Trials = Field(4, description="spread evenly before the sampler steers")
+    baseline_seeds: Trials = Field(3, description="DDPM trainings a train size; spread = noise")
+    reduction_factor: Annotated[float, Field(gt=1, le=1e6)] | None = Field(
         1.5,
         description="at each rung the best 1/reduction_factor go on, and all that are extrapolated to "
         "the frontier; the others pause. null: all go on",
     )
-    brackets: PositiveInt = Field(
+    brackets: Trials = Field(
         1, description="1: all are judged from the first rung on; 2: some from the second on; ..."
     )
     confirm: ConfirmConfig = ConfirmConfig()
-    patience: PositiveInt | None = Field(
+    patience: Trials | None = Field(
         None,
         description="end the search when so many full trainings have hardly moved the frontier; null: never",
     )
-    max_retries: int = Field(1, ge=0, description="how often a failed trial is tried again")
+    max_retries: int = Field(1, ge=0, le=1000, description="how often a failed trial is tried again")
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -437,12 +519,20 @@ class SearchConfig(_Model):
 class ResourcesConfig(_Model):
     """What one trial occupies."""
 
-    cpus_per_trial: PositiveInt = Field(1, description="CPU cores, as Ray counts them")
+    cpus_per_trial: int = Field(1, gt=0, le=10_000, description="CPU cores, as Ray counts them")
     gpus_per_trial: float | None = Field(
         None,
         ge=0,
+        le=10_000,
         description="a fraction shares a GPU; null: 1 where the cluster has GPUs, else 0",
     )
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> Self:
+        gpus = self.gpus_per_trial or 0
+        if gpus > 1 and gpus % 1:
+            raise ValueError(f"gpus_per_trial {gpus:g}: a trial takes a fraction of one GPU, or whole ones")
+        return self
 
 
 class SweepConfig(_Model):
@@ -452,7 +542,7 @@ class SweepConfig(_Model):
         description="of the sweep; run directories are named after it"
     )
     description: str = Field("", description="one line for people")
-    seed: int = Field(0, ge=0, lt=2**63, description="every random draw follows from it")
+    seed: Seed = Field(0, description="every random draw follows from it")
     data: DataConfig
     space: SpaceConfig
     training: TrainingConfig = TrainingConfig()
@@ -460,7 +550,7 @@ class SweepConfig(_Model):
     evaluation: EvaluationConfig = EvaluationConfig()
     search: SearchConfig = SearchConfig()
     resources: ResourcesConfig = ResourcesConfig()
-    storage: str | None = Field(
+    storage: Place | None = Field(
         None, description="URI for checkpoints and samples that every node reaches; null: RUN_DIR"
     )
 
@@ -470,6 +560,7 @@ class SweepConfig(_Model):
         for parameter in declared.parameters.values() if declared else ():
             if parameter.kind == "level":
                 self._check_level(parameter.name)
+        _check_network(self.training.network, self.data, info)
         if len(set(self.rung_images())) < len(self.evaluation.rungs):
             raise ValueError("evaluation.rungs lie less than one batch apart")
         if self.search.brackets > len(self.evaluation.rungs):
@@ -482,9 +573,12 @@ class SweepConfig(_Model):
         return self
 
     def with_absolute_path(self) -> Self:
-        """The same sweep from wherever it is resumed: a data path that is there now is made absolute."""
+        """The same sweep from wherever it is resumed: a data path that is there now is made absolute.
+
+        UserError for a path that cannot be looked at.
+        """
         path = self.data.path
-        if not path or not Path(path).exists():
+        if not path or look_at(Path(path)) is None:
             return self
         data = self.data.model_copy(update={"path": str(Path(path).resolve())})
         return self.model_copy(update={"data": data})
@@ -518,6 +612,15 @@ class SweepConfig(_Model):
         return tuple(step * batch for step in steps)
 
 
+def check_minutes(minutes: float | None, called: str) -> None:
+    """Raise UserError, naming the limit as it is `called`, where it is no time that passes."""
+    if minutes is None:
+        return
+    if isinstance(minutes, bool) or not isinstance(minutes, Real) or not 0 < minutes <= MAX_MINUTES:
+        shown = printable(f"{minutes!s:.40}")
+        raise UserError(f"{called} {shown}: must be above 0 minutes, and at most {MAX_MINUTES:,}")
+
+
 _FORMER_KEYS = ("sigma_tn", "mix_ratio")
 """Parameters that older recommendation files have beside `training`, not below `parameters`."""
 
@@ -534,14 +637,22 @@ class TrainingRun(_Model):
     """One production training: the `training` block of recommendation.yaml."""
 
     data: DataConfig
-    train_size: Annotated[int, Field(ge=2)] | None = Field(None, description="null: the whole set")
+    train_size: TrainSize | None = Field(None, description="null: the whole set")
     method: Annotated[str, AfterValidator(_is_declared("method"))] = Field(
         "algorithm1", description="the training method"
     )
     parameters: dict[str, float] = Field(description="of the method; --set sigma_tn=... reaches them, too")
-    seed: int = Field(0, ge=0, lt=2**63, description="every random draw follows from it")
+    seed: Seed = Field(0, description="every random draw follows from it")
     training: TrainingConfig
     sampling: SamplingConfig = SamplingConfig()
+
+    @field_validator("parameters", mode="before")
+    @classmethod
+    def _are_numbers(cls, values: Any) -> Any:
+        for name, value in values.items() if isinstance(values, Mapping) else ():
+            if isinstance(value, (str, bool)):
+                raise _error("value_error", (str(name),), value, "Input should be a valid number")
+        return values
 
     @model_validator(mode="before")
     @classmethod
@@ -558,7 +669,13 @@ class TrainingRun(_Model):
         if names != set(self.parameters):
             raise ValueError(f"parameters of {self.method} are {', '.join(sorted(names)) or 'none'}")
         for parameter in wanted:
-            low, high = parameter.bounds
-            if not low <= self.parameters[parameter.name] < high:
+            (low, high), value = parameter.bounds, self.parameters[parameter.name]
+            if not low <= value < high:
                 raise ValueError(f"{parameter.name} must be at least {low:g} and below {high:g}")
+            if parameter.kind == "level" and value > self.sampling.sigma_max:
+                raise ValueError(
+                    f"parameters.{parameter.name} {value:g} is above sampling.sigma_max "
+                    f"{self.sampling.sigma_max:g}: such a model would never see a noisy image"
+                )
+        _check_network(self.training.network, self.data, info)
         return self

@@ -8,11 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from pareto_amb.config import nearest
+from pareto_amb.core_yaml import dump_yaml, load_yaml, plain
 from pareto_amb.errors import UserError
+from pareto_amb.printable import printable, reason
+from pareto_amb.reading import read_text
+from pareto_amb.redaction import redact
 
 MAX_FILE_BYTES = 1_000_000
 
@@ -22,21 +25,17 @@ _UNION_TAGS = {"auto", "range", "by_size", "choices", "lognormal", "uniform_time
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping that a user handed in, with the safe loader.
+    """Read a YAML mapping that a user handed in; `core_yaml` says what it may hold.
 
-    Raises UserError when the file is missing, unreadable, huge, not YAML or not a mapping.
+    Raises UserError when the file is missing, unreadable, no regular one, huge, not YAML or not a mapping.
     """
+    text = read_text(path, MAX_FILE_BYTES)
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise UserError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes; is it really a YAML file?")
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none is a ValueError
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not a YAML file ({reason})") from error
+        loaded = load_yaml(text)
+    except ValueError as error:
+        raise UserError(f"{printable(path)}: not a YAML file to be used ({reason(error)})") from error
     if not isinstance(loaded, dict):
-        raise UserError(f"{path}: holds no keys; expected a mapping such as 'name: digits'")
+        raise UserError(f"{printable(path)}: holds no keys; expected a mapping such as 'name: digits'")
     return loaded
 
 
@@ -50,20 +49,23 @@ def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict
 
 def _parse_overrides(overrides: Iterable[str]) -> Iterator[tuple[str, Any]]:
     for override in overrides:
+        shown = printable(f"--set {override:.200}")
         key, separator, text = override.partition("=")
         if not separator or not all(key.split(".")):
-            raise UserError(f"--set {override}: expected key=value, e.g. training.batch_size=32")
+            raise UserError(f"{shown}: expected key=value, e.g. training.batch_size=32")
         try:
-            value = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise UserError(f"--set {override}: the value is not YAML") from error
-        yield key, value
+            yield key, load_yaml(text)
+        except ValueError as error:
+            raise UserError(f"{shown}: the value is not YAML to be used ({reason(error)})") from error
 
 
 def apply_changes(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `values` with the keys of `changes` set, each a path such as search.trials."""
-    result: dict[str, Any] = _copy_mappings(values)
-    for key, value in changes.items():
+    """Return `values` with the keys of `changes` set, each a path such as search.trials.
+
+    Raises UserError where either is not what a file can hold.
+    """
+    result: dict[str, Any] = _plain(values, "the sweep")
+    for key, value in _plain(changes, "changes").items():
         node = result
         *parents, leaf = key.split(".")
         for parent in parents:
@@ -74,10 +76,11 @@ def apply_changes(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict
     return result
 
 
-def _copy_mappings(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _copy_mappings(item) for key, item in value.items()}
-    return value
+def _plain(values: Any, origin: str) -> Any:
+    try:
+        return plain(values)
+    except ValueError as error:
+        raise UserError(f"{origin}: {reason(error)}") from error
 
 
 def parse(
@@ -88,7 +91,7 @@ def parse(
     Raises UserError with one line that starts with `origin` and names the first offending key.
     """
     try:
-        return model.model_validate(values, context=context)
+        return model.model_validate(_plain(values, origin), context=context)
     except ValidationError as error:
         raise UserError(f"{origin}: {_first_problem(model, error)}") from error
 
@@ -107,7 +110,7 @@ def _first_problem(model: type[BaseModel], error: ValidationError) -> str:
     if problem["type"] == "missing":
         return f"key '{key}' is missing"
     got = problem.get("input")
-    shown = "" if isinstance(got, (dict, BaseModel)) else f" (got {got!r:.80})"
+    shown = "" if isinstance(got, (dict, BaseModel)) else f" (got {redact(repr(got)):.80})"
     return f"{key}: {message}{shown}" if key else f"{message}"
 
 
@@ -136,5 +139,4 @@ def models_in(annotation: Any) -> list[type[BaseModel]]:
 
 def to_yaml(model: BaseModel) -> str:
     """Render a configuration with every default written out, in the order of its definition."""
-    values = model.model_dump(mode="json")
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
+    return dump_yaml(model.model_dump(mode="json"))

@@ -6,11 +6,16 @@ methods.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from pareto_amb.errors import UserError
+
+D = TypeVar("D")
 
 BASELINE = "ddpm"
 """The method that all others are compared with."""
@@ -91,6 +96,18 @@ class Objective:
     def sign(self) -> float:
         """1 where it is minimised, -1 where it is maximised: their product with a figure is minimised."""
         return 1.0 if self.direction == "min" else -1.0
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """What no figure lies beyond: shares 0 and 1, others the ideal."""
+        if self.kind == "share":
+            return 0.0, 1.0
+        return (self.ideal, math.inf) if self.direction == "min" else (-math.inf, self.ideal)
+
+    def text(self, value: float) -> str:
+        """A figure in plain letters, as terminals and sentences have it: shares to three places, others to
+        four digits."""
+        return format(value, ".3f" if self.kind == "share" else ".4g")
 
     @property
     def error_column(self) -> str:
@@ -186,30 +203,76 @@ class Declared:
         }
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Declared":
+    def from_json(cls, values: Any) -> "Declared":
         """What `to_json` wrote, here or in another version: what is not known is left out.
 
-        Raises KeyError, TypeError, ValueError or UserError for anything else.
+        Raises ValueError or UserError, on one line, for anything else.
         """
-        methods = [MethodInfo(**_known(MethodInfo, entry)) for entry in values["methods"]]
-        objectives = [Objective(**_known(Objective, entry)) for entry in values["objectives"]]
-        return cls({method.name: method for method in methods}, {o.name: o for o in objectives})
+        if not isinstance(values, Mapping):
+            raise ValueError("its declarations are no mapping")
+        methods = [_declaration(MethodInfo, entry) for entry in _entries(values, "methods")]
+        objectives = [_declaration(Objective, entry) for entry in _entries(values, "objectives")]
+        declared = cls({method.name: method for method in methods}, {o.name: o for o in objectives})
+        names = [*(method.name for method in methods), *declared.parameters, *(o.name for o in objectives)]
+        for name in names:
+            if not _NAME.fullmatch(name) or names.count(name) > 1:
+                raise ValueError(f"its declarations name {name!r:.80}, or name it twice")
+        if not {"fid", "memorization"} <= declared.objectives.keys():
+            raise ValueError("its declarations lack the objective fid or memorization")
+        return declared
 
 
-def _known(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of `kind` among `values`, as it has them."""
-    found = {entry.name: values[entry.name] for entry in fields(kind) if entry.name in values}
-    if "parameters" in found:
-        found["parameters"] = tuple(Parameter(**_known(Parameter, each)) for each in found["parameters"])
-    if "predictors" in found:
-        found["predictors"] = tuple(found["predictors"])
-    if "limits" in found:
-        low, high = found["limits"]
-        found["limits"] = (
-            -math.inf if low is None else float(low),
-            math.inf if high is None else float(high),
-        )
+_CODE = {"auto", "measure"}
+"""Fields of a declaration that no file holds."""
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+
+_MOST = 100
+"""Entries of a list of declarations, at most."""
+
+
+def _entries(values: Mapping[str, Any], key: str) -> Sequence[Any]:
+    found = values.get(key, ())
+    if not isinstance(found, (list, tuple)) or len(found) > _MOST:
+        raise ValueError(f"its declarations have no list of at most {_MOST} {key}")
     return found
+
+
+def _declaration(kind: type[D], values: Any) -> D:
+    """The fields of `kind` among `values`, as it has them. ValueError where one is something else."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"its declarations hold {values!r:.80} in the place of a mapping")
+    known = {e.name: values[e.name] for e in fields(kind) if e.name in values and e.name not in _CODE}  # type: ignore[arg-type]
+    if kind is MethodInfo:
+        known["parameters"] = tuple(_declaration(Parameter, each) for each in _entries(values, "parameters"))
+    if "limits" in known:
+        known["limits"] = _limits(known["limits"])
+    try:
+        found = TypeAdapter(kind).validate_python(known)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"]))
+        raise ValueError(f"its declarations, {place}: {problem['msg']}") from error
+    _check_numbers(found)
+    return found
+
+
+def _limits(values: Any) -> tuple[Any, Any]:
+    """Where a parameter lies; JSON knows no infinity and has null instead."""
+    if not isinstance(values, (list, tuple)) or len(values) != 2:
+        raise ValueError(f"its declarations, limits: {values!r:.80} are no two numbers")
+    low, high = values
+    return -math.inf if low is None else low, math.inf if high is None else high
+
+
+def _check_numbers(found: Any) -> None:
+    """Raise ValueError for a number that nothing can be measured by."""
+    if isinstance(found, Parameter) and not (found.bounds[0] < found.bounds[1] and abs(found.absent) < 1e30):
+        raise ValueError(f"its declarations, {found.name:.80}: no range of numbers")
+    if isinstance(found, Objective) and not (abs(found.ideal) < 1e30 and 0 < found.slack < 1e30):
+        raise ValueError(f"its declarations, {found.name:.80}: ideal or slack is no number to measure by")
+    if isinstance(found, MethodInfo) and not all(abs(value) < 1e30 for value in found.constants.values()):
+        raise ValueError(f"its declarations, {found.name:.80}: a constant is no number to measure by")
 
 
 def _plain(declaration: Any) -> Any:
@@ -218,7 +281,7 @@ def _plain(declaration: Any) -> Any:
         return {
             entry.name: _plain(getattr(declaration, entry.name))
             for entry in fields(declaration)
-            if entry.name not in {"auto", "measure"}
+            if entry.name not in _CODE
         }
     if isinstance(declaration, Mapping):
         return {str(key): _plain(value) for key, value in declaration.items()}

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 
 from pareto_amb.config import Range, SweepConfig
+from pareto_amb.core_yaml import dump_yaml
 from pareto_amb.declared import Declared, Parameter
 from pareto_amb.results.table import columns
 
@@ -28,9 +28,7 @@ def _explained(model: BaseModel, declared: Declared, indent: str) -> Iterator[st
         else:
             plain = model.model_dump(mode="json")[name]
             flow = None if isinstance(plain, (list, dict)) else False
-            text = yaml.safe_dump(
-                {name: plain}, default_flow_style=flow, sort_keys=False, allow_unicode=True, width=10**6
-            )
+            text = dump_yaml({name: plain}, flow, width=10**6)
             yield from (f"{indent}{line}" for line in text.splitlines())
         if not indent:
             yield ""

@@ -3,12 +3,13 @@
 Each returns an object that shows itself in a notebook. Nothing is printed unless asked for.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pareto_amb.config import SearchConfig
+from pareto_amb.config import SearchConfig, check_minutes
 from pareto_amb.config_file import apply_changes
 from pareto_amb.data.image_set import ImageSet
 from pareto_amb.data.stream import ImageSource
@@ -30,13 +31,14 @@ _MAY_CHANGE = {"search.trials", "resources.gpus_per_trial"}
 """Keys that a resumed run may change, as on the command line."""
 
 
-def load_run(path: str | Path) -> Run:
+def load_run(path: str | Path, trust: bool = False) -> Run:
     """Read a run directory: its configuration, its results, what they recommend.
 
-    Nothing but its files is read; the code of its own methods is not needed. UserError names a file that is
-    missing or cannot be used.
+    Nothing but its files is read; the code of its own methods is not needed. A run that is to `trust` has the
+    pictures in the storage that its sweep file names too. UserError names a file that is missing or cannot be
+    used.
     """
-    return Run.read(Path(path))
+    return Run.read(Path(path), trust)
 
 
 def sweep(
@@ -49,6 +51,8 @@ def sweep(
     resume: str | Path | None = None,
     address: str | None = None,
     minutes: float | None = None,
+    trust_run: bool = False,
+    retry_failed: bool = False,
     verbose: bool = False,
 ) -> Run:
     """Search for the noise level above which a model should see noisy images only; see `pareto-amb sweep`.
@@ -57,7 +61,9 @@ def sweep(
     it, such as {"search.trials": 8}. `output` is the run directory, by default runs/NAME-TIME; `resume` one
     to go on with. A program's own `methods` compete beside those that the space names, and its own
     `objectives` join FID and memorization; docs/extending.md has an example. `address` names a running Ray
-    cluster; after `minutes` trials stop, to be resumed. With `verbose`, progress is printed.
+    cluster; after `minutes` trials stop, to be resumed. Of a run to resume, `trust_run` lets this process
+    call the servers that its files name, and `retry_failed` tries its failed trials again. With `verbose`,
+    progress is printed.
 
     Raises UserError where something handed in cannot be used, before anything is made.
     """
@@ -65,17 +71,18 @@ def sweep(
     from pareto_amb.terminal import make_console
 
     declared = declare(methods, objectives)
-    if minutes is not None and not minutes > 0:
-        raise UserError(f"sweep: minutes {minutes:g} must be above 0")
+    check_minutes(minutes, "sweep: minutes")
     if resume is not None and (output is not None or not set(changes or {}) <= _MAY_CHANGE):
         raise UserError(
             f"sweep: a resumed run keeps its output and keys, but for {', '.join(sorted(_MAY_CHANGE))}"
         )
+    if resume is None and (trust_run or retry_failed):
+        raise UserError("sweep: trust_run and retry_failed are for a run to resume")
     values, origin = _sweep_values(space, resume, declared)
     values = _with_own(apply_changes(values, changes or {}), methods, objectives)
     config = parse_sweep(values, origin, declared).with_absolute_path()
     path = Path(resume or output or f"runs/{config.name}-{datetime.now():%Y%m%d-%H%M%S}")
-    start_sweep(
+    outcome = start_sweep(
         config,
         path,
         declared,
@@ -83,9 +90,19 @@ def sweep(
         resumed=resume is not None,
         address=address,
         minutes=minutes,
+        trust_run=trust_run,
+        retry_failed=retry_failed,
         console=make_console(quiet=not verbose),
     )
-    return Run.read(path)
+    if outcome.interrupted:
+        warnings.warn(
+            f"{outcome.interrupted} trials were interrupted, the last one by {outcome.why_interrupted}; "
+            f"go on with resume={str(path)!r}",
+            stacklevel=2,
+        )
+    if outcome.tracking_problem:
+        warnings.warn(f"MLflow misses {outcome.tracking_problem}", stacklevel=2)
+    return Run.read(path, trust=True)
 
 
 def _sweep_values(

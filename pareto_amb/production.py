@@ -1,13 +1,14 @@
 """What comes after a sweep: one training at the recommended sigma_tn, and images from its checkpoint."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
+from pareto_amb import signals
 from pareto_amb.config import TrainingRun
 from pareto_amb.config_file import to_yaml
 from pareto_amb.data import load_images, split, take_training_set
@@ -17,21 +18,12 @@ from pareto_amb.diffusion.methods import METHODS
 from pareto_amb.diffusion.parallel import AgreedError, World, best_device
 from pareto_amb.diffusion.sampler import generate
 from pareto_amb.diffusion.trainer import Trainer, TrainingDivergedError
-from pareto_amb.errors import UserError
-from pareto_amb.storage import Storage, replace_file, write_text
+from pareto_amb.reading import read_file
+from pareto_amb.storage import MAX_OBJECT_BYTES, Storage, check_folder, replace_file, write_text, writing
 
 CHECKPOINT = "checkpoint.safetensors"
 REPORTS = 200
 """A training reports its loss about this many times."""
-
-
-@contextmanager
-def _file_errors(place: Path, done: str) -> Iterator[None]:
-    """Turn an OSError of the block into a UserError that names `place` and what cannot be done to it."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{place}: cannot be {done} ({error.strerror or error})") from error
 
 
 def train_model(run: TrainingRun, output: Path, console: Console, world: World) -> Path:
@@ -39,29 +31,39 @@ def train_model(run: TrainingRun, output: Path, console: Console, world: World) 
 
     All processes of `world` call it; the first alone reads and writes `output`. Raises UserError when
     the data or the folder cannot be used, `output` holds another training's checkpoint, or the loss
-    is no longer finite.
+    is no longer finite. A signal is acted on when a checkpoint was written.
     """
+    checkpoint = output / CHECKPOINT
+    with world.together():
+        if world.is_first:
+            check_folder(output)
     trainer = _make_trainer(run, console, world)
     storage = Storage(str(output))
-    checkpoint = output / CHECKPOINT
     saved = None
-    with world.together(), _file_errors(checkpoint, "read"):
+    with world.together():
         saved = storage.read(CHECKPOINT) if world.is_first else None
     saved = world.bytes_from_first(saved)
-    with world.together(), _file_errors(output, "written"):
-        if saved is not None:
+    if saved is not None:
+        with world.together():
             trainer.restore(saved, str(checkpoint))
-            console.print(f"continuing at {trainer.images_seen:,} images")
-        if world.is_first:
-            write_text(output / "training.yaml", to_yaml(run))
+        console.print(f"continuing at {trainer.images_seen:,} images")
 
     def save() -> None:
-        with world.together(), _file_errors(checkpoint, "written"):
+        with world.together(), writing(checkpoint):
             if world.is_first:
-                storage.write(CHECKPOINT, trainer.checkpoint())
+                try:
+                    storage.write(CHECKPOINT, trainer.checkpoint())
+                    write_text(output / "training.yaml", to_yaml(run))
+                except OSError:
+                    with suppress(OSError):  # it holds something
+                        output.rmdir()
+                    raise
+        for number in filter(None, world.gather(str(request.number or ""))):
+            raise signals.Interrupted(int(number))
 
     try:
-        _train_with_progress(trainer, run.training.images, save, console)
+        with signals.noted() as request:
+            _train_with_progress(trainer, run.training.images, save, lambda: bool(request), console)
     except TrainingDivergedError as error:
         raise AgreedError(f"{error}: lower training.learning_rate or lengthen its warm-up") from error
     return checkpoint
@@ -91,14 +93,16 @@ def _make_trainer(run: TrainingRun, console: Console, world: World) -> Trainer:
     return trainer
 
 
-def _train_with_progress(trainer: Trainer, images: int, save: Callable[[], None], console: Console) -> None:
+def _train_with_progress(
+    trainer: Trainer, images: int, save: Callable[[], None], wanted: Callable[[], bool], console: Console
+) -> None:
     batch = trainer.config.batch_size
     part = max(images // REPORTS // batch, 1) * batch  # whole batches: only the last part may overshoot
     with Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("training", total=images, completed=trainer.images_seen)
         while trainer.images_seen < images:
             until = min(trainer.images_seen + part, images)
-            loss = trainer.train(until, save, checkpoint_at_end=until == images)
+            loss = trainer.train(until, save, checkpoint_at_end=until == images, wanted=wanted)
             line = f"{trainer.images_seen:,} of {images:,} images, loss {loss:.4f}"
             progress.update(task, completed=trainer.images_seen, description=line)
             if not console.is_terminal:
@@ -112,8 +116,7 @@ def sample_images(
 
     Raises UserError when the checkpoint cannot be used or the folder cannot be written.
     """
-    with _file_errors(checkpoint, "read"):
-        content = checkpoint.read_bytes()
+    content = read_file(checkpoint, MAX_OBJECT_BYTES)
     device = best_device()
     denoiser = load_denoiser(content, str(checkpoint), device)
     asked = sampling_options(content, str(checkpoint))
@@ -130,7 +133,7 @@ def sample_images(
             device=device,
             progress=lambda n: progress.advance(task, n),
         )
-    with _file_errors(folder, "written"):
+    with writing(folder):
         for number, image in enumerate(images):
             with replace_file(folder / f"{number:06}.png") as temporary:
                 Image.fromarray(

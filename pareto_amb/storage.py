@@ -1,44 +1,184 @@
 """Files that appear whole: written beside their final name, then renamed."""
 
+import errno
 import os
+import re
+import secrets
+import shutil
+import stat
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pareto_amb.errors import UserError
+from pareto_amb.printable import printable, reason
+from pareto_amb.reading import is_folder, look_at, read_file
+from pareto_amb.redaction import redact
+
+MAX_OBJECT_BYTES = 64 * 2**30
+"""No checkpoint or picture is larger."""
+
+_LONGEST_CHAIN = 40
+"""Links that lead to a file, at most; Linux counts as many."""
 
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`; when the block succeeds it replaces `path`.
+    """Yield a temporary path beside `path`; when the block succeeds it replaces `path`.
 
-    A reader, or a process killed at any moment, sees the old file or the new one, never a part.
+    A reader, or a process killed at any moment, sees the old file or the new one, never a part. A link stays
+    one: the file that it points to is replaced, and keeps its permissions. Raises UserError where something
+    other than a regular file is there, and OSError where it cannot be written.
     """
+    path = _behind_links(path)
+    mode = _mode_of(path)
+    if mode is not None and not stat.S_ISREG(mode):
+        raise UserError(f"{printable(path)}: {_kind(mode)}, which a file cannot replace; name another")
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.parent / f".{path.name[:40]}.{secrets.token_hex(4)}"
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
     try:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        if mode is not None:
+            shutil.copymode(path, temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path`, whole or not at all; into a device, a pipe or an open file as into any.
+
+    Raises UserError for a folder or a socket, OSError where it cannot be written: also where a named pipe
+    has no reader, for which it does not wait.
+    """
+    stream = _open_stream(path)
+    if stream is not None:
+        with os.fdopen(stream, "wb") as file:
+            file.write(content)
+        return
+    _require_room(path, len(content))
+    with replace_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _require_room(path: Path, size: int) -> None:
+    """Raise the OSError of a full disk where so many bytes do not fit, before a part of them is written."""
+    usage = shutil.disk_usage(existing_folder(path.parent))
+    if usage.total and usage.free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path.absolute()))
+
+
+def existing_folder(path: Path) -> Path:
+    """A folder, or the nearest one above it that is there."""
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` as UTF-8, whole or not at all."""
-    with replace_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    """As `write_bytes`, in UTF-8; what UTF-8 has no letter for is written as an escape."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an OSError of the block into a UserError that says that `path` cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{printable(path)}: cannot be written ({reason(error)})") from error
+
+
+def check_output(path: Path, option: str = "--output") -> None:
+    """Raise UserError where a file could not be written at `path`, before hours of work for it."""
+    if _descriptor(path) is not None:
+        return
+    found = look_at(path)
+    if found is not None and stat.S_ISDIR(found.st_mode):
+        raise UserError(f"{option} {printable(path)}: is a folder; name a file")
+    check_folder(path.parent, option)
+    there = next(folder for folder in path.absolute().parents if is_folder(folder))
+    _check_name(path.name, there, f"{option} {printable(path)}")
+
+
+def check_folder(folder: Path, option: str = "--output") -> None:
+    """Raise UserError where files could not be written into a folder, be it there or still to be made."""
+    shown = f"{option} {printable(folder)}"
+    for there in (folder.absolute(), *folder.absolute().parents):
+        found = look_at(there)
+        if found is not None:
+            break
+    if found is None or not stat.S_ISDIR(found.st_mode):
+        raise UserError(f"{shown}: {printable(there.name)} is a file; name a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{shown}: cannot be written; name another folder")
+    for part in folder.absolute().relative_to(there).parts:
+        _check_name(part, there, shown)
+
+
+def _check_name(name: str, there: Path, shown: str) -> None:
+    longest = os.pathconf(there, "PC_NAME_MAX")
+    if len(os.fsencode(name)) > longest:
+        raise UserError(f"{shown}: a name of more than {longest} bytes; name another")
+
+
+def _behind_links(path: Path) -> Path:
+    """The file that is meant. OSError for what no file system takes as a name."""
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError as error:  # a NUL, or half a letter
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from error
+
+
+def _mode_of(path: Path) -> int | None:
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from error
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    if stat.S_ISSOCK(mode):
+        return "a socket"
+    return "a pipe" if stat.S_ISFIFO(mode) else "a device"
+
+
+def _open_stream(path: Path) -> int | None:
+    """A descriptor that writes into what is at `path` and must stay what it is; None for other files.
+
+    That are character devices, named pipes and, by names such as /dev/stdout, what this process has open.
+    """
+    descriptor = _descriptor(path)
+    if descriptor is not None:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()  # what was printed before comes before
+        return os.dup(descriptor)
+    mode = _mode_of(path)
+    if mode is None or not (stat.S_ISCHR(mode) or stat.S_ISFIFO(mode)):
+        return None
+    opened = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    os.set_blocking(opened, True)
+    return opened
+
+
+def _descriptor(path: Path) -> int | None:
+    """The number of an open file of this process that `path` is a name of; None for other paths."""
+    for _ in range(_LONGEST_CHAIN):
+        folder = _behind_links(path.parent)
+        if re.fullmatch(rf"/proc/{os.getpid()}(/task/\d+)?/fd", str(folder)) and path.name.isdecimal():
+            return int(path.name)
+        try:
+            path = folder / (folder / path.name).readlink()
+        except (OSError, ValueError):  # no link
+            return None
+    return None
 
 
 class Storage:
@@ -59,15 +199,37 @@ class Storage:
             else:
                 self._fs, self._root = LocalFileSystem(), str(Path(uri).resolve())
         except (ArrowInvalid, OSError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"storage '{uri}': cannot be opened ({reason})") from error
+            raise UserError(f"storage '{redact(uri)}': cannot be opened ({redact(reason(error))})") from error
         self._local = isinstance(self._fs, LocalFileSystem)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder on this machine that it is; None for an object store."""
+        return Path(self._root) if self._local else None
+
+    def probe(self) -> None:
+        """Write a small file, and remove it where that is allowed. OSError where it cannot be written."""
+        if self._local:
+            root = Path(self._root)
+            there = next(path for path in (root, *root.parents) if path.exists())
+            with tempfile.TemporaryFile(dir=there) as file:  # refuses a file that is in the way
+                file.write(b"pareto-amb")
+                file.flush()
+            return
+        name = self._path(f"probe-{secrets.token_hex(8)}")
+        with self._fs.open_output_stream(name) as stream:
+            stream.write(b"pareto-amb")
+        with suppress(OSError):  # a sweep itself deletes nothing, and may not be allowed to
+            self._fs.delete_file(name)
 
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"
 
     def read(self, name: str) -> bytes | None:
-        """The content of a file, or None when there is no such file."""
+        """The content of a file, or None when there is no such file. UserError where it is no regular one."""
+        if self._local:
+            path = Path(self._path(name))
+            return None if look_at(path) is None else read_file(path, MAX_OBJECT_BYTES)
         try:
             with self._fs.open_input_file(self._path(name)) as file:
                 return bytes(file.read())
@@ -78,8 +240,7 @@ class Storage:
         """Write a file, whole or not at all, making its folders as needed."""
         path = self._path(name)
         if self._local:
-            with replace_file(Path(path)) as temporary:
-                temporary.write_bytes(content)
+            write_bytes(Path(path), content)
         else:
             self._fs.create_dir(path.rpartition("/")[0], recursive=True)
             with self._fs.open_output_stream(path) as file:

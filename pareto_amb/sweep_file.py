@@ -1,13 +1,15 @@
 """Sweep files, read against what ships with pareto-amb and what a user's own program adds to it."""
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pareto_amb.config import SweepConfig, TrainingRun
 from pareto_amb.config_file import parse
+from pareto_amb.credentials import take_credentials
 from pareto_amb.declared import Declared, Objective
 from pareto_amb.diffusion.methods import METHODS, Method
-from pareto_amb.diffusion.networks import ARCHITECTURES
+from pareto_amb.diffusion.networks import ARCHITECTURES, check_buildable, resolve_architecture
 from pareto_amb.diffusion.sampler import SOLVERS
 from pareto_amb.errors import UserError
 from pareto_amb.evaluation.encoders import ENCODERS
@@ -42,14 +44,43 @@ def context(declared: Declared | None = None) -> dict[str, Any]:
     return {
         "declared": declared or declare(),
         "network": tuple(ARCHITECTURES),
+        "network_options": _check_options,
+        "build_network": _check_network,
         "solver": tuple(SOLVERS),
         "encoder": tuple(ENCODERS),
     }
 
 
+def _check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Raise ValueError for an option that the network has not, or a value that is none of it."""
+    try:
+        resolve_architecture(name, options)
+    except UserError as error:
+        raise ValueError(str(error)) from error
+
+
+def _check_network(name: str, options: Mapping[str, Any], resolution: int, channels: int) -> None:
+    """Raise ValueError where the network cannot be applied to images of that shape."""
+    try:
+        check_buildable(name, json.dumps(options), resolution, channels)
+    except UserError as error:
+        raise ValueError(f"training.network: {error}") from error
+
+
 def parse_sweep(values: Mapping[str, Any], origin: str, declared: Declared | None = None) -> SweepConfig:
     """A sweep, every default written out. UserError names the first key that cannot be used."""
     return parse(SweepConfig, values, origin, context(declared))
+
+
+def without_secrets(config: SweepConfig) -> SweepConfig:
+    """A sweep whose storage URI holds no secrets; those of s3:// are in the environment from now on.
+
+    To be called before anything of a configuration is printed or written. Raises UserError where the URI has
+    a secret of another kind.
+    """
+    if config.storage is None:
+        return config
+    return config.model_copy(update={"storage": take_credentials(config.storage)})
 
 
 def parse_training(values: Mapping[str, Any], origin: str, declared: Declared | None = None) -> TrainingRun:

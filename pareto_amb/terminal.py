@@ -1,24 +1,58 @@
-"""What commands print to: one console, and one bar for work that is counted."""
+"""What commands print to: one console, and one bar for work that is counted.
 
-from collections.abc import Callable, Iterator
+Text from outside, be it a file's name or a trial's error, reaches a terminal through here alone: without
+control characters, and never read as markup.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import IO, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
+from rich.text import Text
+
+from pareto_amb.printable import printable_lines
 
 ShowCount = Callable[[int, int], None]
 """Called with what is done and the total."""
 
 
+class _PrintableConsole(Console):
+    """A console that writes no control character but its own."""
+
+    @property
+    def file(self) -> IO[str]:
+        """The stream behind those that stand in for it: where Ray runs, it is another one than before."""
+        found: Any = self._file or sys.stdout
+        while (behind := getattr(found, "rich_proxied_file", None)) is not None:
+            found = behind
+        return found  # type: ignore[no-any-return]
+
+    @file.setter
+    def file(self, stream: IO[str]) -> None:
+        self._file = stream
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable_lines(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable_lines(segment.text))
+
+
 def make_console(quiet: bool = False) -> Console:
-    """A console that neither wraps lines nor colours numbers."""
-    return Console(highlight=False, soft_wrap=True, quiet=quiet)
+    """A console that neither wraps lines nor colours numbers, and prints text of any origin as it is."""
+    return _PrintableConsole(highlight=False, soft_wrap=True, quiet=quiet, markup=False, emoji=False)
 
 
 @contextmanager
 def counting(console: Console, what: str) -> Iterator[ShowCount]:
     """Show a bar named `what` on a terminal, nothing elsewhere; it is gone at the end of the block."""
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    name = TextColumn("{task.description}", markup=False)
+    columns = (name, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

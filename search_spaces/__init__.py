@@ -4,10 +4,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pareto_amb.config import nearest
 from pareto_amb.config_file import read_yaml
+from pareto_amb.core_yaml import load_yaml
 from pareto_amb.errors import UserError
 
 
@@ -31,5 +30,5 @@ def load(name_or_path: str) -> dict[str, Any]:
         hint = nearest(name_or_path, names())
         raise UserError(f"unknown search space '{name_or_path}': {hint} (or give a .yaml file)")
     text = files(__name__).joinpath(f"{name_or_path}.yaml").read_text(encoding="utf-8")
-    loaded: dict[str, Any] = yaml.safe_load(text)
+    loaded: dict[str, Any] = load_yaml(text)
     return loaded

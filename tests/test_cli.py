@@ -115,7 +115,9 @@ def test_a_run_directory_that_is_in_use_or_not_empty_is_refused(tmp_path: Path) 
     (tmp_path / "full" / "thesis.txt").write_text("mine")
     assert_refused(run("sweep", "smoke", "--output", "full", cwd=tmp_path), "full: is not empty")
     (tmp_path / "file").write_text("")
-    assert_refused(run("sweep", "smoke", "--output", "file/run", cwd=tmp_path), "file", "written")
+    assert_refused(
+        run("sweep", "smoke", "--output", "file/run", cwd=tmp_path), "file is a file; name a folder"
+    )
 
 
 @pytest.mark.parametrize("content", ["a: 1", "recommendations: 3", "recommendations: [{train_size: 5}]"])

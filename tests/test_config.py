@@ -1,6 +1,6 @@
 import re
+import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -40,14 +40,14 @@ def test_every_shipped_space_is_valid_and_survives_being_written_out(name: str) 
         ("space.sigma_tn=atuo", "must be greater than 0, or be the word auto (got 'atuo')"),
         ("space.sigma_tn=[0.3, 81]", "space.sigma_tn 81.0 is above sampling.sigma_max 80.0"),
         ("space.corruption=auto", "space.corruption: auto means nothing here"),
-        ("space.sigma_tn=yes", "space.sigma_tn: yes and no are no numbers"),
+        ("space.sigma_tn=true", "space.sigma_tn: yes and no are no numbers"),
         (
             "space.mix_ratio={50: {low: 0.2, high: 0.6}}",
             "space.mix_ratio: ranges for each train size are",
         ),
         ("range=1", "unknown key 'range'"),
         ("space.float=1", "unknown key 'space.float'"),
-        ("seed=2020-13-45", "the value is not YAML"),
+        ("seed=2020-13-45", "seed: Input should be a valid number (got '2020-13-45')"),
         ("training.images=1" + "0" * 400, "training.images: Input should be less than"),
         ("space.sigma_tn={low: 1, high: 2, hihg: 3}", "'space.sigma_tn.hihg': did you mean 'high'?"),
         (
@@ -110,7 +110,7 @@ def write(path: Path, content: str | bytes) -> Path:
         ("", "holds no keys"),
         ("- 1\n- 2\n", "holds no keys"),
         ("a: [1", "not a YAML file"),
-        (b"\xff\xfe\x00", "not a YAML file"),
+        (b"\xff\xfe\x00", "not a text file in UTF-8"),
         ("!!python/object/apply:os.system ['echo hi']", "not a YAML file"),
         ("x" * 1_100_000, "larger than"),
         ("[" * 5000, "not a YAML file"),
@@ -127,10 +127,11 @@ def test_an_unusable_file_is_refused_by_name(tmp_path: Path, content: str | byte
 def test_an_alias_bomb_is_refused_before_it_unfolds(tmp_path: Path) -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]" for k in range(1, 10)]
-    values: dict[str, Any] = read_yaml(write(tmp_path / "bomb.yaml", "\n".join(lines)))
-    with pytest.raises(UserError) as caught:
-        parse_sweep(values, "bomb")
-    assert len(str(caught.value)) < 500
+    path = write(tmp_path / "bomb.yaml", "\n".join(lines))
+    began = time.perf_counter()
+    with pytest.raises(UserError, match="more than 10,000 values, aliases unfolded"):
+        read_yaml(path)
+    assert time.perf_counter() - began < 1
 
 
 def test_a_missing_file_and_an_unknown_space_are_named() -> None:

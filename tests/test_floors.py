@@ -15,8 +15,20 @@ import pareto_amb
 PACKAGE = Path(pareto_amb.__file__).parent
 
 FLOORS = [
-    {"errors", "randomness", "storage", "terminal", "environment", "notebook"},
-    {"declared", "trial", "config", "config_file"},
+    {
+        "errors",
+        "printable",
+        "redaction",
+        "credentials",
+        "reading",
+        "storage",
+        "randomness",
+        "signals",
+        "terminal",
+        "untrusted",
+    }
+    | {"environment", "notebook"},
+    {"declared", "trial", "config", "config_file", "core_yaml"},
     {"data", "search_spaces"},
     {"diffusion"},
     {"evaluation", "sweep_file"},

@@ -37,7 +37,8 @@ def run_dir(tmp_path: Path) -> Path:
     ]
     measured = [(100.0, 0.3), (104.0, 0.32), (96.0, 0.28), (101.0, 0.1), (150.0, 0.05)]
     for trial, (fid, copies) in zip(trials, measured, strict=True):
-        figures = {"fid": fid, "memorization": copies, "n_samples": 500, "status": "complete", "error": ""}
+        figures = {"fid": fid, "memorization": copies, "heldout_memorization": 0.01}
+        figures |= {"n_samples": 500, "status": "complete", "error": ""}
         table.record({**numbers, **trial_columns(trial, DECLARED), **figures})
     return path
 

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pareto_amb.commands.image_options import NoCache, Preprocessing, SkipCorrupt, check_folder
+from pareto_amb.commands.image_options import NoCache, Preprocessing, SkipCorrupt
 from pareto_amb.errors import UserError
+from pareto_amb.reading import look_at
+from pareto_amb.storage import check_output, writing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,10 +42,11 @@ def encode(
     from pareto_amb.evaluation.features import SUFFIXES, FeatureCache, encode_images
     from pareto_amb.terminal import make_console
 
+    look_at(source)  # it may be a circle of links
     path = output or Path(f"{source.resolve().stem}-{encoder}.npz")
     if path.suffix not in SUFFIXES:
         raise UserError(f"--output {path}: must end in {' or '.join(SUFFIXES)}")
-    check_folder(path.parent)
+    check_output(path)
     console = make_console()
     cache = None if no_cache else FeatureCache.default()
     with console.status("loading encoders"):
@@ -57,10 +60,8 @@ def encode(
 def _save(encoded: "EncodedImages", path: Path) -> None:
     from pareto_amb.evaluation.features import save_features
 
-    try:
+    with writing(path):
         save_features(encoded, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def _print(encoded: "EncodedImages", path: Path, console: "Console") -> None:

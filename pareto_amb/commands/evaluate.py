@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pareto_amb.commands.image_options import NoCache, Preprocessing, SkipCorrupt, check_folder
+from pareto_amb.commands.image_options import NoCache, Preprocessing, SkipCorrupt
 from pareto_amb.errors import UserError
+from pareto_amb.printable import printable, reason
+from pareto_amb.reading import look_at
+from pareto_amb.storage import check_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from pareto_amb.evaluation.gate import Gate
     from pareto_amb.evaluation.report import EvaluationReport
 
 Generated = Annotated[Path, typer.Option(metavar="DIR|ZIP", help="The images to judge.", show_default=False)]
@@ -64,9 +68,21 @@ FailAbove = Annotated[
     float | None,
     typer.Option(
         metavar="SHARE",
-        help="Exit with 1 when the excess copy rate is above this even at the low end of its 95% "
-        "interval, e.g. 0.05: a gate for CI.",
+        help="The gate: pass only when the excess copy rate is not above this even at the high end of its "
+        "95% interval, fail when it is above it even at the low end. 0.05, for example.",
     ),
+]
+FailOnIdentical = Annotated[
+    bool | None,
+    typer.Option(
+        "--fail-on-identical/--no-fail-on-identical",
+        help="The gate: fail when any generated image has exactly the pixels of a training image, whatever "
+        "the limit. On with --fail-above; alone it is a gate of its own.",
+        show_default=False,
+    ),
+]
+RequireConclusive = Annotated[
+    bool, typer.Option(help="The gate: count inconclusive as failed, exit code 1 in place of 3.")
 ]
 
 
@@ -80,6 +96,8 @@ def evaluate(
     threshold: Threshold = None,
     output: Output = None,
     fail_above: FailAbove = None,
+    fail_on_identical: FailOnIdentical = None,
+    require_conclusive: RequireConclusive = False,
     skip_corrupt: SkipCorrupt = False,
     no_cache: NoCache = False,
     seed: Annotated[int, typer.Option(min=0, help="Draws resamples and random subsets.")] = 0,
@@ -91,12 +109,18 @@ def evaluate(
     Tells how many generated images are copies of training images, how sure that is, and what is normal
     for images the model never saw; also FID, KID, precision and recall. Prints a table and writes
     evaluation.json and evaluation.html. All images must have one size (see: data prepare).
+
+    With --fail-above or --fail-on-identical it is a gate for releases. Exit codes: 0 passed, or no gate;
+    1 failed; 2 the input cannot be used; 3 inconclusive: too few images, none held out, or generated images
+    so unlike real ones that few copies among them say nothing.
     """
     from pareto_amb.evaluation.features import FeatureCache
+    from pareto_amb.evaluation.gate import judge
     from pareto_amb.evaluation.image_sets import evaluate_image_sets
     from pareto_amb.terminal import make_console
 
-    _check_gate(fail_above, heldout)
+    gated = _check_gate(fail_above, fail_on_identical, require_conclusive)
+    look_at(generated)  # it may be a circle of links
     folder = output or Path("evaluations") / f"{generated.resolve().stem}-{datetime.now():%Y%m%d-%H%M%S}"
     check_folder(folder)
     console, cache = make_console(), None if no_cache else FeatureCache.default()
@@ -104,48 +128,49 @@ def evaluate(
         generated, train, heldout, reference, encoder, threshold, preprocessing, seed,
         skip_corrupt=skip_corrupt, cache=cache, console=console,
     )  # fmt: skip
-    _write(report, folder)
+    gate = None
+    if gated:
+        identical = fail_on_identical is not False
+        gate = judge(report, fail_above, fail_on_identical=identical, require_conclusive=require_conclusive)
+    _write(report, gate, folder)
     _print(report, folder, console)
-    if fail_above is not None:
-        _gate(report, fail_above)
+    if gate is not None:
+        print(gate)
+        raise typer.Exit(gate.exit_code)
 
 
-def _check_gate(fail_above: float | None, heldout: Path | None) -> None:
-    if fail_above is None:
-        return
-    if not 0 <= fail_above < 1:
-        raise UserError(f"--fail-above {fail_above:g}: a share from 0 to below 1, such as 0.05")
-    if heldout is None:
-        raise UserError("--fail-above needs --heldout: the excess is over what is normal for held-out images")
+def _check_gate(fail_above: float | None, fail_on_identical: bool | None, require_conclusive: bool) -> bool:
+    """Whether a gate is asked for; UserError where it cannot be meant."""
+    from pareto_amb.evaluation.gate import check_limit
+
+    check_limit(fail_above, "--fail-above")
+    gated = fail_above is not None or bool(fail_on_identical)
+    if fail_on_identical is False and fail_above is None:
+        raise UserError("--no-fail-on-identical is no gate by itself: give --fail-above")
+    if require_conclusive and not gated:
+        raise UserError("--require-conclusive needs a gate: give --fail-above or --fail-on-identical")
+    return gated
 
 
-def _write(report: "EvaluationReport", folder: Path) -> None:
+def _write(report: "EvaluationReport", gate: "Gate | None", folder: Path) -> None:
     from pareto_amb.dashboards.evaluation import write_page
     from pareto_amb.evaluation.report import to_json
     from pareto_amb.storage import write_text
 
     try:
-        write_text(folder / "evaluation.json", json.dumps(to_json(report), indent=2) + "\n")
-        write_page(report, folder / "evaluation.html")
+        text = json.dumps(to_json(report, gate), indent=2)
+        write_text(folder / "evaluation.json", text + "\n")
+        write_page(report, folder / "evaluation.html", gate)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
+        raise UserError(f"{folder}: cannot be written ({reason(error)})") from error
 
 
 def _print(report: "EvaluationReport", folder: Path, console: "Console") -> None:
-    from pareto_amb.evaluation.report import tables, verdict
+    from pareto_amb.evaluation.report import remarks, tables, verdict
 
     for table in tables(report):
         console.print(table)
-    for note in report.notes:
-        console.print(f"note: {note}", markup=False)
-    console.print(f"\n{verdict(report)}\n\nnext:\n  open {folder / 'evaluation.html'}", markup=False)
-
-
-def _gate(report: "EvaluationReport", limit: float) -> None:
-    """Print whether the excess copy rate is surely above `limit`; exit with 1 when it is."""
-    found = f"the excess copy rate is at least {report.excess_at_least:.1%} (low end of its 95% interval)"
-    if report.excess_at_least > limit:
-        print(f"failed: {found}, above the limit of {limit:.1%}")
-        raise typer.Exit(1)
-    unsure = f"; it may be as high as {report.excess.high:.1%}" if report.excess.high > limit else ""
-    print(f"passed: {found}, not above the limit of {limit:.1%}{unsure}")
+    for note in remarks(report):
+        console.print(f"note: {printable(note)}", markup=False)
+    page = printable(folder / "evaluation.html")
+    console.print(f"\n{verdict(report)}\n\nnext:\n  open {page}", markup=False)

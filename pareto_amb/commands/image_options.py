@@ -1,12 +1,8 @@
-"""Options of the commands that read image sets, and the check of where they write."""
+"""Options of the commands that read image sets."""
 
-import os
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-
-from pareto_amb.errors import UserError
 
 Preprocessing = Annotated[
     Literal["standard", "paper"],
@@ -19,12 +15,3 @@ NoCache = Annotated[
     bool,
     typer.Option("--no-cache", help="Do not keep features in $PARETO_AMB_CACHE (~/.cache/pareto-amb)."),
 ]
-
-
-def check_folder(folder: Path) -> None:
-    """Raise UserError where the results could not be written, before hours of work for them."""
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise UserError(f"--output {folder}: {there.name} is a file; name a folder")
-    if not os.access(there, os.W_OK):
-        raise UserError(f"--output {folder}: cannot be written; name another folder")

@@ -28,12 +28,13 @@ def recommend(
     """Recommend a sigma_tn from a run's results, by a rule of your choice."""
     from pareto_amb.results.recommendation_file import build_recommendation, write_recommendation
     from pareto_amb.results.run_directory import RunDirectory
+    from pareto_amb.results.words import describe
 
-    found = build_recommendation(RunDirectory(run_dir), policy, max_memorization)
+    run = RunDirectory(run_dir)
+    results = run.load()
+    found = build_recommendation(run, policy, max_memorization, results)
     for entry in found.recommendations:
-        print(entry.summary)
-        for note in entry.notes():
-            print(f"note: {note}")
+        print("\n".join(describe(entry, results.objectives)))
     for size, reason in found.not_recommended.items():
         print(f"no recommendation for train size {size}: {reason}")
     if export is not None:

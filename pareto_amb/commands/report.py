@@ -6,8 +6,16 @@ from typing import Annotated
 import typer
 
 
-def report(run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR")]) -> None:
+def report(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR")],
+    trust_run: Annotated[
+        bool,
+        typer.Option("--trust-run", help="Fetch pictures from the storage that RUN_DIR/sweep.yaml names."),
+    ] = False,
+) -> None:
     """Write RUN_DIR/report.html again from the results table."""
     from pareto_amb.dashboards.report import write_report
+    from pareto_amb.storage import writing
 
-    print(write_report(run_dir))
+    with writing(run_dir / "report.html"):
+        print(write_report(run_dir, trust_run))

@@ -8,8 +8,8 @@ import typer
 
 def sample(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT")],
-    count: Annotated[int, typer.Option(min=1, help="How many images.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Image i is drawn from this seed and i.")] = 0,
+    count: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many images.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, max=2**62, help="Image i is drawn from this seed and i.")] = 0,
     solver: Annotated[
         str,
         typer.Option(
@@ -17,15 +17,17 @@ def sample(
             help="heun, or dpmpp_2m, which needs half the network evaluations a step; see docs/samplers.md.",
         ),
     ] = "heun",
-    steps: Annotated[int, typer.Option(min=2, help="Steps of the solver.")] = 18,
+    steps: Annotated[int, typer.Option(min=2, max=10_000, help="Steps of the solver.")] = 18,
     output: Annotated[
         Path | None, typer.Option(help="Folder for the PNG files. Default: samples beside it.")
     ] = None,
 ) -> None:
     """Generate images from a checkpoint of `train` or of a sweep."""
     from pareto_amb.production import sample_images
+    from pareto_amb.storage import check_folder
     from pareto_amb.terminal import make_console
 
     folder = output or checkpoint.parent / f"{checkpoint.stem}-samples"
+    check_folder(folder)
     sample_images(checkpoint, folder, count, seed, solver, steps, make_console())
     print(f"{count} images in {folder}")

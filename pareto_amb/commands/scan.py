@@ -15,7 +15,9 @@ def scan(
     ],
     train_size: Annotated[
         list[int] | None,
-        typer.Option(min=2, help="Training images; may be repeated. Default: 100, 300, 1000 and 3000."),
+        typer.Option(
+            min=2, max=2**31 - 1, help="Training images; may be repeated. Default: 100, 300, 1000 and 3000."
+        ),
     ] = None,
     resolution: Annotated[
         int | None,
@@ -41,8 +43,10 @@ def scan(
     """
     from pareto_amb.dashboards.scan import write_scan
     from pareto_amb.scanning import scan_images, source_of
+    from pareto_amb.storage import check_output
     from pareto_amb.terminal import make_console
 
+    check_output(output)
     console = make_console()
     with console.status("loading images"):
         image_set = source_of(data, resolution, channels)

@@ -1,5 +1,6 @@
 """`sweep`: the search itself, its dry run and its summary."""
 
+import shlex
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -8,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pareto_amb.commands.options import Overrides
-from pareto_amb.errors import UserError
+from pareto_amb.errors import ExitCode, UserError
+from pareto_amb.signals import continued_by
 
 if TYPE_CHECKING:
     from pareto_amb.config import SweepConfig
-    from pareto_amb.results.recommendation_file import ExportedRecommendation
     from pareto_amb.running.sweep import SweepOutcome
 
 
@@ -36,31 +37,46 @@ def sweep(
         Path | None,
         typer.Option(metavar="RUN_DIR", help="Continue a run that was stopped or killed."),
     ] = None,
+    trust_run: Annotated[
+        bool,
+        typer.Option(
+            "--trust-run", help="With --resume: the run is your own; call the servers that its files name."
+        ),
+    ] = False,
+    retry_failed: Annotated[
+        bool,
+        typer.Option("--retry-failed", help="With --resume: try the trials again that failed by themselves."),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved plan and its cost; start nothing.")
     ] = False,
 ) -> None:
-    """Search for sigma_tn: train many models, measure each, write report and recommendation."""
+    """Search for sigma_tn: train many models, measure each, write report and recommendation.
+
+    Exits with 0 when the trials are done or the time is up; 1 when no trial was fit to recommend, or Ray was
+    lost; 2 for input that cannot be used, with nothing made; 130 after Ctrl-C and 143 after SIGTERM, when the
+    running trials have written checkpoints and --resume goes on from there. A second signal does not wait.
+    """
+    from pareto_amb.config import check_minutes
+
     changes = list(overrides or [])
     if trials is not None:
         changes.append(f"search.trials={trials}")
     if gpus_per_trial is not None:
         changes.append(f"resources.gpus_per_trial={gpus_per_trial}")
-    if time_budget is not None and time_budget <= 0:
-        raise UserError(f"--time-budget {time_budget:g}: must be above 0 minutes")
+    check_minutes(time_budget, "--time-budget")
+    if resume is None and (trust_run or retry_failed):
+        raise UserError("--trust-run and --retry-failed go with --resume RUN_DIR")
     config, path = _resolve(space, resume, changes, bool(overrides), output)
     if dry_run:
         _print_plan(config)
         return
-    try:
-        outcome = _run(config, path, resume is not None, address, time_budget)
-    except KeyboardInterrupt:
-        hint = f"; continue with: pareto-amb sweep --resume {path}" if path.exists() else ""
-        print(f"stopped{hint}", file=sys.stderr)
-        sys.exit(130)
-    _print_summary(outcome)
-    if outcome.recommendation is None and not outcome.unfinished:
-        sys.exit(1)
+    options = {"resumed": resume is not None, "trust_run": trust_run, "retry_failed": retry_failed}
+    with continued_by(lambda: _resume_command(path, address, config.storage)):
+        outcome = _run(config, path, address, time_budget, **options)
+    _print_summary(outcome, _resume_command(path, address, config.storage))
+    if outcome.interrupted or (outcome.recommendation is None and not outcome.unfinished):
+        sys.exit(ExitCode.FAILED)
 
 
 def _resolve(
@@ -70,21 +86,32 @@ def _resolve(
     from pareto_amb import search_spaces
     from pareto_amb.config_file import apply_overrides
     from pareto_amb.results.run_directory import RunDirectory
-    from pareto_amb.sweep_file import parse_sweep
+    from pareto_amb.sweep_file import parse_sweep, without_secrets
 
     if resume is not None:
         if space or set_used or output:
             raise UserError("--resume RUN_DIR takes its space, keys and output from the run itself")
         values = RunDirectory(resume).config().model_dump(mode="json")
-        return parse_sweep(apply_overrides(values, changes), str(resume)), resume
+        return without_secrets(parse_sweep(apply_overrides(values, changes), str(resume))), resume
     if space is None:
         raise UserError("name a search space (see: pareto-amb spaces), a sweep file, or --resume RUN_DIR")
-    config = parse_sweep(apply_overrides(search_spaces.load(space), changes), space).with_absolute_path()
+    config = parse_sweep(apply_overrides(search_spaces.load(space), changes), space)
+    config = without_secrets(config).with_absolute_path()
     return config, output or Path("runs") / f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
+def _resume_command(path: Path, address: str | None, storage: str | None) -> str:
+    """What goes on with a run, empty where there is none."""
+    if not (path / "sweep.yaml").is_file():
+        return ""
+    joined = [] if address is None else ["--address", address]
+    if "://" in (storage or ""):
+        joined.append("--trust-run")
+    return shlex.join(["pareto-amb", "sweep", "--resume", str(path), *joined])
+
+
 def _run(
-    config: "SweepConfig", path: Path, resumed: bool, address: str | None, minutes: float | None
+    config: "SweepConfig", path: Path, address: str | None, minutes: float | None, **options: bool
 ) -> "SweepOutcome":
     from pareto_amb.diffusion.methods import METHODS
     from pareto_amb.running.start import start_sweep
@@ -96,9 +123,9 @@ def _run(
         path,
         declare(),
         METHODS,
-        resumed=resumed,
         address=address,
         minutes=minutes,
+        **options,
         console=make_console(),
     )
 
@@ -106,8 +133,10 @@ def _run(
 def _print_plan(config: "SweepConfig") -> None:
     """The resolved configuration and what it costs; loads images only where `auto` needs them."""
     from pareto_amb.config_file import to_yaml
+    from pareto_amb.diffusion.methods import METHODS
     from pareto_amb.running.materials import describe_auto, load_splits, resolve_auto
-    from pareto_amb.search.cost import describe_plan
+    from pareto_amb.running.room import describe_room, room_needed
+    from pareto_amb.search.cost import describe_plan, planned_trainings
     from pareto_amb.sweep_file import declare
     from pareto_amb.terminal import make_console
 
@@ -115,11 +144,14 @@ def _print_plan(config: "SweepConfig") -> None:
     if config.space.auto_parameters():
         config = resolve_auto(config, declared, *load_splits(config, make_console(quiet=True)))
     print(to_yaml(config))
-    for line in (*describe_auto(config, declared), *describe_plan(config, declared)):
+    trainings = sum(planned_trainings(config, declared))
+    room = describe_room(room_needed(config, METHODS, trainings))
+    for line in (*describe_auto(config, declared), *describe_plan(config, declared), room):
         print(f"# {line}")
 
 
-def _print_summary(outcome: "SweepOutcome") -> None:
+def _print_summary(outcome: "SweepOutcome", resume: str) -> None:
+    from pareto_amb.results.words import describe
     from pareto_amb.running.progress import format_duration
 
     run = outcome.run
@@ -128,42 +160,25 @@ def _print_summary(outcome: "SweepOutcome") -> None:
         print(outcome.stopped)
     if outcome.failed:
         print(f"{outcome.failed} trials failed; the report names the reasons")
+        print(f"  to try them again: {resume} --retry-failed")
+    if outcome.interrupted:
+        print(f"{outcome.interrupted} trials were interrupted, the last one by {outcome.why_interrupted}")
     if outcome.tracking_problem:
-        print(f"MLflow misses some of the run, the results table does not: {outcome.tracking_problem}")
+        print(f"MLflow misses {outcome.tracking_problem}; the results table has all of it")
+        print(f"  log the rest with: {shlex.join(['pareto-amb', 'mlflow', 'sync', str(run.path)])}")
     if outcome.recommendation is None:
         print(f"no recommendation: {outcome.why_none}")
     else:
+        objectives = run.load().objectives
         for found in outcome.recommendation.recommendations:
-            _print_recommendation(found)
+            print("\n".join(describe(found, objectives)))
         for size, reason in outcome.recommendation.not_recommended.items():
             print(f"no recommendation for train size {size}: {reason}")
     if outcome.unfinished:
-        print(f"{outcome.unfinished} trials are not finished: pareto-amb sweep --resume {run.path}")
+        print(f"{outcome.unfinished} trials are not finished: {resume}")
     print("\nnext:")
     print(f"  open {run.report}")
-    print(f"  mlflow ui --backend-store-uri {run.read_environment()['tracking_uri']}")
-    if outcome.recommendation is not None:
+    served = outcome.tracking_uri.startswith("http")
+    print(f"  {'open' if served else 'mlflow ui --backend-store-uri'} {outcome.tracking_uri}")
+    if outcome.recommendation is not None and outcome.recommendation.advised:
         print(f"  pareto-amb train {run.recommendation}")
-
-
-def _print_recommendation(found: "ExportedRecommendation") -> None:
-    from pareto_amb.results.baseline import describe_figure
-
-    print(found.summary)
-    if found.sigma_tn is not None and found.sigma_tn_vp is not None:
-        low, high = found.interval or (found.sigma_tn, found.sigma_tn)
-        print(
-            f"  sigma_tn {found.sigma_tn:.4g} (variance-preserving {found.sigma_tn_vp:.4g}), "
-            f"90% interval {low:.4g} to {high:.4g}"
-        )
-    for name in found.objectives():
-        heldout = ""
-        if name == "memorization":
-            heldout = f"   held-out images {found.heldout_memorization:.3f}"
-        label, _, ours = describe_figure(name, found[name].value).rpartition(" ")
-        theirs = describe_figure(name, found.baseline[name].value).rpartition(" ")[2]
-        print(f"  {label:<13} {ours:>8}   DDPM {theirs}{heldout}")
-    if found.confirmation:
-        print(f"  {found.confirmation.describe()}")
-    for note in found.notes():
-        print(f"  note: {note}")

@@ -1,5 +1,7 @@
 """`train`: the production training that a recommendation stands for."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,6 +9,7 @@ import typer
 
 from pareto_amb.commands.options import Overrides
 from pareto_amb.errors import print_error
+from pareto_amb.signals import continued_by
 
 
 def train(
@@ -28,15 +31,20 @@ def train(
     """
     from pareto_amb.config_file import apply_overrides
     from pareto_amb.diffusion.parallel import join_world
-    from pareto_amb.production import train_model
+    from pareto_amb.production import CHECKPOINT, train_model
     from pareto_amb.results.recommendation_file import load_training_block
     from pareto_amb.sweep_file import parse_training
     from pareto_amb.terminal import make_console
 
-    with join_world(print_error) as world:
+    folder = output or recommendation.parent / "training"
+
+    def same_command() -> str:
+        return shlex.join(["pareto-amb", *sys.argv[1:]]) if (folder / CHECKPOINT).is_file() else ""
+
+    with continued_by(same_command), join_world(print_error) as world:
         with world.together():
             block: dict[str, Any] = load_training_block(recommendation, train_size)
             run = parse_training(apply_overrides(block, overrides or []), str(recommendation))
         console = make_console(quiet=not world.is_first)
-        checkpoint = train_model(run, output or recommendation.parent / "training", console, world)
+        checkpoint = train_model(run, folder, console, world)
         console.print(f"next:\n  pareto-amb sample {checkpoint}", markup=False)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from pareto_amb.errors import UserError
+from pareto_amb.printable import reason
 
 # Formats that Pillow decodes itself: EPS, for one, would start another program.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
@@ -87,10 +88,10 @@ def _open(content: bytes, shown: str) -> tuple[Image.Image, tuple[str, ...]]:
             f"{shown}: more than {MAX_PIXELS:,} pixels; shrink it, or remove it if unexpected"
         ) from error
     except _BROKEN_IMAGE as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        why = reason(error)
         if isinstance(error, UnidentifiedImageError):
-            reason = "not one of " + ", ".join(FORMATS)
-        raise UserError(f"{shown}: broken or cut short ({reason}); replace or remove it") from error
+            why = "not one of " + ", ".join(FORMATS)
+        raise UserError(f"{shown}: broken or cut short ({why}); replace or remove it") from error
 
 
 def _recolour(image: Image.Image, channels: int) -> tuple[Image.Image, tuple[str, ...]]:
@@ -133,7 +134,7 @@ def _to_square(image: Image.Image, resolution: int) -> tuple[Image.Image, tuple[
     size = f"{resolution} x {resolution}"
     if side == resolution:
         return image, (f"not {size}: centre-cropped",)
-    resized = image.resize((resolution, resolution), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    resized = image.resize((resolution, resolution), Image.Resampling.LANCZOS)
     if side < resolution:
         return resized, (f"smaller than {size}: centre-cropped and enlarged",)
     return resized, (f"not {size}: centre-cropped and resized",)

@@ -18,6 +18,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from pareto_amb.errors import UserError
+from pareto_amb.printable import reason
+from pareto_amb.reading import is_folder, open_regular, read_file
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 LABEL_FILE = "dataset.json"
@@ -33,6 +35,7 @@ _BROKEN_ZIP = (
     EOFError,
     NotImplementedError,
     OverflowError,
+    MemoryError,
     RuntimeError,
     ValueError,
 )
@@ -59,20 +62,21 @@ def open_files(path: Path) -> Iterator[ImageFiles]:
     Raises UserError when `path` cannot be read, is not a whole zip, holds an entry that points
     outside of it, or holds no image.
     """
-    if path.is_dir():
+    if is_folder(path):
         yield _not_empty(path, _list_folder(path))
         return
-    try:
-        archive = zipfile.ZipFile(path)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    except _BROKEN_ZIP as error:
-        raise UserError(
-            f"{path}: not a zip, or one cut short ({_reason(error)}); copy it again, "
-            "or name a folder or zip of images"
-        ) from error
-    with archive:
-        yield _not_empty(path, _list_zip(path, archive))
+    with open_regular(path) as file:
+        try:
+            archive = zipfile.ZipFile(file)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        except _BROKEN_ZIP as error:
+            raise UserError(
+                f"{path}: not a zip, or one cut short ({reason(error)}); copy it again, "
+                "or name a folder or zip of images"
+            ) from error
+        with archive:
+            yield _not_empty(path, _list_zip(path, archive))
 
 
 def read_labels(path: Path, files: ImageFiles, from_folders: bool) -> tuple[int, ...] | None:
@@ -129,9 +133,9 @@ def _read_file(path: Path, limit: int) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise UserError(f"{_shown(path)}: not a regular file; remove it")
         _check_size(_shown(path), status.st_size, limit)
-        return path.read_bytes()
     except OSError as error:
         raise _unreadable(path, error) from error
+    return read_file(path, limit)
 
 
 def _list_zip(path: Path, archive: zipfile.ZipFile) -> ImageFiles:
@@ -189,9 +193,9 @@ def _read_entry(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) ->
             # The bound holds even when the entry unpacks to more than its declared size.
             content = file.read(entry.file_size)
     except OSError as error:
-        raise UserError(f"{shown} cannot be read ({_reason(error)}); copy the zip again") from error
+        raise UserError(f"{shown} cannot be read ({reason(error)}); copy the zip again") from error
     except _BROKEN_ZIP as error:
-        raise UserError(f"{shown} is damaged ({_reason(error)}); copy the zip again") from error
+        raise UserError(f"{shown} is damaged ({reason(error)}); copy the zip again") from error
     if len(content) != entry.file_size:
         raise UserError(f"{shown} is cut short; copy the zip again")
     return content
@@ -201,7 +205,7 @@ def _labels_from_json(shown: str, content: bytes, names: Sequence[str]) -> tuple
     try:
         parsed = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{shown} is not JSON ({_reason(error)}); write it again") from error
+        raise UserError(f"{shown} is not JSON ({reason(error)}); write it again") from error
     if not isinstance(parsed, dict):
         raise UserError(f'{shown} must be a mapping such as {{"labels": [["a.png", 0]]}}; correct it')
     if parsed.get("labels") is None:
@@ -255,15 +259,10 @@ def _labels_from_folders(path: Path, names: Sequence[str]) -> tuple[int, ...]:
 
 
 def _unreadable(path: Path, error: OSError) -> UserError:
-    return UserError(f"{_shown(path)}: cannot be read ({_reason(error)}); check its permissions")
+    return UserError(f"{_shown(path)}: cannot be read ({reason(error)}); check its permissions")
 
 
 def _shown(thing: object) -> str:
     """A name from outside on one line: quoted, line breaks escaped, not longer than a line."""
     text = str(thing) if isinstance(thing, Path) else thing
     return f"{text!r:.200}"
-
-
-def _reason(error: BaseException) -> str:
-    strerror = error.strerror if isinstance(error, OSError) else None
-    return " ".join((strerror or str(error) or type(error).__name__).split())

@@ -1,6 +1,7 @@
 """Image sets: every source ends as one uint8 tensor with a fingerprint."""
 
 import hashlib
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,8 @@ from pareto_amb.config import DataConfig
 from pareto_amb.data.decoding import decode, fit
 from pareto_amb.data.files import open_files, read_labels
 from pareto_amb.errors import UserError
+from pareto_amb.printable import reason
+from pareto_amb.reading import expand, is_folder, look_at
 
 DATA_VARIABLE = "PARETO_AMB_DATA"
 
@@ -125,10 +128,10 @@ def _open_files(config: DataConfig, are_classes: AreClasses) -> Iterator[Picture
 @contextmanager
 def _open_cifar10(config: DataConfig, are_classes: AreClasses) -> Iterator[Pictures]:
     if config.path is None:
-        root = Path(os.environ.get(DATA_VARIABLE) or "~/.cache/pareto-amb").expanduser()
+        root = expand(os.environ.get(DATA_VARIABLE) or "~/.cache/pareto-amb")
     else:
         root = _find(config.path, config.origin)
-        if not root.is_dir() or _holds_images(root):
+        if not is_folder(root) or _holds_images(root):
             with _open_files(config, are_classes) as pictures:
                 yield pictures
             return
@@ -140,9 +143,8 @@ def _open_cifar10(config: DataConfig, are_classes: AreClasses) -> Iterator[Pictu
         # ships, so no pickle from elsewhere is ever opened.
         cifar10 = CIFAR10(str(root), train=True, download=True)
     except (OSError, RuntimeError, HTTPException) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"cifar10: cannot be fetched from {CIFAR10.url} into {root} ({reason}); put "
+            f"cifar10: cannot be fetched from {CIFAR10.url} into {root} ({reason(error)}); put "
             f"{CIFAR10.filename} there by hand, or set data.path to a folder or zip of its images"
             + _ending(config.origin)
         ) from error
@@ -158,16 +160,12 @@ _SOURCES: dict[str, Callable[[DataConfig, AreClasses], AbstractContextManager[Pi
 
 def _find(text: str, origin: str) -> Path:
     """The file or folder named by data.path: as it stands, else inside PARETO_AMB_DATA."""
-    path = Path(text).expanduser()
+    path = expand(text)
     base = os.environ.get(DATA_VARIABLE)
     candidates = [path, Path(base) / path] if base and not path.is_absolute() else [path]
     for candidate in candidates:
-        try:
-            if candidate.exists():
-                return candidate
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise UserError(f"data.path {str(candidate)!r}: cannot be read ({reason})") from error
+        if look_at(candidate) is not None:
+            return candidate
     places = [repr(str(candidate.absolute())) for candidate in candidates]
     if not base and not path.is_absolute():
         places.append(f"in {DATA_VARIABLE} (which is not set)")
@@ -183,7 +181,7 @@ def _holds_images(root: Path) -> bool:
     try:
         names = [entry.name for entry in root.iterdir() if not entry.name.startswith(".")]
     except OSError as error:
-        raise UserError(f"{root}: cannot be read ({error.strerror or error})") from error
+        raise UserError(f"{root}: cannot be read ({reason(error)})") from error
     return bool(names) and not any(name.startswith("cifar-10-") for name in names)
 
 
@@ -208,12 +206,13 @@ def _fill(
     total = pictures.total
     shape = (total, config.channels, config.resolution, config.resolution)
     try:
+        if math.prod(shape) > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+            raise MemoryError
         pixels = np.empty(shape, dtype=np.uint8)
     except MemoryError as error:
-        needed = np.prod(shape, dtype=float) / 2**30
         raise UserError(
             f"data.resolution: {total} images of {config.resolution} pixels a side need "
-            f"{needed:,.0f} GiB of memory; lower it, or use fewer images"
+            f"{math.prod(shape) / 2**30:,.0f} GiB of memory; lower it, or use fewer images"
         ) from error
 
     workers = os.cpu_count() or 1

@@ -15,11 +15,11 @@ from PIL import Image
 
 from pareto_amb.config import DataConfig
 from pareto_amb.config_file import parse
-from pareto_amb.data.decoding import MAX_PIXELS
 from pareto_amb.data.files import LABEL_FILE
 from pareto_amb.data.image_set import Changes, Pictures, Progress, describe_changes, open_pictures
 from pareto_amb.errors import UserError
-from pareto_amb.storage import replace_file
+from pareto_amb.reading import expand, is_folder, look_at
+from pareto_amb.storage import check_output, replace_file, writing
 
 NAMED_SETS = ("cifar10",)
 AT_ONCE = 64
@@ -53,12 +53,8 @@ def prepare(
     """
     config = _data_config(source, resolution, channels)
     _check_output(output, config)
-    with open_pictures(config, _are_classes) as pictures:
-        try:
-            with replace_file(output) as temporary:
-                counts = _write(temporary, pictures, progress)
-        except OSError as error:
-            raise UserError(f"{output}: cannot be written ({error.strerror or error})") from error
+    with open_pictures(config, _are_classes) as pictures, writing(output), replace_file(output) as temporary:
+        counts = _write(temporary, pictures, progress)
     notes = (*pictures.notes, *describe_changes(counts, pictures.total))
     n_classes = 0 if pictures.labels is None else len(set(pictures.labels))
     return Prepared(pictures.total, n_classes, notes)
@@ -68,24 +64,22 @@ def _data_config(source: str, resolution: int, channels: int) -> DataConfig:
     shape = {"resolution": resolution, "channels": channels}
     if source in NAMED_SETS:
         place = {"source": source}
-    elif Path(source).expanduser().exists():
-        place = {"source": "images", "path": str(Path(source).expanduser().absolute())}
+    elif source and look_at(path := expand(source)) is not None:
+        place = {"source": "images", "path": str(path.absolute())}
     else:
         named = ", ".join(NAMED_SETS)
         raise UserError(f"{source!r}: nothing there; give a folder or zip of images, or one of: {named}")
-    config = parse(DataConfig, place | shape, "data prepare")
-    if resolution**2 > MAX_PIXELS:
-        raise UserError(f"--resolution {resolution}: more than {MAX_PIXELS:,} pixels an image; lower it")
-    return config
+    return parse(DataConfig, place | shape, "data prepare")
 
 
 def _check_output(output: Path, config: DataConfig) -> None:
-    if output.exists():
+    if look_at(output) is not None:
         raise UserError(f"{output}: is already there; remove it, or name another --output")
-    if not output.parent.is_dir():
+    if not is_folder(output.parent):
         raise UserError(f"{output}: there is no folder {str(output.parent)!r}; make it first")
     if config.path and output.resolve().is_relative_to(Path(config.path).resolve()):
         raise UserError(f"{output}: lies inside the source {config.path}; name an --output outside of it")
+    check_output(output)
 
 
 def _are_classes(names: Sequence[str]) -> bool:

@@ -20,6 +20,7 @@ from torch import Tensor
 from pareto_amb.data.decoding import decode_uncropped
 from pareto_amb.data.files import ImageFiles, open_files
 from pareto_amb.errors import UserError
+from pareto_amb.reading import look_at
 
 PIXELS_AHEAD = 2 * 128 * 256**2
 """Pixels, of all images together, that wait decoded for the reader: 48 MiB."""
@@ -120,7 +121,7 @@ def open_stream(source: ImageSource, skip_corrupt: bool = False, role: str = "")
     if not isinstance(source, Path):
         yield _in_memory(source, f"{role} array".strip())
         return
-    if not source.exists():
+    if look_at(source) is None:
         raise UserError(f"{str(source)!r}: nothing there; name a folder or zip of images")
     with open_files(source) as files:
         yield _of_files(source, files, skip_corrupt)

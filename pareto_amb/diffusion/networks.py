@@ -4,39 +4,52 @@ One `UNet` covers all of them: DDPM++ (`ddpmpp`), NCSN++ (`ncsnpp`), ADM (`adm`)
 numbers of `Architecture`, not in code.
 """
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from functools import lru_cache
+from typing import Annotated, Any, Literal, get_type_hints
 
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pareto_amb.config import TrainingConfig
+from pareto_amb.config import TrainingConfig, nearest
 from pareto_amb.diffusion.augment import AUGMENT_DIM
 from pareto_amb.diffusion.denoiser import Denoiser, PixelSpace
 from pareto_amb.diffusion.methods.base import Method
 from pareto_amb.diffusion.precondition import EDMDenoiser
 from pareto_amb.errors import UserError
+from pareto_amb.printable import reason
+
+MAX_PARAMETERS = 10**10
 
 
 @dataclass(frozen=True)
 class Architecture:
     """What tells one network of the family from another."""
 
-    model_channels: int
-    channel_mult: tuple[int, ...]
-    num_blocks: int
-    attn_resolutions: tuple[int, ...] = ()
-    dropout: float = 0.0
-    embedding: Literal["positional", "fourier"] = "positional"
-    embedding_channels_mult: int = 1
-    filter_taps: tuple[int, ...] = (1, 1)
+    model_channels: Annotated[int, Field(ge=1, le=4096)]
+    channel_mult: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1, max_length=12)
+    ]
+    num_blocks: Annotated[int, Field(ge=1, le=64)]
+    attn_resolutions: Annotated[tuple[Annotated[int, Field(ge=1, le=8192)], ...], Field(max_length=12)] = ()
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    embedding: Literal["positional", "positional_open", "fourier"] = "positional"
+    embedding_channels_mult: Annotated[int, Field(ge=1, le=64)] = 1
+    filter_taps: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=1024)], ...], Field(min_length=2, max_length=16)
+    ] = (
+        1,
+        1,
+    )
     residual_encoder: bool = False
     adaptive_scale: bool = False
-    channels_per_head: int = 0
-    skip_scale: float = math.sqrt(0.5)
+    channels_per_head: Annotated[int, Field(ge=0, le=4096)] = 0
+    skip_scale: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = math.sqrt(0.5)
     attention_everywhere: bool = False
 
 
@@ -66,6 +79,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         num_blocks=3,
         attn_resolutions=(32, 16, 8),
         dropout=0.10,
+        embedding="positional_open",
         adaptive_scale=True,
         channels_per_head=64,
         skip_scale=1.0,
@@ -107,21 +121,12 @@ def create_network(
     `name` is one of ARCHITECTURES; `overrides` replace fields of its `Architecture`, e.g. `dropout=0.05`.
     Weights are drawn from torch's global generator: seed it, or fork it, around the call.
 
-    Raises UserError for an unknown name or field, or a resolution that cannot be halved often enough.
+    Raises UserError for an unknown name or field, a value that the field does not allow, or a resolution
+    that cannot be halved often enough.
     """
-    if name not in ARCHITECTURES:
-        raise UserError(f"unknown network '{name}': choose one of {', '.join(ARCHITECTURES)}")
-    unknown = sorted(set(overrides) - set(asdict(ARCHITECTURES[name])))
-    if unknown:
-        raise UserError(f"network '{name}' has no option '{unknown[0]}'")
     overrides = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
-    architecture = replace(ARCHITECTURES[name], **overrides)
-    halvings = len(architecture.channel_mult) - 1
-    if resolution % 2**halvings:
-        raise UserError(
-            f"network '{name}' halves the image {halvings} times: resolution {resolution} must be "
-            f"divisible by {2**halvings}"
-        )
+    architecture = resolve_architecture(name, overrides)
+    _check_halvings(name, architecture, resolution)
     described = {
         "name": name,
         "resolution": resolution,
@@ -133,6 +138,59 @@ def create_network(
     }
     network = UNet(architecture, resolution, channels, label_dim, augment_dim, mask_channels)
     return EDMDenoiser(network, PixelSpace((channels, resolution, resolution)), described)
+
+
+def resolve_architecture(name: str, overrides: Mapping[str, Any]) -> Architecture:
+    """A named architecture with some of its fields replaced.
+
+    Raises UserError for an unknown name or field, or a value that is not what the field declares.
+    """
+    if name not in ARCHITECTURES:
+        raise UserError(f"unknown network '{name}': choose one of {', '.join(ARCHITECTURES)}")
+    declared = get_type_hints(Architecture, include_extras=True)
+    values: dict[str, Any] = {}
+    for field, value in overrides.items():
+        if field not in declared:
+            raise UserError(f"network '{name}' has no option '{field}': {nearest(field, declared)}")
+        given = tuple(value) if isinstance(value, list) else value
+        try:
+            values[field] = TypeAdapter(declared[field]).validate_python(given, strict=True)
+        except ValidationError as error:
+            message = error.errors()[0]["msg"]
+            raise UserError(f"network '{name}', option {field}: {message} (got {value!r:.80})") from error
+    return replace(ARCHITECTURES[name], **values)
+
+
+def _check_halvings(name: str, architecture: Architecture, resolution: int) -> None:
+    halvings = len(architecture.channel_mult) - 1
+    if resolution % 2**halvings:
+        raise UserError(
+            f"network '{name}' halves the image {halvings} times: resolution {resolution} must be "
+            f"divisible by {2**halvings}"
+        )
+
+
+@lru_cache(maxsize=64)
+def check_buildable(name: str, options: str, resolution: int, channels: int) -> None:
+    """Raise UserError where a network with these `options`, as JSON, cannot be applied to such images.
+
+    It is built and applied without memory for its weights, unless the dropout rate alone is changed.
+    """
+    overrides = json.loads(options)
+    _check_halvings(name, resolve_architecture(name, overrides), resolution)
+    if not set(overrides) - {"dropout"}:
+        return
+    try:
+        with torch.device("meta"), torch.no_grad():
+            denoiser = create_network(name, resolution, channels, **overrides)
+            denoiser(torch.empty(1, channels, resolution, resolution), torch.ones(1), {})
+        parameters = sum(parameter.numel() for parameter in denoiser.parameters())
+        if parameters > MAX_PARAMETERS:
+            raise ValueError(f"{parameters:,} parameters, more than {MAX_PARAMETERS:,}")
+    except (RuntimeError, ValueError, ArithmeticError) as error:
+        raise UserError(
+            f"network '{name}' cannot be built with options {options:.200} ({reason(error)})"
+        ) from error
 
 
 def weight_shapes(architecture: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,10 +207,38 @@ def weight_shapes(architecture: Mapping[str, Any]) -> dict[str, Any]:
     return {**shape, **resolved}
 
 
-def _zero(module: nn.Module) -> nn.Module:
-    for parameter in module.parameters():
-        nn.init.zeros_(parameter)
-    return module
+ATTENTION_GAIN = math.sqrt(0.2)
+CLOSING_GAIN = 1e-5
+
+
+@torch.no_grad()
+def _initialise(network: "UNet", a: Architecture) -> None:
+    """Draw the first weights as the published networks do.
+
+    DDPM++ and NCSN++: Xavier uniform, zero biases, attention's queries, keys and values by ATTENTION_GAIN
+    and what closes a residual branch, or the network, by CLOSING_GAIN. ADM: Kaiming uniform, as PyTorch
+    does, class embedding of unit variance, what closes a branch and the augmentation embedding zero.
+    """
+    layers = [layer for layer in network.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
+    blocks = [module for module in network.modules() if isinstance(module, Block)]
+    attentions = [module for module in network.modules() if isinstance(module, Attention)]
+    closing: list[nn.Conv2d | nn.Linear] = [block.conv1 for block in blocks]
+    closing += [*(module.out for module in attentions), network.out]
+    if not a.adaptive_scale:
+        for layer in layers:
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        for module in attentions:
+            module.qkv.weight *= ATTENTION_GAIN
+        for layer in closing:
+            layer.weight *= CLOSING_GAIN
+        return
+    if network.labels is not None:
+        nn.init.normal_(network.labels.weight)
+    for layer in [*closing, *([network.augment] if network.augment is not None else [])]:
+        for parameter in layer.parameters():
+            nn.init.zeros_(parameter)
 
 
 def _norm(channels: int, eps: float) -> nn.GroupNorm:
@@ -160,17 +246,20 @@ def _norm(channels: int, eps: float) -> nn.GroupNorm:
 
 
 class Resample(nn.Module):
-    """Halve or double the resolution with a separable low-pass filter, `taps` normalised to sum 1."""
+    """Halve or double the resolution with a separable low-pass filter, `taps` normalised to sum 1.
+
+    `padded`: the image has the filter's border already.
+    """
 
     kernel: Tensor
 
-    def __init__(self, taps: tuple[int, ...], up: bool) -> None:
+    def __init__(self, taps: tuple[int, ...], up: bool, padded: bool = False) -> None:
         super().__init__()
         kernel = torch.tensor(taps, dtype=torch.float32)
         kernel = torch.outer(kernel, kernel) / kernel.sum() ** 2
         self.register_buffer("kernel", kernel * (4 if up else 1), persistent=False)
         self.box = tuple(taps) == (1, 1)
-        self.pad = (len(taps) - 2) // 2
+        self.pad = 0 if padded else _border(taps)
         self.up = up
 
     def forward(self, x: Tensor) -> Tensor:
@@ -182,6 +271,11 @@ class Resample(nn.Module):
         return resample(x, kernel, stride=2, padding=self.pad, groups=channels)
 
 
+def _border(taps: tuple[int, ...]) -> int:
+    """Pixels that a filter of `taps` reaches beyond the image on each side."""
+    return (len(taps) - 2) // 2
+
+
 class Attention(nn.Module):
     """Self-attention over the pixels, with a residual connection."""
 
@@ -190,7 +284,7 @@ class Attention(nn.Module):
         self.heads, self.skip_scale = heads, skip_scale
         self.norm = _norm(channels, eps)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.out = _zero(nn.Conv2d(channels, channels, 1))
+        self.out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
@@ -222,7 +316,7 @@ class Block(nn.Module):
         self.affine = nn.Linear(emb_channels, c_out * (2 if a.adaptive_scale else 1))
         self.norm1 = _norm(c_out, eps)
         self.dropout = nn.Dropout(a.dropout)
-        self.conv1 = _zero(nn.Conv2d(c_out, c_out, 3, padding=1))
+        self.conv1 = nn.Conv2d(c_out, c_out, 3, padding=1)
         project = c_in != c_out or (resample is not None and not a.adaptive_scale)
         self.skip = nn.Conv2d(c_in, c_out, 1) if project else nn.Identity()
         heads = c_out // a.channels_per_head if a.channels_per_head else 1
@@ -242,7 +336,10 @@ class Block(nn.Module):
 
 
 class NoiseEmbedding(nn.Module):
-    """Sinusoidal features of c_noise: fixed geometric frequencies, or random ones (`fourier`)."""
+    """Sinusoidal features of c_noise, at random frequencies (`fourier`) or at geometric ones.
+
+    These fall from 1 to 1/10,000, that being the last (`positional`) or the one after (`positional_open`).
+    """
 
     frequencies: Tensor
 
@@ -252,7 +349,8 @@ class NoiseEmbedding(nn.Module):
         if kind == "fourier":
             frequencies = torch.randn(half) * 16 * 2 * math.pi
         else:
-            frequencies = 10000 ** (-torch.arange(half) / half)
+            steps = half if kind == "positional_open" else max(half - 1, 1)
+            frequencies = 10000 ** (-torch.arange(half) / steps)
         self.register_buffer("frequencies", frequencies)
 
     def forward(self, c_noise: Tensor) -> Tensor:
@@ -293,7 +391,8 @@ class UNet(nn.Module):
                 skips.append(c)
                 if a.residual_encoder:
                     self.residuals[str(len(self.encoder) - 1)] = nn.Sequential(
-                        Resample(a.filter_taps, up=False), nn.Conv2d(c_image, c, 3, padding=1)
+                        nn.Conv2d(c_image, c, 3, padding=1 + _border(a.filter_taps)),
+                        Resample(a.filter_taps, up=False, padded=True),
                     )
                     c_image = c
             for _ in range(a.num_blocks):
@@ -313,7 +412,8 @@ class UNet(nn.Module):
                 self.decoder.append(Block(a, c + skips.pop(), width, emb_channels, attention=attention))
                 c = width
         self.out_norm = _norm(c, 1e-5 if a.adaptive_scale else 1e-6)
-        self.out = _zero(nn.Conv2d(c, channels, 3, padding=1))
+        self.out = nn.Conv2d(c, channels, 3, padding=1)
+        _initialise(self, a)
 
     def _add_embedding(self, a: Architecture, label_dim: int, augment_dim: int) -> int:
         """Add the layers that embed noise level, class and augmentation; return the embedding's channels."""

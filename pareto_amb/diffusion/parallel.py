@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pareto_amb.errors import UserError
+from pareto_amb.signals import Interrupted
 
 BUCKET_BYTES = 64 * 2**20
 """Tensors travel in messages of about this size."""
@@ -172,6 +173,10 @@ def join_world(tell: Callable[[UserError], None]) -> Iterator[World]:
         dist.barrier(group=world.cpu_group)
         dist.destroy_process_group()
         sys.exit(2)
+    except Interrupted as stop:
+        if world.is_first:
+            raise
+        os._exit(stop.exit_code)  # one line is enough
     except Exception:
         # The others may be waiting for this process on their GPUs. Leaving the group in order would
         # then wait for them, and neither side would ever end.

@@ -59,6 +59,10 @@ SOLVERS: dict[str, Callable[..., Tensor]] = {"heun": sample_heun, "dpmpp_2m": sa
 """The samplers by name: functions of D, x and the noise levels."""
 
 
+def _clipped(denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigma: Tensor) -> Tensor:
+    return denoise(x, sigma).clamp(-1, 1)
+
+
 @torch.inference_mode()
 def generate(
     denoiser: Denoiser,
@@ -71,6 +75,7 @@ def generate(
     sigma_min: float = 0.002,
     sigma_max: float = 80.0,
     rho: float = 7.0,
+    clip_denoised: bool = False,
     sigma_stop: float = 0.0,
     batch_size: int = 256,
     device: torch.device | str = "cpu",
@@ -85,6 +90,8 @@ def generate(
     A `sigma_stop` above `sigma_min` takes its place: the last step goes from there to E[x_0 | x] (see
     `methods.NoiseOnly`).
 
+    `clip_denoised` holds D to [-1, 1], the range of pixels, before the solver sees it.
+
     Raises UserError for an unknown solver.
     """
     if solver not in SOLVERS:
@@ -96,7 +103,10 @@ def generate(
         chunk = seeds[start : start + batch_size]
         latents = normal_per_item(base_seed, "sampling", chunk, space.shape).to(device)
         told = {name: value.to(device) for name, value in conditioning(base_seed, chunk).items()}
-        x = SOLVERS[solver](partial(denoiser, conditioning=told), latents * float(sigmas[0]), sigmas)
+        denoise = partial(denoiser, conditioning=told)
+        if clip_denoised:
+            denoise = partial(_clipped, denoise)
+        x = SOLVERS[solver](denoise, latents * float(sigmas[0]), sigmas)
         images.append(space.decode(x).cpu())
         if progress is not None:
             progress(len(chunk))

@@ -14,8 +14,11 @@ from pareto_amb.config import LogNormalConfig, TrainingConfig
 from pareto_amb.data.subsets import TrainingSet
 from pareto_amb.diffusion.augment import augment
 from pareto_amb.diffusion.checkpoint import (
+    check_tensors,
+    is_number,
     pack,
     read_initial_weights,
+    refusal,
     under_prefix,
     unpack,
     with_prefix,
@@ -33,8 +36,17 @@ from pareto_amb.diffusion.speed import (
     repair_gradients,
     tf32_matmul,
 )
-from pareto_amb.errors import UserError
+from pareto_amb.printable import reason
 from pareto_amb.randomness import derive_seed, make_generator
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
+"""Weight decay is coupled in Adam (L2 in the gradient), decoupled in AdamW."""
+
+VERSION = 2
+"""Raised when the same configuration and seed train another model than before."""
 
 _MAY_CHANGE = {"images", "checkpoint_seconds", "compile"}
 
@@ -108,7 +120,7 @@ class Trainer:
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         config = self.config
-        return torch.optim.AdamW(
+        return OPTIMIZERS[config.optimizer](
             self.denoiser.parameters(),
             lr=config.learning_rate,
             betas=config.betas,
@@ -123,12 +135,13 @@ class Trainer:
         checkpoint: Callable[[], None] | None = None,
         *,
         checkpoint_at_end: bool = True,
+        wanted: Callable[[], bool] = lambda: False,
     ) -> float:
         """Train until `until_images` images were seen in total; return the mean loss since the last call.
 
-        `checkpoint` is called about every `checkpoint_seconds`, over calls, and at the end where
-        `checkpoint_at_end`. Raises TrainingDivergedError when the loss is not finite, before that state
-        could be saved.
+        `checkpoint` is called about every `checkpoint_seconds`, over calls, after any step that `wanted` says
+        yes to, and at the end where `checkpoint_at_end`. Raises TrainingDivergedError when the loss is not
+        finite, before that state could be saved.
         """
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), tf32_matmul(self.device):
@@ -136,7 +149,7 @@ class Trainer:
             started = time.monotonic()
             while self.images_seen < until_images:
                 self._step()
-                due = time.monotonic() - self._saved_at >= self.config.checkpoint_seconds
+                due = wanted() or time.monotonic() - self._saved_at >= self.config.checkpoint_seconds
                 step = self.images_seen // self.config.batch_size
                 if checkpoint and self._world.first_decides(due, step):
                     self._pause_clock(started)
@@ -177,10 +190,14 @@ class Trainer:
 
         # Denoise them, and take a step.
         self._optimizer.zero_grad(set_to_none=True)
-        with forward_precision(self.config.precision, device):
-            denoised = self._forward(examples.noisy, examples.sigma, examples.conditioning)
-        loss = self.method.loss(denoised, examples, self.denoiser.space.sigma_data).mean()
-        loss.backward()  # type: ignore[no-untyped-call]
+        sigma_data = self.denoiser.space.sigma_data
+        denoised = self._denoise(examples.noisy, examples.sigma, examples.conditioning)
+        losses = self.method.loss(denoised, examples, sigma_data)
+        extra = self.method.extra_loss(self._denoise, examples, sigma_data)
+        loss = (losses if extra is None else losses + extra).mean()
+        # The published loss is summed over an image: a mean would put Adam's eps and an L2 term of another
+        # weight beside the gradient. What is reported stays the mean.
+        (loss * math.prod(self.denoiser.space.shape)).backward()  # type: ignore[no-untyped-call]
         self._world.average([p.grad for p in self.denoiser.parameters() if p.grad is not None])
         if self.config.gradient_repair:
             repair_gradients(self.denoiser.parameters())
@@ -193,6 +210,11 @@ class Trainer:
         self._loss_count += 1
         weights = [p.detach() for p in self.denoiser.parameters()]
         torch._foreach_lerp_(self.ema, weights, 1 - self._ema_beta())
+
+    def _denoise(self, x: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
+        with forward_precision(self.config.precision, self.device):
+            denoised: Tensor = self._forward(x, sigma, conditioning)
+        return denoised
 
     def _augment(self, images: Tensor, exact: Tensor) -> tuple[Tensor, Conditioning]:
         """Flip and augment images (B, any, H, W) as configured, those `exact` by whole pixels only."""
@@ -256,10 +278,15 @@ class Trainer:
         Raises UserError when `content` is not a checkpoint, or is one of another training.
         """
         header, tensors = unpack(content, origin)
-        mine = self._identity()
-        if header["identity"] != mine:
-            changed = [key for key in mine if header["identity"].get(key) != mine[key]]
-            raise UserError(f"{origin}: is of another training, {', '.join(changed)} differ")
+        mine, theirs = self._identity(), header.get("identity")
+        if theirs != mine:
+            theirs = theirs if isinstance(theirs, dict) else {}
+            changed = sorted(key for key in mine.keys() | theirs if theirs.get(key) != mine.get(key))
+            raise refusal(origin, f"is of another training, {', '.join(changed):.200} differ")
+        try:
+            self._check_state(header, tensors)
+        except (ValueError, RuntimeError, TypeError) as error:
+            raise refusal(origin, f"does not hold the state of a training ({reason(error)})") from error
         self.denoiser.load_state_dict(under_prefix("model.", tensors))
         averaged = under_prefix("ema.", tensors)
         for name, mean in self._named_ema().items():
@@ -280,6 +307,43 @@ class Trainer:
         self.images_seen, self.train_seconds = header["images_seen"], header["train_seconds"]
         own = self._world.is_first
         self._dropout_state = tensors["random.dropout"] if own else self._first_dropout_state()
+
+    def _check_state(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Raise ValueError, TypeError or RuntimeError for what this training cannot go on from."""
+        seen, batch = header.get("images_seen"), self.config.batch_size
+        if not isinstance(seen, int) or isinstance(seen, bool) or not 0 <= seen < 2**53 or seen % batch:
+            raise ValueError(f"images_seen is {seen!r:.80}")
+        count, seconds = header.get("loss_count"), header.get("train_seconds")
+        if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= seen // batch:
+            raise ValueError(f"loss_count is {count!r:.80}")
+        if seconds is None or not is_number(seconds) or seconds < 0:
+            raise ValueError(f"train_seconds is {seconds!r:.80}")
+        states = {name for name in tensors if name.startswith("optimizer.")}
+        if bool(states) != bool(seen):
+            raise ValueError("the optimizer's state is not that of its images")
+        check_tensors(tensors, self._expected(states))
+        for index in {name.split(".")[1] for name in states}:
+            step, square = tensors[f"optimizer.{index}.step"], tensors[f"optimizer.{index}.exp_avg_sq"]
+            if step < 1 or (square < 0).any():
+                raise ValueError(f"the optimizer's state {index} holds negative numbers")
+        for name in ("random.batches", "random.dropout"):
+            torch.Generator(self.device).set_state(tensors[name])
+
+    def _expected(self, states: set[str]) -> dict[str, Tensor]:
+        """Tensors like those of a checkpoint, whose optimizer knows of the parameters named in `states`."""
+        parameters = [p.detach() for p in self.denoiser.parameters()]
+        expected = with_prefix("model.", self.denoiser.state_dict()) | with_prefix("ema.", self._named_ema())
+        for index in {name.split(".")[1] for name in states}:
+            if not index.isdecimal() or str(int(index)) != index or int(index) >= len(parameters):
+                raise ValueError(f"the optimizer has no state {index:.80}")
+            like = parameters[int(index)]
+            moments = {"exp_avg": like, "exp_avg_sq": like, "step": torch.zeros(())}
+            expected |= with_prefix(f"optimizer.{index}.", moments)
+        return expected | {
+            "random.batches": self._generator.get_state(),
+            "random.dropout": make_generator(self.seed, "dropout", self.device).get_state(),
+            "loss_sum": self._loss_sum,
+        }
 
     def _first_dropout_state(self) -> Tensor:
         """The dropout state of this process at its start, from image 0 or from a checkpoint.

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pareto_amb.errors import UserError
+from pareto_amb.reading import expand, is_regular
 
 Preprocessing = Literal["standard", "paper"]
 State = Mapping[str, Tensor]
@@ -154,15 +155,15 @@ def _fingerprint(name: str, preprocessing: str, network: nn.Module) -> str:
 def _find_weights(name: str, entry: "EncoderEntry", address: str, weights: str | Path | None) -> Path:
     """The weights file of an encoder; downloads it as a last resort, UserError when that fails."""
     if weights is not None:
-        path = Path(weights).expanduser()
-        if not path.is_file():
+        path = expand(str(weights))
+        if not is_regular(path):
             raise UserError(f"{path}: no such weights file (encoder {name})")
         return path
     folder = os.environ.get("PARETO_AMB_WEIGHTS")
     if folder:
         for file in (f"{name}.safetensors", f"{name}.pth", *entry.other_files):
-            path = Path(folder).expanduser() / file
-            if path.is_file():
+            path = expand(folder) / file
+            if is_regular(path):
                 return path
     packaged = entry.packaged()
     if packaged is not None:

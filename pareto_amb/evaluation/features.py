@@ -7,13 +7,12 @@ no code from it.
 
 import hashlib
 import os
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,8 +28,10 @@ from pareto_amb.data.stream import ImageStream, content_fingerprint
 from pareto_amb.errors import UserError
 from pareto_amb.evaluation.encoders import Encoder
 from pareto_amb.evaluation.frechet import GaussianStatistics, fit_gaussian, gaussian_from_covariance
+from pareto_amb.printable import printable, reason
 from pareto_amb.storage import replace_file
 from pareto_amb.terminal import ShowCount, counting
+from pareto_amb.untrusted import read_arrays
 
 CACHE_VARIABLE = "PARETO_AMB_CACHE"
 CACHE_VERSION = 1
@@ -42,10 +43,10 @@ BATCH_PIXELS = BATCH_SIZE * 256**2
 
 SUFFIXES = (".npz", ".safetensors")
 
-_UNUSABLE = (
-    OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, NotImplementedError, MemoryError,
-    zipfile.BadZipFile, zlib.error, SafetensorError,
-)  # fmt: skip
+MAX_UNPACKED = 2**31
+"""Bytes that a compressed file may unpack to."""
+
+_UNUSABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, MemoryError, SafetensorError)
 """What reading a damaged or hostile file of features raises, by where the damage is."""
 
 
@@ -217,19 +218,21 @@ def load_features(path: Path) -> EncodedImages:
     """Read a file that `save_features` wrote; UserError, naming it, when it is anything else."""
     try:
         if path.suffix == ".safetensors":
+            _check_regular(path)
             with safe_open(path, framework="pt") as file:
                 provenance = (file.metadata() or {})["provenance"]
                 features, digests = file.get_tensor("features"), file.get_tensor("pixel_digests")
         else:
-            with np.load(path, allow_pickle=False) as arrays:
-                provenance = str(arrays["provenance"])
-                features = torch.from_numpy(arrays["features"])
-                digests = torch.from_numpy(arrays["pixel_digests"])
+            arrays = _read_npz(path, ("features", "pixel_digests", "provenance"))
+            provenance = str(arrays["provenance"])
+            features, digests = _numbers(arrays["features"]), _numbers(arrays["pixel_digests"])
         encoded = EncodedImages(features, digests, Provenance.model_validate_json(provenance))
         _check(encoded)
     except _UNUSABLE as error:
-        reason = _reason(error)
-        raise UserError(f"{path}: not a file of features ({reason}); encode the images again") from error
+        why = _reason(error)
+        raise UserError(
+            f"{printable(path)}: not a file of features ({why}); encode the images again"
+        ) from error
     return encoded
 
 
@@ -276,7 +279,11 @@ def load_reference(path: Path, encoders: Sequence[Encoder], size: tuple[int, int
             f"{path}: features of images of {made_of.width} x {made_of.height} pixels, but the generated "
             f"ones have {size[1]} x {size[0]}; bring both to one size"
         )
-    return QualityReference(fit_gaussian(encoded.features), encoded.features, str(path))
+    try:
+        fitted = fit_gaussian(encoded.features)
+    except UserError as error:
+        raise UserError(f"{printable(path)}: {error}") from error
+    return QualityReference(fitted, encoded.features, str(path))
 
 
 def _check_length(path: Path, length: int, encoders: Sequence[Encoder], size: tuple[int, int]) -> None:
@@ -292,27 +299,59 @@ def _check_length(path: Path, length: int, encoders: Sequence[Encoder], size: tu
 def _load_statistics(path: Path) -> QualityReference | None:
     """The mean and covariance of an npz; None when it holds other things."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if not {"mu", "sigma"} <= set(arrays):
-                return None
-            mean, covariance = (
-                torch.from_numpy(np.atleast_1d(arrays["mu"])),
-                torch.from_numpy(arrays["sigma"]),
-            )
+        arrays = _read_npz(path, ("mu", "sigma"))
+        if not {"mu", "sigma"} <= arrays.keys():
+            return None
+        mean = _numbers(np.atleast_1d(arrays["mu"])).double()
+        covariance = _numbers(arrays["sigma"]).double()
+        if mean.ndim != 1 or not 1 <= len(mean) <= MAX_LENGTH:
+            raise ValueError(f"mu has the shape {tuple(mean.shape)}")
+        if max(float(mean.abs().max()), float(covariance.abs().max())) > LARGEST:
+            raise ValueError(f"mu or sigma goes beyond {LARGEST:g}")
     except _UNUSABLE as error:
         raise UserError(
-            f"{path}: cannot be read as statistics ({_reason(error)}); give an npz with mu and sigma, or "
-            "what `encode` wrote"
+            f"{printable(path)}: cannot be read as statistics ({_reason(error)}); give an npz with "
+            "mu and sigma, or what `encode` wrote"
         ) from error
     try:
         statistics = gaussian_from_covariance(mean, covariance)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+    except (UserError, RuntimeError) as error:
+        raise UserError(
+            f"{printable(path)}: {reason(error)}; give the mean and covariance of features"
+        ) from error
     note = (
         f"{path}: its encoder and preprocessing are not recorded and cannot be checked; without its "
         "features there is no kernel distance, precision, recall, density or coverage"
     )
     return QualityReference(statistics, source=str(path), note=note)
+
+
+MAX_LENGTH = 50_000
+"""Of a feature vector whose covariance is known."""
+
+LARGEST = 1e30
+
+
+def _read_npz(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Those of the arrays `names` in an npz. ValueError or OSError where it cannot be used."""
+    _check_regular(path)
+    with path.open("rb") as file:
+        return read_arrays(file, names, max(path.stat().st_size, MAX_UNPACKED))
+
+
+def _check_regular(path: Path) -> None:
+    """Raise ValueError for a pipe or a device, which would be waited for."""
+    if path.exists() and not path.is_file():
+        raise ValueError("not a regular file")
+
+
+def _numbers(array: NDArray[Any]) -> Tensor:
+    """An array as a tensor. ValueError where it holds text."""
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"holds {array.dtype}, not numbers")
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    return torch.from_numpy(array)
 
 
 def _check(encoded: EncodedImages) -> None:
@@ -330,10 +369,7 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, ValidationError):
         problem = error.errors()[0]
         return f"provenance {'.'.join(map(str, problem['loc']))}: {problem['msg']}"
-    if "pickle" in str(error):  # NumPy goes on to advise loading them
-        return "it holds pickled objects"
-    strerror = error.strerror if isinstance(error, OSError) else None
-    return " ".join((strerror or str(error) or type(error).__name__).split())[:200]
+    return reason(error)
 
 
 # --- the cache ------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from pareto_amb.evaluation.frechet import (
     frechet_influence,
 )
 from pareto_amb.evaluation.intervals import UNKNOWN, Z95, Estimate, bootstrap, wilson
+from pareto_amb.evaluation.likeness import Likeness
 from pareto_amb.evaluation.neighbours import block_rows, closest
 from pareto_amb.randomness import make_generator
 
@@ -135,6 +136,31 @@ def prdc(generated: Tensor, real: Tensor) -> PRDC:
         density=bootstrap(around / COVERAGE_K, lambda values: values.mean(1)),
         coverage=_share(covered),
     )
+
+
+def like_for_like(generated: Tensor, heldout: Tensor, seed: int = 0) -> Likeness | None:
+    """Generated (N, D) and held-out images (M, D), as many of each, against the other half of the latter.
+
+    Every second held-out image is the reference. Of the generated ones and of the other held-out ones the
+    same number is drawn at random. None where there are too few.
+    """
+    reference, unseen = heldout[0::2], heldout[1::2]
+    count = min(len(generated), len(unseen))
+    if len(reference) <= COVERAGE_K or count <= PRECISION_K:
+        return None
+    statistics = fit_gaussian(reference)
+    ours, theirs = (
+        {"fid": fid(drawn, statistics), **vars(prdc(drawn, reference))}
+        for drawn in (draw(generated, count, seed), draw(unseen, count, seed))
+    )
+    return Likeness(count, len(reference), ours, theirs)
+
+
+def draw(rows: Tensor, count: int, seed: int) -> Tensor:
+    """At most `count` of `rows` (N, ...), at random without repeats."""
+    if len(rows) <= count:
+        return rows
+    return rows[torch.randperm(len(rows), generator=make_generator(seed, "draw"))[:count]]
 
 
 def _share(which: Tensor) -> Estimate:

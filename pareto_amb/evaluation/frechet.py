@@ -185,8 +185,8 @@ def frechet_influence(features: Tensor, a: GaussianStatistics, b: GaussianStatis
     Good to three digits, which is enough for an interval.
     """
     factor = b.factor.float()
-    squared, vectors = torch.linalg.eigh(_gram(a.factor.T.float() @ factor))
-    kept = squared > _MIN_TRANSPORT_RATIO * squared[-1]
+    squared, vectors = _squared_singular(a.factor.T.float() @ factor)
+    kept = squared > _MIN_TRANSPORT_RATIO * squared.max()
     transport = factor @ (vectors[:, kept] * squared[kept] ** -0.25)
     shift = 2.0 * (a.mean - b.mean).float()
     mean, unbiased = a.mean.float(), len(features) / (len(features) - 1)
@@ -197,6 +197,16 @@ def frechet_influence(features: Tensor, a: GaussianStatistics, b: GaussianStatis
         parts.append(unbiased * pull + centred @ shift)
     influence = torch.cat(parts)
     return influence - influence.mean()
+
+
+def _squared_singular(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """The squared singular values (K,) of `matrix` and its right singular vectors, as columns."""
+    try:
+        values, vectors = torch.linalg.eigh(_gram(matrix))
+    except RuntimeError:  # it does not converge where many eigenvalues are equal: features that hardly vary
+        _, singular, rows = torch.linalg.svd(matrix.double(), full_matrices=False)
+        return singular.square().to(matrix.dtype), rows.T.to(matrix.dtype)
+    return values, vectors
 
 
 def frechet_standard_error(features: Tensor, a: GaussianStatistics, b: GaussianStatistics) -> float:

@@ -268,10 +268,13 @@ def _measure(
     if threshold is not None:
         metrics |= _copy_estimates(similarity, neighbour, unseen, threshold, len(train.features))
     metrics["authpct"] = memorization.authpct(generated.features, train.features)
+    reference, likeness = given or _reference_of(sets, number), None
+    metrics |= _fidelity_metrics(generated.features, reference, seed)
     if "heldout" in sets:
         heldout = sets["heldout"].encoded[number].features
         metrics["c_t"] = memorization.c_t(generated.features, heldout, train.features)
-    metrics |= _fidelity_metrics(generated.features, given or _reference_of(sets, number), seed)
+        metrics |= _real_metrics(sets, number, reference, seed)
+        likeness = fidelity.like_for_like(generated.features, heldout, seed)
     made_by = generated.provenance
     return EncoderReport(
         encoder=made_by.encoder,
@@ -283,6 +286,7 @@ def _measure(
         similarity=similarity,
         neighbour=neighbour,
         heldout_similarity=unseen,
+        likeness=likeness,
     )
 
 
@@ -346,6 +350,70 @@ def _fidelity_metrics(generated: Tensor, reference: QualityReference, seed: int)
     if len(generated) > fidelity.PRECISION_K and len(real) > fidelity.COVERAGE_K:
         found |= vars(fidelity.prdc(generated, real))
     return found
+
+
+# --- what real images reach -----------------------------------------------------------------------
+
+
+def _real_metrics(
+    sets: Mapping[str, _ImageSet], number: int, reference: QualityReference, seed: int
+) -> dict[str, Estimate]:
+    """The Fréchet distance of held-out images from the reference; none where there are too few."""
+    rows, others = _yardstick_rows(sets, reference, seed)
+    if len(rows) < 2:
+        return {}
+    features = sets["heldout"].encoded[number].features
+    statistics = reference.statistics if others is None else fit_gaussian(features[others])
+    return {"heldout_fid": fidelity.fid(features[rows], statistics)}
+
+
+def _yardstick_rows(
+    sets: Mapping[str, _ImageSet], reference: QualityReference, seed: int
+) -> tuple[Tensor, Tensor | None]:
+    """Held-out images, by position, whose Fréchet distance is measured, and those it is measured from.
+
+    As many as there are generated ones, or all where there are fewer; none that are reference images too.
+    Where the held-out images are the reference themselves, they are every second one, and the others stand
+    for the reference; else None does, and the reference stays what it is.
+    """
+    rows, others = torch.arange(len(sets["heldout"].names)), None
+    if not reference.source and _reference_role(sets) == "heldout":
+        rows, others = (rows[1::2], rows[0::2]) if len(rows) > 3 else (rows[:0], None)
+    return fidelity.draw(rows[~_in_reference(sets)[rows]], len(sets["generated"].names), seed), others
+
+
+def _in_reference(sets: Mapping[str, _ImageSet]) -> Tensor:
+    """Which of the held-out images, bool (M,), are among the images of --reference."""
+    known = _positions_by_digest(sets["reference"]) if "reference" in sets else {}
+    return torch.tensor([digest in known for digest in _digests(sets["heldout"])])
+
+
+def _on_real_metrics(sets: Mapping[str, _ImageSet], reference: QualityReference) -> list[str]:
+    """What to know when the Fréchet distance is compared with that of held-out images."""
+    if "heldout" not in sets:
+        return ["what Fréchet distance real images reach is unknown without --heldout"]
+    rows, others = _yardstick_rows(sets, reference, 0)
+    if len(rows) < 2:
+        return ["what Fréchet distance real images reach is unknown: too few held-out images for it"]
+    found = []
+    if left_out := int(_in_reference(sets).sum()):
+        found.append(
+            f"{left_out:,} held-out images are reference images too: the Fréchet distance of held-out images "
+            "is that of the others"
+        )
+    n, total = reference.statistics.n, len(sets["generated"].names)
+    m = n if others is None else len(others)
+    if (len(rows), m) != (total, n):
+        found.append(
+            f"the Fréchet distance of held-out images is that of {_against(len(rows), m)}, the one of "
+            f"generated images that of {_against(total, n)}: fewer images make it larger, so compare them "
+            "like for like"
+        )
+    return found
+
+
+def _against(count: int, reference: int | None) -> str:
+    return f"{count:,}" if reference is None else f"{count:,} against {reference:,}"
 
 
 # --- the report -----------------------------------------------------------------------------------
@@ -478,6 +546,7 @@ def _notes(
         )
     if given is not None and given.note:
         notes.append(given.note)
+    notes += _on_real_metrics(sets, given or _reference_of(sets, 0))
     for role, images in sets.items():
         if images.skipped:
             named = ", ".join(f"{name!r:.100}" for name in images.skipped[:_NAMED])

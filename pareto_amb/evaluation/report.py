@@ -10,7 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from pareto_amb.evaluation.intervals import UNKNOWN, Estimate
+from pareto_amb.evaluation.gate import Gate, judge
+from pareto_amb.evaluation.intervals import UNKNOWN, Z95, Estimate
+from pareto_amb.evaluation.likeness import Likeness
+from pareto_amb.printable import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +48,7 @@ COPYING = (
     ),
     Metric(
         "excess_copy_rate", "Excess copy rate", "points",
-        "The first less the second. Above 0 with its whole interval: the model copies.",
+        "The first less the second. Above 0 with its whole interval: more copies than chance explains.",
     ),
     Metric(
         "similarity_mean", "Mean similarity", "number",
@@ -78,8 +81,9 @@ COPYING = (
     ),
     Metric(
         "c_t", "C_T", "number",
-        "Are generated images closer to the training images than held-out ones are (Meehan et al. 2020)? "
-        "Below −1.96: closer than by chance, so copied.",
+        "Are generated images nearer to the training images than held-out ones are (Meehan et al. 2020)? "
+        "Below −1.96: nearer than by chance. That is copying if they are as varied and as rich in detail as "
+        "real ones; bland images lie nearer to every image. Above 1.96: farther away.",
     ),
 )  # fmt: skip
 """How alike generated and training images are, image by image."""
@@ -89,6 +93,11 @@ QUALITY = (
         "fid", "Fréchet distance", "number",
         "How far the generated images are from the reference as a whole. Lower is better; it depends on "
         "the encoder and on the number of images.",
+    ),
+    Metric(
+        "heldout_fid", "… of held-out images", "number",
+        "The same for real images the model never saw: what real images reach. Where the held-out images are "
+        "the reference, every second one is measured against the others.",
     ),
     Metric(
         "fid_infinity", "… of infinitely many images", "number",
@@ -102,7 +111,8 @@ QUALITY = (
     ),
     Metric(
         "precision", "Precision", "share",
-        "Generated images that lie among the reference images: quality (Kynkäänniemi et al. 2019).",
+        "Generated images that lie among the reference images: quality (Kynkäänniemi et al. 2019). Images "
+        "without detail can lie there too: their density is far above 1, their recall near 0.",
     ),
     Metric(
         "recall", "Recall", "share",
@@ -118,6 +128,11 @@ QUALITY = (
     ),
 )  # fmt: skip
 """How alike generated and reference images are, as a whole."""
+
+LIKENESS = tuple(
+    metric for metric in QUALITY if metric.key in ("fid", "precision", "recall", "density", "coverage")
+)
+"""The figures in which generated and held-out images are compared like for like."""
 
 PIXEL_METRICS = (
     Metric(
@@ -150,7 +165,8 @@ class EncoderReport:
 
     `similarity` (N,) is that of each generated image to the nearest training image, number `neighbour`
     (N,); `heldout_similarity` (M,) is that of the held-out images the yardstick rests on, empty without
-    any. `threshold` is None where none was given and none could be calibrated.
+    any. `threshold` is None where none was given and none could be calibrated. `likeness` is None where
+    there are too few images, or none that were held out.
     """
 
     encoder: str
@@ -162,6 +178,7 @@ class EncoderReport:
     similarity: "Tensor"
     neighbour: "Tensor"
     heldout_similarity: "Tensor"
+    likeness: Likeness | None = None
 
 
 @dataclass(frozen=True)
@@ -217,18 +234,55 @@ class EvaluationReport:
         return self.pixel_metrics["identical_share"]
 
     @property
+    def n_identical(self) -> int:
+        """How many generated images have exactly the pixels of a training image."""
+        return round(self.identical.value * self.image_sets["generated"].count)
+
+    @property
     def excess_at_least(self) -> float:
         """The lowest excess copy rate there may be: no held-out image has the pixels of a training image."""
         return float(np.nanmax([self.excess.low, self.identical.low, 0.0]))
 
     @property
-    def finding(self) -> Literal["copies", "normal", "inconclusive", "unknown"]:
-        """Whether more images are copies than is normal, by more than chance; identical ones always are."""
+    def excess_at_most(self) -> float:
+        """The highest excess copy rate there may be; NaN where nothing says what is normal."""
+        return float(np.maximum(self.excess.high, self.identical.value))
+
+    @property
+    def likeness(self) -> Literal["alike", "unlike", "unsure", "unknown"]:
+        """Whether the generated images are like real ones, in the first encoder."""
+        found = self.encoders[0].likeness
+        return "unknown" if found is None else found.outcome
+
+    @property
+    def unlikeness(self) -> str:
+        """What sets the generated images apart from real ones, or why that is not known; empty if nothing."""
+        found = self.encoders[0].likeness
+        return "at least 12 held-out and 4 generated images are needed" if found is None else str(found)
+
+    @property
+    def finding(self) -> Literal["copies", "normal", "inconclusive", "not-comparable", "unknown"]:
+        """Whether more images are copies than is normal, by more than chance; identical ones always are.
+
+        `not-comparable` where few are, but the images are so unlike real ones that this says nothing.
+        """
         if self.identical.value > 0 or self.excess.low > 0:
             return "copies"
         if math.isnan(self.excess.low):
             return "unknown"
-        return "inconclusive" if self.excess.high > UNSURE_ABOVE else "normal"
+        if self.likeness == "unlike":
+            return "not-comparable"
+        return "normal" if self.excess.high <= UNSURE_ABOVE and self.likeness == "alike" else "inconclusive"
+
+    def gate(
+        self,
+        limit: float | None = None,
+        *,
+        fail_on_identical: bool = True,
+        require_conclusive: bool = False,
+    ) -> Gate:
+        """Whether these images may be released; see `pareto_amb.evaluation.gate.judge`."""
+        return judge(self, limit, fail_on_identical=fail_on_identical, require_conclusive=require_conclusive)
 
 
 def metric_label(metric: Metric, encoder: str) -> str:
@@ -250,7 +304,7 @@ def format_value(value: float, kind: Kind) -> str:
         return f"{100 * value:.1f}%"
     if kind == "points":
         return f"{100 * value:+.1f} points"
-    return f"{value:,.0f}" if kind == "count" or abs(value) >= 10_000 else f"{value:#.4g}"
+    return f"{value:,.0f}" if kind == "count" or abs(value) >= 1000 else f"{value:#.4g}"
 
 
 def format_interval(estimate: Estimate, kind: Kind) -> str:
@@ -266,35 +320,143 @@ def verdict(report: EvaluationReport) -> str:
     """The answer in words: how many are copies, how sure, next to what is normal."""
     first = report.encoders[0]
     copied, normal = first.metrics["memorization"], first.metrics["heldout_memorization"]
-    identical = ""
-    if report.identical.value > 0:
-        identical = f"{format_value(report.identical.value, 'share')} of the generated images have exactly "
-        identical += "the pixels of a training image: these are copies. "
+    words = _about_identical(report)
     if first.threshold is None:
         return (
-            f"{identical}How many generated images are copies cannot be said without a threshold: give "
+            f"{words}How many generated images are copies cannot be said without a threshold: give "
             "--heldout, images the model never saw, to calibrate one, or --threshold."
         )
-    words = (
-        f"{identical}{format_value(copied.value, 'share')} of the generated images are copies of training "
+    if report.finding == "not-comparable":
+        words += (
+            f"The generated images are unlike real images of this kind ({report.unlikeness}): that few of "
+            "them are copies says nothing. "
+        )
+    words += (
+        f"{format_value(copied.value, 'share')} of the generated images are copies of training "
         f"images, 95% interval {format_interval(copied, 'share')}."
     )
     if math.isnan(normal.value):
         return f"{words} What is normal for held-out images is unknown: give --heldout."
     words += f" {format_value(normal.value, 'share')} is normal for images the model never saw"
-    excess = f"{format_value(report.excess.value, 'points')} ({format_interval(report.excess, 'points')})"
     conclusions = {
-        "copies": ": the model copies." if report.excess.low > 0 else ".",
-        "inconclusive": ": too few images to tell, give more of the generated and --heldout ones.",
+        "copies": _if_copies(report),
+        "inconclusive": f": too few images to tell{_of_what(report)}.",
         "normal": ": no more than chance explains.",
+        "not-comparable": ".",
     }
-    return f"{words}; the excess is {excess}{conclusions[report.finding]}"
+    return f"{words}; the excess is {_excess_words(report.excess)}{conclusions[report.finding]}"
+
+
+def _if_copies(report: EvaluationReport) -> str:
+    if not report.excess.low > 0:
+        return "."
+    if report.likeness == "unlike" and not report.n_identical:
+        return (
+            ": more than chance explains, but in images unlike real ones; look whether the pairs are copies."
+        )
+    return ": the model copies."
+
+
+def _of_what(report: EvaluationReport) -> str:
+    """What there are too few images for."""
+    if report.excess.high > UNSURE_ABOVE:
+        return ", give more of the generated and --heldout ones"
+    return f" whether the generated ones are like real ones of this kind ({report.unlikeness})"
+
+
+def _excess_words(excess: Estimate) -> str:
+    return f"{format_value(excess.value, 'points')} ({format_interval(excess, 'points')})"
+
+
+def _about_identical(report: EvaluationReport) -> str:
+    if not report.n_identical:
+        return ""
+    return (
+        f"{format_value(report.identical.value, 'share')} of the generated images have exactly the pixels of "
+        "a training image: these are copies. "
+    )
+
+
+def remarks(report: EvaluationReport) -> list[str]:
+    """What the reader must know besides the verdict: cautions, then notes on what was measured."""
+    return [*cautions(report), *report.notes]
+
+
+def cautions(report: EvaluationReport) -> list[str]:
+    """Where figures seem to say something else than the verdict: what that can mean."""
+    first, found = report.encoders[0], []
+    if report.finding == "copies" and report.likeness == "unlike":
+        found.append(
+            f"as a whole the generated images are unlike real images of this kind ({report.unlikeness}): the "
+            "share of copies says little of a model whose images are like them"
+        )
+    if report.finding != "copies":
+        found += [
+            f"in {e.encoder} the excess copy rate is {_excess_words(e.metrics['excess_copy_rate'])}, more "
+            f"than chance explains: look at the pairs; the verdict is that of {first.encoder}"
+            for e in report.encoders[1:]
+            if e.metrics["excess_copy_rate"].low > 0
+        ]
+        found += [_about_c_t(report, e) for e in report.encoders if e.metrics["c_t"].value < -Z95]
+    return found
+
+
+def _about_c_t(report: EvaluationReport, encoder: EncoderReport) -> str:
+    nearer = (
+        f"C_T is {format_value(encoder.metrics['c_t'].value, 'number')} in {encoder.encoder}: as a whole the "
+        "generated images are nearer to the training images than held-out ones are"
+    )
+    if report.finding == "not-comparable":
+        return (
+            f"{nearer}. That need not be copying: images without detail can lie in the middle of the "
+            "features, nearer to every image than real images are to each other"
+        )
+    return (
+        f"{nearer}, though the share of copies shows no excess. Either many images copy in part and stay "
+        "below the threshold, or they are blander or less varied than real ones: compare density and recall "
+        "with those of held-out images, and look at the most similar pairs"
+    )
 
 
 def tables(report: EvaluationReport) -> list[Table]:
-    """The figures for a terminal, a table an encoder and one of pixels."""
-    found = [_table(_encoder_title(e), (COPYING, QUALITY), e.metrics, e.encoder) for e in report.encoders]
+    """The figures for a terminal: of each encoder, like for like, and of pixels."""
+    found = []
+    for e in report.encoders:
+        found.append(_table(_encoder_title(e), (COPYING, QUALITY), e.metrics, e.encoder))
+        if e.likeness is not None:
+            found.append(_likeness_table(e, e.likeness))
     return [*found, _table("pixels", (PIXEL_METRICS,), report.pixel_metrics, "")]
+
+
+def likeness_title(likeness: Likeness) -> str:
+    """What is compared like for like."""
+    return (
+        f"{likeness.images:,} generated and {likeness.images:,} held-out images, each against "
+        f"{likeness.reference_images:,} other held-out ones"
+    )
+
+
+def likeness_rows(encoder: str, likeness: Likeness) -> list[tuple[str, str, str]]:
+    """Label, value of generated images and value of held-out images."""
+    return [
+        (
+            metric_label(metric, encoder),
+            format_value(likeness.generated[metric.key].value, metric.kind),
+            format_value(likeness.heldout[metric.key].value, metric.kind),
+        )
+        for metric in LIKENESS
+    ]
+
+
+def _likeness_table(encoder: EncoderReport, likeness: Likeness) -> Table:
+    title = f"{encoder.encoder}, like for like: {likeness_title(likeness)}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("metric")
+    table.add_column("generated", justify="right")
+    table.add_column("held-out", justify="right")
+    for row in likeness_rows(encoder.encoder, likeness):
+        table.add_row(*row)
+    return table
 
 
 def _encoder_title(encoder: EncoderReport) -> str:
@@ -328,37 +490,38 @@ def _cells(metric: Metric, found: Mapping[str, Estimate], encoder: str) -> tuple
 
 
 def to_html(report: EvaluationReport) -> str:
-    """The verdict, the notes and the figures, for a notebook; names are escaped."""
+    """The verdict, the remarks and the figures, for a notebook; names are escaped."""
     parts = [f"<p>{escape(verdict(report))}</p>"]
-    if report.notes:
-        parts.append(f"<ul>{''.join(f'<li>{escape(printable(note))}</li>' for note in report.notes)}</ul>")
-    parts += [
-        _html_table(_encoder_title(e), (*COPYING, *QUALITY), e.metrics, e.encoder) for e in report.encoders
-    ]
-    parts.append(_html_table("pixels", PIXEL_METRICS, report.pixel_metrics, ""))
-    return "\n".join(parts)
+    lines = remarks(report)
+    if lines:
+        parts.append(f"<ul>{''.join(f'<li>{escape(printable(line))}</li>' for line in lines)}</ul>")
+    heads = ("metric", "value", "95% interval")
+    for e in report.encoders:
+        cells = [_cells(metric, e.metrics, e.encoder) for metric in (*COPYING, *QUALITY)]
+        parts.append(_html_table(_encoder_title(e), heads, cells))
+        if e.likeness is not None:
+            rows = likeness_rows(e.encoder, e.likeness)
+            title = f"{e.encoder}, like for like: {likeness_title(e.likeness)}"
+            parts.append(_html_table(title, ("metric", "generated", "held-out"), rows))
+    cells = [_cells(metric, report.pixel_metrics, "") for metric in PIXEL_METRICS]
+    return "\n".join([*parts, _html_table("pixels", heads, cells)])
 
 
-def _html_table(title: str, metrics: tuple[Metric, ...], found: Mapping[str, Estimate], encoder: str) -> str:
-    cells = [("metric", "value", "95% interval"), *(_cells(metric, found, encoder) for metric in metrics)]
-    lines = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in cells]
+def _html_table(title: str, heads: tuple[str, str, str], cells: list[tuple[str, str, str]]) -> str:
+    lines = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in (heads, *cells)]
     lines[0] = lines[0].replace("td>", "th>")
     rows = "".join(f"<tr>{line}</tr>" for line in lines)
     return f"<table><caption>{escape(title)}</caption>{rows}</table>"
 
 
-def printable(text: str) -> str:
-    """Text that can be written as UTF-8: a file name may hold bytes that are none."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def to_json(report: EvaluationReport) -> dict[str, Any]:
-    """The report as plain data: NaN becomes null, shares stay between 0 and 1."""
+def to_json(report: EvaluationReport, gate: Gate | None = None) -> dict[str, Any]:
+    """The report, and what its gate said, as plain data: NaN becomes null, shares stay between 0 and 1."""
     first = report.encoders[0]
     return {
         "schema": JSON_SCHEMA,
         "verdict": verdict(report),
         "finding": report.finding,
+        "gate": None if gate is None else dict(vars(gate)),
         **{key: _plain(first.metrics[key]) for key in ("memorization", "heldout_memorization")},
         "excess_copy_rate": _plain(report.excess),
         "encoders": [
@@ -369,6 +532,7 @@ def to_json(report: EvaluationReport) -> dict[str, Any]:
                 "threshold": e.threshold,
                 "threshold_calibrated": e.calibrated,
                 "metrics": {metric.key: _plain(e.metrics[metric.key]) for metric in (*COPYING, *QUALITY)},
+                "likeness": None if e.likeness is None else _plain_likeness(e.likeness),
             }
             for e in report.encoders
         ],
@@ -386,7 +550,7 @@ def to_json(report: EvaluationReport) -> dict[str, Any]:
             for role, images in report.image_sets.items()
         },
         "copies": [dict(vars(copy)) for copy in report.copies],
-        "notes": list(report.notes),
+        "notes": remarks(report),
         "environment": dict(report.environment),
     }
 
@@ -396,6 +560,15 @@ def _plain(estimate: Estimate) -> dict[str, float | None]:
         name: value if math.isfinite(value) else None
         for name, value in (("value", estimate.value), ("low", estimate.low), ("high", estimate.high))
     }
+
+
+def _plain_likeness(likeness: Likeness) -> dict[str, Any]:
+    figures = {
+        role: {metric.key: _plain(found[metric.key]) for metric in LIKENESS}
+        for role, found in (("generated", likeness.generated), ("heldout", likeness.heldout))
+    }
+    counts = {"images": likeness.images, "reference_images": likeness.reference_images}
+    return {"outcome": likeness.outcome, **counts, **figures}
 
 
 def unknown_metrics(metrics: tuple[Metric, ...]) -> dict[str, Estimate]:

@@ -15,7 +15,7 @@ from pareto_amb.config import EvaluationConfig
 from pareto_amb.declared import Objective
 from pareto_amb.errors import UserError
 from pareto_amb.evaluation.encoders import Encoder
-from pareto_amb.evaluation.frechet import GaussianStatistics, fit_gaussian
+from pareto_amb.evaluation.frechet import GaussianStatistics, fit_gaussian, frechet_distance
 from pareto_amb.evaluation.memorization import (
     is_copy,
     mean_similarity,
@@ -86,7 +86,9 @@ def build_references(
 
     Without given thresholds, one is calibrated on every second held-out image and the yardstick
     (`TrialReference.heldout`) is measured on the others, so that it is not true by construction. With
-    given thresholds it rests on all of them, and is NaN when there are none.
+    given thresholds it rests on all of them, and is NaN when there are none. FID's yardstick, `heldout_fid`,
+    is that of `n_samples` held-out images from the reference images that are not among them, NaN where there
+    are too few.
 
     Raises UserError, naming the train size, when it leaves too few held-out images or when they are
     copies of training images.
@@ -107,7 +109,7 @@ def build_references(
             train_images=images[train],
             thresholds=thresholds,
             primary=config.primary_threshold,
-            heldout=yardstick,
+            heldout={**yardstick, "heldout_fid": _heldout_fid(fid_features, heldout, config)},
         )
     return references
 
@@ -172,6 +174,22 @@ def _heldout_statistics(features: Tensor, train_size: int) -> GaussianStatistics
     return fit_gaussian(features)
 
 
+def _heldout_fid(features: Tensor, heldout: Tensor, config: EvaluationConfig) -> float:
+    """The FID of as many held-out images as a trial has samples, from the rest of the reference images.
+
+    `features` (N, D) are those of the whole set, `heldout` (M,) row numbers. NaN where there are too few.
+    """
+    measured = heldout[: config.n_samples]
+    rest = torch.ones(len(features), dtype=torch.bool)
+    if config.reference == "heldout":
+        rest[:] = False
+        rest[heldout] = True
+    rest[measured] = False
+    if len(measured) < config.n_samples or rest.sum() < 2:
+        return math.nan
+    return frechet_distance(fit_gaussian(features[measured]), fit_gaussian(features[rest]))
+
+
 def _thresholds_and_yardstick(
     unseen: Tensor, bank: Tensor, train_size: int, config: EvaluationConfig
 ) -> tuple[tuple[float, ...], dict[str, float]]:
@@ -183,7 +201,8 @@ def _thresholds_and_yardstick(
             f"train_size {train_size}: {error}; or lower it, or set evaluation.thresholds"
         ) from error
     figures = _copy_figures(found.similarity, found.thresholds, config.primary_threshold)
-    return found.thresholds, {f"heldout_{name}": value for name, value in figures.items()}
+    named = {f"heldout_{name}": value for name, value in figures.items()}
+    return found.thresholds, {**named, "heldout_images": float(len(found.similarity))}
 
 
 def _measure(objective: Objective, measured: MeasuredSamples) -> dict[str, float]:

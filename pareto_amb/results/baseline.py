@@ -7,15 +7,22 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
+from scipy import stats
 
 from pareto_amb.declared import Objective
 
 NOISE_DEVIATIONS = 2.0
-"""Two figures differ when they are further apart than this many seed standard deviations of DDPM."""
+"""A figure is no worse than DDPM's while it lies within so many standard deviations of DDPM's seeds."""
+
+COVERAGE = 0.95
+"""The share of cases in which the interval of a figure is to hold it."""
 
 
 class Spread(BaseModel):
-    """A figure, its interval of twice the standard deviation, and this, where it is known."""
+    """A figure, its 95% interval, and its standard deviation from one training to the next.
+
+    Where nothing is known of its noise there is no deviation, and the interval is the figure itself.
+    """
 
     value: float
     low: float
@@ -45,19 +52,49 @@ class Baseline(Figures):
     seeds: int
 
 
-def describe_figure(objective: str, value: float) -> str:
-    """A figure in a sentence or a line of a terminal: `FID 122.3`, `memorization 0.015`."""
-    label = "FID" if objective == "fid" else objective
-    return f"{label} {value:{'.3f' if objective == 'memorization' else '.4g'}}"
+def quantile_of_noise(seeds: int) -> float:
+    """How many standard deviations an interval reaches when `seeds` trainings of DDPM show the noise.
+
+    That of Student's t with as many degrees of freedom as there are seeds: see `spread_over_seeds`.
+    """
+    return float(stats.t.ppf(0.5 + COVERAGE / 2, seeds))
 
 
-def spread_over_seeds(values: "pd.Series[float]") -> Spread:
-    """Mean of `values` (n_seeds,) with twice their standard deviation, which one seed does not tell."""
-    mean = float(values.mean())
-    deviation = float(values.std(ddof=1)) if len(values) > 1 else math.nan
-    margin = NOISE_DEVIATIONS * deviation if len(values) > 1 else 0.0
-    known = None if math.isnan(deviation) else deviation
-    return Spread(value=mean, low=mean - margin, high=mean + margin, deviation=known)
+def spread_over_seeds(values: "pd.Series[float]", sampling: float, objective: Objective) -> Spread:
+    """Mean of `values` (n,), one a seed, and the interval that holds another seed's value in 95% of cases.
+
+    `sampling` is the standard error of measuring one and the same model: no deviation is below it, that of
+    two seeds that happen to agree neither. The standard deviation of few seeds is itself uncertain, so the
+    variance is inferred, with a scaled inverse chi-square prior of one degree of freedom around sampling^2:
+    what one more seed would tell that scattered by the sampling error alone. With the variance s^2 of the
+    seeds the value of a further one then has Student's t distribution, n degrees of freedom and the scale
+
+        sqrt(v (1 + 1/n)),   v = (sampling^2 + (n - 1) s^2) / n, at least sampling^2.
+
+    `deviation` is s, at least `sampling`. Where both are 0 nothing is known of the noise.
+    """
+    n, mean = len(values), float(values.mean())
+    variance = float(values.var(ddof=1)) if n > 1 else 0.0
+    inferred = max((sampling**2 + (n - 1) * variance) / n, sampling**2)
+    deviation = max(math.sqrt(variance), sampling)
+    margin = quantile_of_noise(n) * math.sqrt(inferred * (1 + 1 / n))
+    return spread(objective, mean, margin, deviation)
+
+
+def spread(objective: Objective, value: float, margin: float, deviation: float) -> Spread:
+    """A figure and its interval, within what its objective can be; `deviation` 0 stands for not known."""
+    low, high = objective.limits
+    return Spread(
+        value=value,
+        low=min(max(value - margin, low), value),
+        high=max(min(value + margin, high), value),
+        deviation=deviation or None,
+    )
+
+
+def no_worse_than(found: Spread, objective: Objective) -> float:
+    """The worst figure that is no worse than `found`, DDPM's, within its noise."""
+    return found.value + objective.sign * NOISE_DEVIATIONS * (found.deviation or 0.0)
 
 
 def limits(
@@ -65,9 +102,9 @@ def limits(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The worst figures that are no worse than DDPM's within its noise (m,), the first that are better (m,).
 
-    All minimised: maximised objectives times -1.
+    All minimised: maximised objectives times -1. That the noise is uncertain counts against either claim:
+    what is better lies beyond the whole interval, what is no worse within two standard deviations.
     """
-    ends = [(baseline[o.name].high, baseline[o.name].low) for o in objectives]
-    worst = [high if o.sign > 0 else -low for o, (high, low) in zip(objectives, ends, strict=True)]
-    better = [low if o.sign > 0 else -high for o, (high, low) in zip(objectives, ends, strict=True)]
+    worst = [o.sign * no_worse_than(baseline[o.name], o) for o in objectives]
+    better = [baseline[o.name].low if o.sign > 0 else -baseline[o.name].high for o in objectives]
     return np.array(worst), np.array(better)

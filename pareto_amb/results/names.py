@@ -5,8 +5,11 @@ import re
 from pareto_amb.declared import Declared
 from pareto_amb.errors import UserError
 from pareto_amb.results.baseline import Baseline
-from pareto_amb.results.recommendation_file import ExportedRecommendation
+from pareto_amb.results.recommendation import Recommendation
 from pareto_amb.results.table import columns
+
+_OF_EXPORTS = {"training", "caution", "cautions", "verdict", "verdict_words"}
+"""Keys of an entry of recommendation.yaml beside those of a recommendation."""
 
 _OF_POINTS = {"confirmed", "p_front", "order", "mix", "number"}
 """Columns that points have beside those of the table."""
@@ -19,7 +22,7 @@ def check_names(declared: Declared) -> None:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
             raise UserError(f"{name!r}: a method, parameter or objective is named with letters, digits and _")
     fixed = {*columns(Declared({}, {})), *Baseline.model_fields, *_OF_POINTS}
-    fixed |= ExportedRecommendation.model_fields.keys() - {"sigma_tn", "mix_ratio"}
+    fixed |= _OF_EXPORTS | (Recommendation.model_fields.keys() - {"sigma_tn", "mix_ratio"})
     for name in own:
         if name in fixed or own.count(name) > 1 or name.endswith(("_se", "_sd")):
             raise UserError(f"{name}: the name is taken in the files of a run, choose another")

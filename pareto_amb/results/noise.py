@@ -38,7 +38,7 @@ def training_noise(full: pd.DataFrame, objectives: Sequence[Objective]) -> Train
     """The noise from the spread of DDPM over its seeds, among the rows at `full` budget of one train size.
 
     The sampling error, which that spread holds too, is taken off. With fewer than two seeds nothing is
-    known of it, and it counts as none: whatever is derived from it is then too sure.
+    known of it, and it counts as none; `baseline.quantile_of_noise` makes intervals the wider.
     """
     rows = full[full.method == BASELINE]
     if len(rows) < 2:
@@ -56,10 +56,24 @@ def _normal_noise(rows: pd.DataFrame, objective: Objective) -> float:
 
 def _share_noise(rows: pd.DataFrame, objective: Objective) -> float:
     n = float(rows.n_samples.iloc[0])
+    if n <= 1:  # one sample is a copy or none: all its variance is the sampling's
+        return 0.0
     mean, _ = share_posterior(float(rows[objective.name].mean()), int(n))
     share = float(rows[objective.name].var(ddof=1) / (mean * (1.0 - mean)))
     correlation = (share - 1.0 / n) / (1.0 - 1.0 / n)  # of a beta-binomial share with this variance
     return min(max(correlation, 0.0), _MAX_CORRELATION)
+
+
+def sampling_deviation(rows: pd.DataFrame, objective: Objective) -> float:
+    """Standard deviation of an objective over measurements of one and the same model, for one of `rows`.
+
+    Of a share that of its posterior under Jeffreys' prior, which is not 0 where all rows have none.
+    """
+    if objective.noise == "normal":
+        return float(np.sqrt((_sampling_error(rows, objective) ** 2).mean()))
+    n = rows.n_samples.to_numpy(dtype=np.float64)
+    mean, _ = share_posterior(float(rows[objective.name].mean()), n)
+    return float(np.sqrt((mean * (1.0 - mean) / (n + 2.0)).mean()))
 
 
 def deviations(points: pd.DataFrame, noise: TrainingNoise, objective: Objective) -> Array:

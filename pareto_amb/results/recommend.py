@@ -1,146 +1,51 @@
 """From the results of one train size to the training that is recommended."""
 
-from itertools import starmap
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from pareto_amb.declared import BASELINE, Declared, Objective
+from pareto_amb.config import SpaceConfig, SweepConfig
+from pareto_amb.declared import BASELINE, Declared
 from pareto_amb.diffusion.units import sigma_to_vp
 from pareto_amb.errors import UserError
-from pareto_amb.results.baseline import NOISE_DEVIATIONS, Baseline, Figures, Spread, describe_figure
-from pareto_amb.results.noise import redraw
+from pareto_amb.results.baseline import quantile_of_noise, spread
+from pareto_amb.results.interval import Picked, pick_everywhere
 from pareto_amb.results.policies import Candidates, Policy, make_policy
+from pareto_amb.results.recommendation import Confirmation, EarlyStop, Recommendation
 from pareto_amb.results.size import SizeResults
-
-INTERVAL_DRAWS = 1000
-
-
-class EarlyStop(BaseModel):
-    """An earlier rung that is at least as good as the recommendation in every objective.
-
-    Its figures lie under the objectives' names. `sigma_tn` is 0 for a method without one; files of older
-    versions have no `parameters`.
-    """
-
-    model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, float]
-
-    method: str
-    sigma_tn: float
-    parameters: dict[str, float] = Field(default_factory=dict)
-    images_seen: int
-
-    def __getitem__(self, objective: str) -> float:
-        """The figure of an objective. KeyError for one that is not there."""
-        return float((self.__pydantic_extra__ or {})[objective])
-
-    def describe(self) -> str:
-        """One sentence for a summary."""
-        chosen = self.parameters or {"sigma_tn": self.sigma_tn}
-        name, value = next(iter(chosen.items()))
-        figures = " and ".join(starmap(describe_figure, (self.__pydantic_extra__ or {}).items()))
-        return (
-            f"stopping early does better still: {self.method} at {name} {value:.3g} after "
-            f"{self.images_seen:,} images has {figures}"
-        )
-
-
-class Confirmation(BaseModel):
-    """The recommended trial in the search, and how far the mean of its fresh seeds lies from that.
-
-    It was picked for its figures in the search, so that these flatter it; the fresh seeds do not. For each
-    objective: `search_NAME` and `NAME_change`.
-    """
-
-    model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, float]
-
-    trials: list[str]
-
-    def objectives(self) -> list[str]:
-        """The names of the objectives, in their order."""
-        names = (self.__pydantic_extra__ or {}).keys()
-        return [name.removeprefix("search_") for name in names if name.startswith("search_")]
-
-    def searched(self, objective: str) -> float:
-        """The figure that the search measured."""
-        return float((self.__pydantic_extra__ or {})[f"search_{objective}"])
-
-    def change(self, objective: str) -> float:
-        """How far the mean of the fresh seeds lies from it."""
-        return float((self.__pydantic_extra__ or {})[f"{objective}_change"])
-
-    def describe(self) -> str:
-        """One sentence for a summary."""
-        n, changes = len(self.trials), []
-        for name in self.objectives():
-            before = describe_figure(name, self.searched(name))
-            after = describe_figure(name, self.searched(name) + self.change(name))
-            changes.append(f"{after} after {before.rpartition(' ')[2]}")
-        first, *others = changes
-        return (
-            f"trained again with {n} fresh {'seed' if n == 1 else 'seeds'}: "
-            f"{', '.join([f'{first} in the search', *others])}"
-        )
-
-
-class Recommendation(Figures):
-    """The training that is recommended for one train size, and what speaks for it.
-
-    `main` names the method's first parameter, which `interval` and `window` are about. Each objective's
-    figure is a `Spread` under its name.
-    """
-
-    train_size: int
-    policy: str
-    method: str = "algorithm1"
-    parameters: dict[str, float] = Field(default_factory=dict)
-    main: str = "sigma_tn"
-    sigma_tn: float | None = None
-    sigma_tn_vp: float | None = None
-    interval: tuple[float, float] | None = Field(
-        None, validation_alias=AliasChoices("interval", "sigma_tn_interval")
-    )
-    """The policy takes a value in it in 90% of redraws of the points; holds the recommended one."""
-    mix_ratio: float | None = None
-    trial_id: str
-    p_front: float | None = None
-    """The share of redraws of the points in which none dominates this one."""
-    baseline: Baseline
-    heldout_memorization: float
-    confirmation: Confirmation | None = None
-    """Where fresh seeds confirmed the trial; the figures are then their means."""
-    refuted: list[str] = Field(default_factory=list)
-    """Trials that the policy would have taken first, had fresh seeds not shown them worse than DDPM."""
-    window: tuple[float, float] | None
-    early_stop: EarlyStop | None
-    summary: str
+from pareto_amb.results.verdict import assessed
 
 
 def recommend(
-    size: SizeResults, policy: str = "match-ddpm", max_memorization: float | None = None
+    size: SizeResults,
+    policy: str = "match-ddpm",
+    max_memorization: float | None = None,
+    config: SweepConfig | None = None,
+    stopped: str = "",
 ) -> Recommendation:
     """Pick the trial to train with, at full budget, of a method that may be recommended.
 
     A trial that was confirmed counts with the mean of its fresh seeds. `match-ddpm`, which confirmations
     are made for, takes one of the confirmed trials where any of them will do: an unconfirmed one that looks
-    better would be the luckiest draw again. The policies are in `policies.py`.
+    better would be the luckiest draw again. The policies are in `policies.py`. Without the `config` of the
+    sweep nothing is known of the range that was searched but the values tried, nor of trainings to come;
+    `stopped` says why the search ended itself.
 
     Raises UserError when no completed trial satisfies the policy, with the nearest one that nearly does.
     """
-    return _Choice(size, make_policy(policy, max_memorization)).recommendation()
+    space = config.space if config is not None else None
+    found = _Choice(size, make_policy(policy, max_memorization), space).recommendation()
+    return assessed(found, size, config, stopped)
 
 
 class _Choice:
     """One policy applied to one train size."""
 
-    def __init__(self, size: SizeResults, policy: Policy) -> None:
+    def __init__(self, size: SizeResults, policy: Policy, space: SpaceConfig | None) -> None:
         """Choose a trial; UserError when there is none to choose."""
-        self._size, self._policy = size, policy
+        self._size, self._policy, self._space = size, policy, space
         worst, _ = size.limits  # UserError without a baseline
         self._trials = size.points[size.points.method.isin(size.recommended_methods)].reset_index(drop=True)
         if self._trials.empty:
@@ -162,8 +67,12 @@ class _Choice:
         size, chosen = self._size, self._chosen
         parameters = {name: float(chosen[name]) for name in self._method.parameter_names}
         sigma_tn = parameters.get("sigma_tn")
+        reach, picked = quantile_of_noise(size.baseline.seeds), self._picked()
         figures = {
-            o.name: _with_noise(o, float(chosen[o.name]), chosen[f"{o.name}_sd"]) for o in size.objectives
+            o.name: spread(
+                o, float(chosen[o.name]), reach * chosen[f"{o.name}_sd"], float(chosen[f"{o.name}_sd"])
+            )
+            for o in size.objectives
         }
         return Recommendation(
             train_size=size.train_size,
@@ -173,7 +82,8 @@ class _Choice:
             main=next(iter(parameters), ""),
             sigma_tn=sigma_tn,
             sigma_tn_vp=None if sigma_tn is None else sigma_to_vp(sigma_tn),
-            interval=self._interval(),
+            interval=picked.interval,
+            served=picked.served,
             mix_ratio=parameters.get("mix_ratio"),
             trial_id=str(chosen.trial_id),
             p_front=float(chosen.p_front),
@@ -183,7 +93,7 @@ class _Choice:
             refuted=self._refuted(),
             window=self._window(),
             early_stop=self._early_stop(),
-            summary=_in_words(chosen, size),
+            summary="",
             **figures,
         )
 
@@ -199,30 +109,10 @@ class _Choice:
     def _same_method(self) -> pd.DataFrame:
         return self._trials[self._trials.method == self._method.name]
 
-    def _interval(self) -> tuple[float, float] | None:
-        """The middle 90% of the main parameter that the policy takes when every point is drawn again.
-
-        DDPM's mean is drawn with the others, and what is no worse than it moves along. A redraw in which the
-        policy takes nothing, or another method, does not count.
-        """
+    def _picked(self) -> Picked:
         if not self._method.parameters:
-            return None
-        size, points, name = self._size, self._size.points, self._method.parameters[0].name
-        draws = redraw(points, size.objectives, size.noise, INTERVAL_DRAWS, np.random.default_rng(0))
-        ddpm = np.flatnonzero(points.method == BASELINE)[0]
-        moved = draws[:, ddpm] - size.minimized(points)[ddpm]
-        ours = draws[:, points.method.isin(size.recommended_methods).to_numpy()]
-        taken = [
-            self._policy.pick(self._candidates.shifted(values, shift))
-            for values, shift in zip(ours, moved, strict=True)
-        ]
-        rows = self._trials.iloc[[k for k in taken if k is not None]]
-        values = rows[rows.method == self._method.name][name].to_numpy(dtype=np.float64)
-        here = float(self._chosen[name])
-        if not len(values):
-            return here, here
-        low, high = np.quantile(values, [0.05, 0.95], method="inverted_cdf")
-        return min(float(low), here), max(float(high), here)
+            return Picked(None, 1.0)
+        return pick_everywhere(self._size, self._policy, self._method, self._chosen, self._space)
 
     def _window(self) -> tuple[float, float] | None:
         """The widest run of values of the main parameter, all of which beat DDPM, around the chosen one."""
@@ -302,35 +192,3 @@ def _describe_main(row: "pd.Series[Any]", declared: Declared) -> str:
     """`sigma_tn 0.3` for a trial of a method whose first parameter that is."""
     parameters = declared.method(str(row.method)).parameters
     return f"{parameters[0].terminal_label} {row[parameters[0].name]:.3g}" if parameters else str(row.method)
-
-
-def _with_noise(objective: Objective, value: float, deviation: float) -> Spread:
-    """A figure with the interval that the noise of the measurement and of the training gives it."""
-    margin = NOISE_DEVIATIONS * float(deviation)
-    low, high = value - margin, value + margin
-    if objective.direction == "min":
-        low = max(low, objective.ideal)
-    else:
-        high = min(high, objective.ideal)
-    if objective.kind == "share":
-        low, high = max(low, 0.0), min(high, 1.0)
-    return Spread(value=value, low=low, high=high, deviation=float(deviation))
-
-
-def _in_words(chosen: "pd.Series[Any]", size: SizeResults) -> str:
-    baseline, ours = size.baseline, float(chosen.memorization)
-    ddpm = baseline["memorization"].value
-    change = f"{1 - ours / ddpm:.0%} fewer copies" if ddpm > 0 else "no copies either"
-    if ours > ddpm:
-        change = "no fewer copies"
-    method = size.declared.method(str(chosen.method))
-    what = size.declared.in_words(method.name, chosen) or method.label
-    verb = "give" if len(method.parameters) > 1 else "gives"
-    further = [
-        f", {o.label} {chosen[o.name]:.4g} (DDPM {baseline[o.name].value:.4g})" for o in size.objectives[2:]
-    ]
-    return (
-        f"With {size.train_size:,} training images, {what} {verb} FID {chosen.fid:.4g} and memorization "
-        f"{ours:.3g}, against DDPM's FID {baseline['fid'].value:.4g} and memorization {ddpm:.3g}: "
-        f"{change}{''.join(further)}."
-    )

@@ -1,45 +1,28 @@
 """recommendation.yaml: the recommended sigma_tn and the training block that a production run starts from."""
 
-import math
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from pareto_amb.config import AutoRange, Choice, Range, SweepConfig, TrainingRun, gather_parameters
+from pareto_amb.config import SweepConfig, TrainingRun, gather_parameters
 from pareto_amb.config_file import read_yaml
-from pareto_amb.declared import Declared, Parameter
+from pareto_amb.core_yaml import dump_yaml
 from pareto_amb.errors import UserError
 from pareto_amb.notebook import html_list
 from pareto_amb.results.policies import make_policy
-from pareto_amb.results.recommend import Recommendation, recommend
+from pareto_amb.results.recommend import recommend
+from pareto_amb.results.recommendation import Recommendation
 from pareto_amb.results.run_directory import RunDirectory
 from pareto_amb.results.size import Results
 from pareto_amb.storage import write_text
 
-EDGE = 0.05
-"""A value in this share of the searched range, on the parameter's scale, lies at the range's end."""
-
 
 class ExportedRecommendation(Recommendation):
-    """A recommendation with the training it stands for, and a caution where the search ended too soon."""
+    """A recommendation with the training it stands for."""
 
-    caution: str = ""
     training: TrainingRun
-
-    def notes(self) -> list[str]:
-        """What a reader of the figures must know, a sentence each."""
-        notes = [
-            f"{name} looked better, but with fresh seeds its FID is worse than DDPM's"
-            for name in self.refuted
-        ]
-        if self.confirmation is None:
-            notes.insert(0, "the best of many trainings, not confirmed by fresh seeds")
-        if self.early_stop is not None:
-            notes.append(self.early_stop.describe())
-        return [*notes, self.caution] if self.caution else notes
 
 
 class RecommendationFile(BaseModel):
@@ -55,9 +38,14 @@ class RecommendationFile(BaseModel):
     trials: int
     environment: dict[str, Any] = Field(default_factory=dict)
 
+    @property
+    def advised(self) -> bool:
+        """Whether a training is advised for any train size."""
+        return any(found.advised for found in self.recommendations)
+
     def _repr_html_(self) -> str:
         refused = (f"{size:,} training images: {why}" for size, why in self.not_recommended.items())
-        entries = (line for found in self.recommendations for line in (found.summary, *found.notes()))
+        entries = (line for found in self.recommendations for line in found.lines())
         return html_list([*entries, *refused])
 
     def to_yaml(self) -> str:
@@ -65,7 +53,7 @@ class RecommendationFile(BaseModel):
         values = self.model_dump(mode="json")
         for entry in values["recommendations"]:
             entry["training"] = entry.pop("training")
-        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
+        return dump_yaml(values)
 
 
 def build_recommendation(
@@ -80,15 +68,15 @@ def build_recommendation(
     """
     make_policy(policy, max_memorization)  # refused once, not for every train size
     results = results or run.load()
-    config = run.config(results.declared)
+    config, stopped = run.config(results.declared), run.why_stopped()
     served, refused = [], {}
     for size in config.space.train_size:
         try:
-            found = recommend(results.size(size), policy, max_memorization)
+            found = recommend(results.size(size), policy, max_memorization, config, stopped)
         except UserError as error:
             refused[size] = str(error)
         else:
-            served.append(_exported(config, results.declared, found))
+            served.append(_exported(config, found))
     if not served:
         raise UserError("; ".join(refused.values()))
     return RecommendationFile(
@@ -102,12 +90,7 @@ def build_recommendation(
     )
 
 
-def _exported(config: SweepConfig, declared: Declared, found: Recommendation) -> ExportedRecommendation:
-    caution = ""
-    if found.main:
-        parameter = declared.parameters[found.main]
-        searched = config.space.searched(found.main, found.train_size)
-        caution = range_caution(parameter, searched, found.parameters[found.main])
+def _exported(config: SweepConfig, found: Recommendation) -> ExportedRecommendation:
     training = TrainingRun(
         data=config.data,
         train_size=found.train_size,
@@ -117,26 +100,7 @@ def _exported(config: SweepConfig, declared: Declared, found: Recommendation) ->
         training=config.training,
         sampling=config.sampling,
     )
-    return ExportedRecommendation(**found.model_dump(), caution=caution, training=training)
-
-
-def range_caution(parameter: Parameter, searched: Range | tuple[Choice, ...], value: float) -> str:
-    """One sentence when the recommended value lies at an end of the range that was searched."""
-    if not isinstance(searched, Range):
-        return ""
-    scale = math.log if parameter.log else float
-    low, high = searched.low, searched.high
-    place = (scale(value) - scale(low)) / (scale(high) - scale(low))
-    if EDGE <= place <= 1 - EDGE:
-        return ""
-    end, name = "low" if place < EDGE else "high", parameter.name
-    remedy = f"move space.{name}.{end}"
-    if isinstance(searched, AutoRange):
-        remedy = f"replace space.{name}: auto by a range with a {end}er {end} end"
-    return (
-        f"{name} lies at the {end} end of the searched range {low:g} to {high:g}; "
-        f"{remedy} and search again to see beyond it"
-    )
+    return ExportedRecommendation(**found.model_dump(), training=training)
 
 
 def write_recommendation(recommendation: RecommendationFile, path: Path) -> None:
@@ -156,7 +120,9 @@ def load_training_block(path: Path, train_size: int | None) -> dict[str, Any]:
     entries = values.get("recommendations")
     if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
         raise UserError(f"{path}: not a recommendation file, key 'recommendations' is missing")
-    blocks = {entry.get("train_size"): entry.get("training") for entry in entries}
+    if not all(isinstance(entry.get("train_size"), int) for entry in entries):
+        raise UserError(f"{path}: key 'train_size' of a recommendation must be a whole number")
+    blocks = {entry["train_size"]: entry.get("training") for entry in entries}
     if train_size is None and len(blocks) == 1:
         train_size = next(iter(blocks))
     if train_size not in blocks:

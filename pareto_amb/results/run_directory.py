@@ -1,6 +1,5 @@
 """The files of one run, by name."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,16 @@ from pareto_amb.config import SweepConfig
 from pareto_amb.config_file import parse, read_yaml
 from pareto_amb.declared import Declared
 from pareto_amb.errors import UserError
+from pareto_amb.printable import printable, reason
+from pareto_amb.reading import is_regular, read_file, read_text
+from pareto_amb.redaction import redact_values
+from pareto_amb.results.names import check_names
 from pareto_amb.results.size import Results
 from pareto_amb.results.table import load_results, shipped
+from pareto_amb.untrusted import parse_json
+
+MAX_NOTE_BYTES = 10_000
+MAX_ENVIRONMENT_BYTES = 1_000_000
 
 
 def checkpoint_name(trial_id: str) -> str:
@@ -64,6 +71,11 @@ class RunDirectory:
         return self.path / "stopped.txt"
 
     @property
+    def ray_log(self) -> Path:
+        """What Ray says in the driver."""
+        return self.path / "ray.log"
+
+    @property
     def lock(self) -> Path:
         return self.path / ".lock"
 
@@ -85,29 +97,43 @@ class RunDirectory:
     def load(self) -> Results:
         """The results table. UserError when this is not a run directory, or its table cannot be used."""
         self._check()
-        return load_results(self.results)
+        results = load_results(self.results)
+        try:
+            check_names(results.declared)
+        except UserError as error:
+            raise UserError(f"{printable(self.results)}: not a results table, {error}") from error
+        return results
 
     def _check(self) -> None:
-        if not self.sweep.is_file():
-            raise UserError(f"{self.path}: not a run directory, it holds no sweep.yaml")
+        if not is_regular(self.sweep):
+            raise UserError(f"{printable(self.path)}: not a run directory, it holds no sweep.yaml")
 
     def storage_uri(self, config: SweepConfig) -> str:
         """Where checkpoints and samples lie: the configured storage, or this directory."""
         return config.storage or str(self.path.resolve())
 
     def why_stopped(self) -> str:
-        """Why the search ended itself, empty when it did not. UserError when that cannot be read."""
-        try:
-            return self.stopped.read_text(encoding="utf-8").strip() if self.stopped.exists() else ""
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{self.stopped}: not a text file ({error}); delete it and try again") from error
+        """Why the search ended itself, on one line, empty when it did not. UserError when unreadable."""
+        if not self.stopped.exists():
+            return ""
+        return printable(read_text(self.stopped, MAX_NOTE_BYTES).strip())
 
     def read_environment(self) -> dict[str, Any]:
-        """The content of environment.json, empty when there is none. UserError when it is not JSON."""
+        """The content of environment.json, secrets hidden, empty when there is none.
+
+        UserError when it is not JSON.
+        """
         if not self.environment.exists():
             return {}
+        content, shown = read_file(self.environment, MAX_ENVIRONMENT_BYTES), printable(self.environment)
         try:
-            loaded = json.loads(self.environment.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.environment}: not readable as JSON ({error})") from error
-        return loaded if isinstance(loaded, dict) else {}
+            found = parse_json(content)
+        except ValueError as error:
+            raise UserError(f"{shown}: not readable as JSON ({reason(error)}); {_RESTORE}") from error
+        if not isinstance(found, dict):
+            raise UserError(f"{shown}: holds no keys; {_RESTORE}")
+        redacted: dict[str, Any] = redact_values(found)
+        return redacted
+
+
+_RESTORE = "restore what the sweep wrote, or delete it"

@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from pareto_amb.declared import BASELINE, Declared, Objective
 from pareto_amb.errors import UserError
 from pareto_amb.results.baseline import Baseline, limits, spread_over_seeds
-from pareto_amb.results.noise import TrainingNoise, deviations, probability_non_dominated, training_noise
+from pareto_amb.results.noise import (
+    TrainingNoise,
+    deviations,
+    probability_non_dominated,
+    sampling_deviation,
+    training_noise,
+)
 from pareto_amb.results.points import average_seeds, comparable, configuration
 from pareto_amb.search.pareto import hypervolume, non_dominated
 
@@ -122,7 +128,9 @@ class SizeResults:
                 "compare with; continue the sweep with --resume"
             )
         rows = self.full[self.full.method == BASELINE]
-        spreads = {objective.name: spread_over_seeds(rows[objective.name]) for objective in self.objectives}
+        spreads = {
+            o.name: spread_over_seeds(rows[o.name], sampling_deviation(rows, o), o) for o in self.objectives
+        }
         return Baseline(seeds=len(rows), **spreads)
 
     @cached_property

@@ -14,9 +14,8 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pandas as pd
 import pyarrow as pa
@@ -25,14 +24,24 @@ import pyarrow.parquet as pq
 from pareto_amb.config import SearchConfig
 from pareto_amb.declared import Declared, Parameter
 from pareto_amb.errors import UserError
+from pareto_amb.printable import printable, reason
+from pareto_amb.reading import read_file
+from pareto_amb.results.checks import check_rows
+from pareto_amb.results.parquet import MAX_FILE_BYTES, ParquetTable
 from pareto_amb.results.size import Results
 from pareto_amb.storage import replace_file
 from pareto_amb.trial import Trial
+from pareto_amb.untrusted import parse_json
 
-Status = Literal["running", "complete", "paused", "failed"]
+Status = Literal["running", "complete", "paused", "interrupted", "failed"]
 
 METADATA = b"pareto_amb"
 """The key of the file's metadata that holds the declarations, as JSON."""
+
+_MAX_METADATA = 1_000_000
+
+_LONGEST_ERROR = 2_000
+"""Characters kept of why a trial failed."""
 
 _FORMER_STATUS = {"pruned": "paused"}
 
@@ -54,7 +63,7 @@ _IDENTITY = (
 )
 _PROGRESS = (
     Column("seed", "int64", "of the training: initial weights, noisy copies, batches"),
-    Column("rung", "int64", "place of the measurement, from 1; 0 for a trial that failed before its first"),
+    Column("rung", "int64", "place of the measurement, from 1; 0 for a trial that ended before its first"),
     Column("images_seen", "int64", "images the training had seen"),
     Column("budget", "float64", "images seen as a share of a full training, in (0, 1]"),
     Column("n_samples", "int64", "generated images that the figures rest on"),
@@ -66,15 +75,21 @@ _FIGURES = (
     Column("heldout_memorization", "float64", "memorization of held-out images: real, never trained on"),
     Column("heldout_similarity_mean", "float64", "similarity_mean of held-out images"),
     Column("heldout_similarity_p95", "float64", "similarity_p95 of held-out images"),
+    Column("heldout_fid", "float64", "FID of n_samples held-out images, from the other real ones", math.nan),
     Column("train_loss", "float64", "mean over the images seen since the previous rung"),
     Column("train_seconds", "float64", "of the whole training up to this rung"),
     Column("eval_seconds", "float64", "of this rung's measurement"),
-    Column("status", "str", "of the trial: running, complete, paused (may resume) or failed"),
-    Column("error", "str", "why the trial failed, one line"),
+    Column(
+        "status",
+        "str",
+        "of the trial: running, complete, paused (may resume), interrupted (by a machine, goes on) or failed",
+    ),
+    Column("error", "str", "why the trial was interrupted or failed, one line"),
     Column("confirms", "str", "the trial that this one repeats with a fresh seed; empty for others", ""),
     Column("recorded_at", "float64", "seconds since 1970 at which the row was first written", math.nan),
 )
 _PATTERNS = (
+    (r"heldout_images", "held-out images that the figures of held-out images rest on"),
     (r"heldout_memorization_at_(.*)", "share of held-out images with similarity above {0}"),
     (r"memorization_at_(.*)", "share of samples with similarity above {0}"),
     (r"(.*)_se", "standard error of {0} over sets of n_samples images of the same model"),
@@ -130,12 +145,17 @@ class ResultsTable:
             self._write()
 
     def record(self, row: Mapping[str, Any]) -> None:
-        """Add a row, or replace the one of the same trial and rung; its status holds for the trial."""
+        """Add a row, or replace the one of the same trial and rung; its status holds for the trial.
+
+        Rung 0 stands for a trial that has none, and goes with the first. OSError where it cannot be written.
+        """
         rungs = self._trials.setdefault(row["trial_id"], {})
+        if row["rung"] > 0:
+            rungs.pop(0, None)
         new = {"confirms": "", "recorded_at": time.time()}
         rungs[row["rung"]] = {**new, **rungs.get(row["rung"], {}), **row}
         for known in rungs.values():
-            known["status"], known["error"] = row["status"], row.get("error", "")
+            known["status"], known["error"] = row["status"], row.get("error", "")[:_LONGEST_ERROR]
         self._write()
 
     def trial_ids(self) -> list[str]:
@@ -183,29 +203,48 @@ class ResultsTable:
 def load_results(path: Path, declared: Declared | None = None) -> Results:
     """Read a results table, with what its sweep declared unless the caller has that.
 
-    Raises UserError when it is missing, unreadable or lacks a column.
+    The file may come from anyone: its size is bounded, none of it runs, and every value is checked. Raises
+    UserError, one line that names the file and, where it is one, the column and the trial.
     """
+    shown = printable(path)
+    if not path.exists():
+        raise UserError(f"{shown}: no results table there; is this a run directory?")
+    content = read_file(path, MAX_FILE_BYTES)
     try:
-        table = pq.read_table(BytesIO(path.read_bytes()))  # Arrow opens a path twice: two files in a sweep
-        frame = table.to_pandas()
-        found = declared or _declarations(table.schema.metadata or {})
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no results table there; is this a run directory?") from error
+        table = ParquetTable(content)
+        found = declared or _declarations(table.metadata)
+        wanted = columns(found)
+        frame = table.frame({name: column.dtype for name, column in wanted.items()})
+        frame = _complete(frame, wanted)
+        check_rows(frame, found, get_args(Status))
     except Exception as error:  # pyarrow raises a dozen types for a corrupt file
-        raise UserError(f"{path}: not a results table ({' '.join(str(error).split())[:120]})") from error
-    wanted = columns(found)
+        raise UserError(f"{shown}: not a results table, {reason(error)}; {_REMEDY}") from error
+    return Results(frame, found)
+
+
+_REMEDY = "restore the table that its sweep wrote"
+
+
+def _complete(frame: pd.DataFrame, wanted: Mapping[str, Column]) -> pd.DataFrame:
+    """The rows with the columns that older versions lack. ValueError where another one is missing."""
     for name, column in wanted.items():
         if name not in frame.columns:
             if column.default is None:
-                raise UserError(f"{path}: not a results table, column '{name}' is missing")
-            frame[name] = column.default
-            frame = frame.astype({name: column.dtype})
-    return Results(frame.assign(status=frame.status.replace(_FORMER_STATUS)), found)
+                raise ValueError(f"column '{name}' is missing")
+            frame[name] = pd.Series([column.default] * len(frame), dtype=column.dtype)
+    return frame.assign(status=frame.status.replace(_FORMER_STATUS))
 
 
 def _declarations(metadata: Mapping[bytes, bytes]) -> Declared:
-    """What a table says its sweep declared; what ships, for a table of an older version."""
-    return Declared.from_json(json.loads(metadata[METADATA])) if METADATA in metadata else shipped()
+    """What a table says its sweep declared; what ships, for a table of an older version.
+
+    Raises ValueError or UserError where that is no declaration of a sweep's.
+    """
+    if METADATA not in metadata:
+        return shipped()
+    if len(metadata[METADATA]) > _MAX_METADATA:
+        raise ValueError(f"its declarations are longer than {_MAX_METADATA:,} bytes")
+    return Declared.from_json(parse_json(metadata[METADATA]))
 
 
 def shipped() -> Declared:

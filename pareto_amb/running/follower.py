@@ -3,20 +3,23 @@
 Callbacks only tell; they change neither a trial's configuration nor its results.
 """
 
+import errno
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray import tune
+from ray import cloudpickle, tune
+from ray.exceptions import RayTaskError
 from ray.tune.experiment import Trial as RayTrial
 from ray.tune.progress_reporter import TrialProgressCallback
 
-from pareto_amb.results.run_directory import grid_name
+from pareto_amb.printable import printable
 from pareto_amb.results.stall import describe_stall, has_stalled
-from pareto_amb.results.table import trial_columns
 from pareto_amb.running.progress import SweepProgress
 from pareto_amb.running.state import SweepState
-from pareto_amb.running.tracking import Tracker
-from pareto_amb.storage import Storage, write_text
+from pareto_amb.running.tracker import Tracker
+from pareto_amb.storage import write_text
+from pareto_amb.trainables.faults import FULL, MachineError, describe, fault_of, number_of
 from pareto_amb.trial import Trial
 
 
@@ -28,13 +31,11 @@ class SilentRay(TrialProgressCallback):
 
 
 class Follower(tune.Callback):
-    """Carries each result from Ray to the results table, then to MLflow and the screen."""
+    """Carries each result from Ray to the results table and the screen, and tells MLflow's thread."""
 
-    def __init__(
-        self, state: SweepState, tracker: Tracker, progress: SweepProgress, storage: Storage
-    ) -> None:
-        self._results, self._halving, self._declared = state.results, state.halving, state.declared
-        self._tracker, self._progress, self._storage = tracker, progress, storage
+    def __init__(self, state: SweepState, tracker: Tracker, progress: SweepProgress) -> None:
+        self._state, self._results, self._halving = state, state.results, state.halving
+        self._tracker, self._progress = tracker, progress
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray pickles callbacks for a restore of its own, which is never used: leave everything out."""
@@ -43,11 +44,12 @@ class Follower(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **_: Any) -> None:
         started = Trial.from_config(trial.config)
         row = self._results.last_row(started.id)
-        if row is not None and row["status"] == "paused":
-            resumed = {**row, "status": "running"}
+        if row is not None and row["status"] in {"paused", "interrupted"}:
+            resumed = {**row, "status": "running", "error": ""}
             self._results.record(resumed)
-            self._progress.resumed(resumed)
-            self._tracker.log_status(resumed)
+            self._tracker.changed()
+            if row["status"] == "paused":
+                self._progress.resumed(resumed)
         self._progress.started(started)
 
     def on_trial_result(
@@ -58,25 +60,20 @@ class Follower(tune.Callback):
             row["status"] = "paused"
         self._results.record(row)
         self._progress.row(row)
-        name = grid_name(row["trial_id"], row["rung"])
-        picture = self._storage.read(name)
-        self._tracker.log_row(row, {Path(name).name: picture} if picture else {})
+        self._tracker.changed()
 
     def on_trial_recover(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **_: Any) -> None:
-        self._progress.retried(Trial.from_config(trial.config))
+        self._progress.retried(Trial.from_config(trial.config), latest_failure(trial).reason)
+        if trial.pickled_error_file:  # Ray would leave it beside an error of another kind
+            Path(trial.pickled_error_file).unlink(missing_ok=True)
 
     def on_trial_error(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **_: Any) -> None:
-        failed, reason = Trial.from_config(trial.config), _failure_reason(trial)
-        row = self._results.last_row(failed.id) or self._empty_row(failed)
-        row = {**row, "status": "failed", "error": reason}
-        self._results.record(row)
-        self._progress.failed(failed, reason)
-        self._tracker.log_row(row, {})
-
-    def _empty_row(self, trial: Trial) -> dict[str, Any]:
-        """The row of a trial that failed before its first rung."""
-        start = {"rung": 0, "images_seen": 0, "budget": 0.0, "n_samples": 0}
-        return {**trial_columns(trial, self._declared), **start}
+        ended, failure = Trial.from_config(trial.config), latest_failure(trial)
+        self._state.end(ended, failure.reason, failure.interrupted)
+        self._progress.failed(ended, failure.reason, failure.interrupted)
+        self._tracker.changed()
+        if failure.full:
+            raise MachineError(failure.reason, errno.ENOSPC)
 
 
 class PatienceWatch(tune.Callback):
@@ -93,7 +90,8 @@ class PatienceWatch(tune.Callback):
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, result: dict[str, Any], **_: Any
     ) -> None:
         state, patience = self._state, self._state.config.search.patience
-        if patience is None or result["status"] != "complete" or state.run.stopped.exists():
+        done = result["status"] == "complete" and not result["row"]["confirms"]
+        if patience is None or not done or state.run.stopped.exists():
             return
         results = state.results.results()
         if all(has_stalled(results.size(size), patience) for size in state.config.space.train_size):
@@ -103,9 +101,44 @@ class PatienceWatch(tune.Callback):
             self._progress.stopped(reason, state.searcher.n_total + state.n_confirmations)
 
 
-def _failure_reason(trial: RayTrial) -> str:
-    """The last line of the traceback that Ray keeps of a trial's latest failure."""
-    if trial.error_file is None:
-        return "the worker died"
-    text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace").strip()
-    return text.rpartition("\n")[2].strip() or "the worker died"
+@dataclass(frozen=True)
+class Failure:
+    """Why a trial has ended, on one line, and whether the machine is to blame, or a full disk of it."""
+
+    reason: str
+    interrupted: bool
+    full: bool = False
+
+
+def latest_failure(trial: RayTrial) -> Failure:
+    """What a trial's latest failure was, from what Ray keeps of it in a folder of this process's.
+
+    Ray keeps the exceptions of a trial's code and of its worker; without one, it was an error of Ray's own.
+    """
+    error = _kept_exception(trial)
+    fault = error and fault_of(error)
+    if fault is None and isinstance(error, RayTaskError):
+        # Around a step Ray moves notes to and from the storage: what fails there is not the trial's code.
+        moving = error.function_name.rpartition(".")[2] in {"save", "restore"}
+        fault = error.cause if moving and isinstance(error.cause, OSError) else None
+    if fault is not None:
+        return Failure(describe(fault), True, number_of(fault) in FULL)
+    text = "" if trial.error_file is None else _text(Path(trial.error_file))
+    return Failure(printable(text.rpartition("\n")[2].strip()) or "the worker died", error is None)
+
+
+def _kept_exception(trial: RayTrial) -> BaseException | None:
+    try:
+        kept = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    except (OSError, TypeError):  # none was kept
+        return None
+    except Exception as error:  # one of the trial's own code, which does what it likes
+        return error
+    return kept if isinstance(kept, BaseException) else None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""

@@ -5,17 +5,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from rich.console import Console
 
 from pareto_amb.config import AutoRange, SweepConfig
 from pareto_amb.data import ImageSet, Split, TrainingSet, load_images, split, take_training_set
 from pareto_amb.declared import BASELINE, Declared
 from pareto_amb.diffusion.checkpoint import read_initial_weights
+from pareto_amb.diffusion.conditioning import training_conditioning
 from pareto_amb.diffusion.methods import METHODS, Method
 from pareto_amb.diffusion.networks import build_denoiser
 from pareto_amb.diffusion.speed import require_compiler
+from pareto_amb.diffusion.trainer import OPTIMIZERS, VERSION, noise_distribution
 from pareto_amb.errors import UserError
 from pareto_amb.evaluation.encoders import Encoder, load_encoder
+from pareto_amb.printable import reason
+from pareto_amb.randomness import make_generator
+from pareto_amb.search.proposals import distributions
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Materials:
         }
 
     def fingerprints(self) -> dict[str, Any]:
-        """What identifies the data and the encoders: a resumed sweep must find the same."""
+        """What identifies data, encoders and the training: a resumed sweep must find the same."""
         encoders = {"fid": self.fid_encoder, "similarity": self.similarity_encoder}
         return {
             "data": {
@@ -52,6 +58,7 @@ class Materials:
                 }
                 for role, e in encoders.items()
             },
+            "training": {"version": VERSION},
         }
 
 
@@ -117,6 +124,63 @@ def describe_auto(config: SweepConfig, declared: Declared) -> list[str]:
 def _origin(train_size: int, found: AutoRange) -> str:
     level = f" collapse level {found.collapse_level:g} ->" if found.collapse_level is not None else ""
     return f"with {train_size:,} images{level} "
+
+
+def rehearse(
+    config: SweepConfig, declared: Declared, methods: Mapping[str, type[Method]], materials: Materials
+) -> None:
+    """Raise UserError where a method's first training step would fail, `auto` being resolved.
+
+    Each makes examples of two images; the network and the optimizer are tried without memory for weights.
+    """
+    size, training_set = next(iter(materials.training_sets(config.data.conditional).items()))
+    for name in (BASELINE, *config.search.methods):
+        try:
+            _first_step(config, declared, methods[name], size, training_set)
+        except UserError:
+            raise
+        except Exception as error:  # an own method raises what it likes
+            raise UserError(
+                f"method {name}: its first training step fails ({type(error).__name__}: {reason(error)}); "
+                "correct it, or take it out of search.methods"
+            ) from error
+
+
+def _first_step(
+    config: SweepConfig, declared: Declared, method: type[Method], size: int, training_set: TrainingSet
+) -> None:
+    training, seed = config.training, config.seed
+    noise = noise_distribution(training)
+    searched = (
+        {} if method.name == BASELINE else distributions(declared.method(method.name), config.space, size)
+    )
+    chosen = {
+        name: found.low if isinstance(found, FloatDistribution) else found.choices[0]
+        for name, found in searched.items()
+        if isinstance(found, (FloatDistribution, CategoricalDistribution))
+    }
+    tried = method.create(method.resolve(chosen, noise), config.sampling.sigma_max)
+    images = training_set.images[:2]
+    channels, height, width = images.shape[1:]
+    with torch.device("meta"):
+        denoiser = build_denoiser(training, (channels, height, width), training_set.n_classes, method)
+    OPTIMIZERS[training.optimizer](
+        denoiser.parameters(),
+        lr=training.learning_rate,
+        betas=training.betas,
+        eps=training.eps,
+        weight_decay=training.weight_decay,
+    )
+    material = tried.material(denoiser.space.encode(images), training_set.ids[: len(images)], seed)
+    told = {name: value[: len(images)] for name, value in training_conditioning(training_set).items()}
+    generator, index = make_generator(seed, "rehearsal"), torch.arange(len(images))
+    examples = tried.draw(material, index, noise, generator, lambda moved, exact: (moved, {})).told(told)
+    with torch.no_grad():
+        meta = {name: value.to("meta") for name, value in examples.conditioning.items()}
+        denoised = denoiser(examples.noisy.to("meta"), examples.sigma.to("meta"), meta)
+        losses = tried.loss(torch.zeros(denoised.shape), examples, denoiser.space.sigma_data)
+        extra = tried.extra_loss(lambda x, *_: torch.zeros_like(x), examples, denoiser.space.sigma_data)
+        (losses if extra is None else losses + extra).mean()
 
 
 def _check_training(config: SweepConfig, image_set: ImageSet, methods: Mapping[str, type[Method]]) -> None:

@@ -10,7 +10,6 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from pareto_amb.declared import Objective
 from pareto_amb.results.table import ResultsTable, trial_columns
 from pareto_amb.trial import Trial
 
@@ -104,16 +103,20 @@ class SweepProgress:
         self._total = total
         self._say(reason)
 
-    def failed(self, trial: Trial, error: str) -> None:
-        """A trial has failed for good."""
+    def failed(self, trial: Trial, error: str, interrupted: bool = False) -> None:
+        """A trial has failed for good, or was `interrupted` and goes on in a resumed sweep."""
         trained = self._running.get(trial.id, {}).get("budget", 0.0)
         self._left -= max(self._each - trained, 0.0)
         described = self._describe(trial_columns(trial, self._declared))
-        self._end(trial.id, f"{described}: FAILED, {error}")
+        if interrupted:
+            self._running.pop(trial.id, None)
+            self._say(f"{described}: interrupted, {error}")
+        else:
+            self._end(trial.id, f"{described}: FAILED, {error}")
 
-    def retried(self, trial: Trial) -> None:
+    def retried(self, trial: Trial, error: str) -> None:
         """A trial has failed and will be tried again."""
-        self._say(f"{trial.id}: failed, trying again from its last checkpoint")
+        self._say(f"{trial.id}: failed ({error}), trying again from its last checkpoint")
 
     def _place(self, row: Mapping[str, Any]) -> str:
         return f"at rung {row['rung']} of {self._n_rungs}"
@@ -142,7 +145,7 @@ class SweepProgress:
                 row["trial_id"],
                 self._declared.describe(row["method"], row),
                 f"{row.get('rung', 0)}/{self._n_rungs}",
-                *(_figure(objective, row.get(objective.name)) for objective in self._objectives),
+                *(o.text(row[o.name]) if o.name in row else "" for o in self._objectives),
             )
         return Group(running, *self._fronts)
 
@@ -161,7 +164,7 @@ class SweepProgress:
                 table.add_row(
                     f"{point['trial_id']}{repeated}",
                     self._declared.describe(point["method"], point),
-                    *(_figure(objective, point[objective.name]) for objective in self._objectives),
+                    *(objective.text(point[objective.name]) for objective in self._objectives),
                 )
             if table.row_count:
                 tables.append(table)
@@ -179,9 +182,4 @@ class SweepProgress:
         return f"{row['trial_id']} ({chosen})" if chosen else str(row["trial_id"])
 
     def _figures(self, row: Mapping[str, Any]) -> str:
-        return ", ".join(f"{o.label} {_figure(o, row[o.name])}" for o in self._objectives)
-
-
-def _figure(objective: Objective, value: float | None) -> str:
-    """An objective as it is printed: shares to three places, others to four digits."""
-    return "" if value is None else format(value, ".3f" if objective.kind == "share" else ".4g")
+        return ", ".join(f"{o.label} {o.text(row[o.name])}" for o in self._objectives)

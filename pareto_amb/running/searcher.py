@@ -5,6 +5,8 @@ The results table decides what has happened; the studies follow it. A searcher t
 files of a killed run therefore hands out exactly the trials that have not finished.
 """
 
+import math
+import re
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna.distributions import CategoricalDistribution
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from ray.tune.search import Searcher
-from sqlalchemy import URL
 
 from pareto_amb.config import SweepConfig
 from pareto_amb.declared import BASELINE
@@ -26,12 +28,14 @@ from pareto_amb.diffusion.trainer import noise_distribution
 from pareto_amb.randomness import derive_seed
 from pareto_amb.results.size import reference_box
 from pareto_amb.results.table import ResultsTable
+from pareto_amb.running.study import open_storage, study_errors
 from pareto_amb.search.proposals import (
     Box,
     ParetoSampler,
     carry_over,
     distributions,
     make_sampler,
+    startup_point,
 )
 from pareto_amb.trial import Trial
 
@@ -68,14 +72,14 @@ class ParetoSearcher(Searcher):
         self._config, self._methods, self._stopped = config, methods, stopped
         self._noise = noise_distribution(config.training)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        url = URL.create("sqlite", database=str(study_path))
-        storage = RDBStorage(url.render_as_string(hide_password=False))
         contexts = [(size, method) for size in config.space.train_size for method in config.search.methods]
         self._distributions = {
             (size, method): distributions(results.declared.method(method), config.space, size)
             for size, method in contexts
         }
-        self._studies = {context: self._open_study(storage, context) for context in contexts}
+        with study_errors(study_path):
+            storage = open_storage(study_path)
+            self._studies = {context: self._open_study(storage, context, results) for context in contexts}
         self._numbers: dict[str, int] = {}
         """The number in its study of each trial that is no baseline."""
         self._baselines: dict[int, list[list[float]]] = {size: [] for size in config.space.train_size}
@@ -85,16 +89,60 @@ class ParetoSearcher(Searcher):
         self.n_total = self._count_planned()
         self.n_remaining = self.n_total - self.count_ended(results)
 
-    def _open_study(self, storage: RDBStorage, context: Context) -> optuna.Study:
-        return optuna.create_study(
+    def _open_study(self, storage: RDBStorage, context: Context, results: ResultsTable) -> optuna.Study:
+        """The study of a context, with the trials that the results table has and it has not.
+
+        ValueError where it is not the one that these results are from.
+        """
+        directions = [
+            StudyDirection.MINIMIZE if objective.sign > 0 else StudyDirection.MAXIMIZE
+            for objective in self._objectives
+        ]
+        study = optuna.create_study(
             study_name=f"train_size={_label(context)}",
             storage=storage,
-            directions=[
-                StudyDirection.MINIMIZE if objective.sign > 0 else StudyDirection.MAXIMIZE
-                for objective in self._objectives
-            ],
+            directions=directions,
             load_if_exists=True,
         )
+        if study.directions != directions:
+            raise ValueError("its studies have other objectives")
+        known, measured = study.get_trials(), _measured(context, results)
+        for asked in known:
+            if asked.params.keys() != self._distributions[context].keys():
+                raise ValueError("its trials have other parameters")
+            row = measured.get(asked.number)
+            if row and not _same(self._methods[context[1]].resolve(asked.params, self._noise), row):
+                raise ValueError(f"its trial {asked.number} is not that of the results table")
+        for number in range(len(known), max(measured, default=-1) + 1):
+            study.add_trial(self._again(context, number, measured.get(number)))
+        return study
+
+    def _again(self, context: Context, number: int, row: Mapping[str, float] | None) -> FrozenTrial:
+        """Trial `number` as the study had it, from its parameters in the table.
+
+        One that has no row is what the startup points have in its place, so that its checkpoint fits, or,
+        after those, one that has failed.
+        """
+        searched, search = self._distributions[context], self._config.search
+        params = startup_point(searched, number, derive_seed(self._config.seed, f"startup/{_label(context)}"))
+        lost = row is None and number >= search.startup_trials
+        if row is not None:
+            params = {name: self._choice(context, name, params, row) for name in searched}
+        state = TrialState.FAIL if lost else TrialState.RUNNING
+        return create_trial(params=params, distributions=searched, state=state)
+
+    def _choice(
+        self, context: Context, name: str, params: Mapping[str, Any], row: Mapping[str, float]
+    ) -> Any:
+        """What was chosen for a parameter, words among the choices, where the table has a number."""
+        distribution = self._distributions[context][name]
+        if not isinstance(distribution, CategoricalDistribution):
+            return row[name]
+        for choice in distribution.choices:
+            chosen = {**{n: row[n] for n in params}, name: choice}
+            if _same({name: self._methods[context[1]].resolve(chosen, self._noise)[name]}, row):
+                return choice
+        raise ValueError(f"{name} {row[name]:g} of the results table is none of the choices")
 
     def _open_search(self, context: Context, results: ResultsTable) -> ParetoSampler:
         """The search of a context, as far as its study and the results table have it."""
@@ -112,7 +160,8 @@ class ParetoSearcher(Searcher):
         for asked in known:
             found.begin(asked.number, asked.params)
             for row in results.rows(self._trial(context, asked.number, asked.params).id):
-                found.report(asked.number, row["rung"], self._shown(row))
+                if row["rung"]:
+                    found.report(asked.number, row["rung"], self._shown(row))
             if asked.state == TrialState.FAIL:
                 found.forget(asked.number)
         return found
@@ -242,13 +291,18 @@ class ParetoSearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell Optuna a finished or failed trial; one stopped before its full budget stays open."""
+        """Tell Optuna a finished trial; one stopped before its full budget stays open.
+
+        So does one that ended with an error: whether it has failed is for `failed` to say.
+        """
         trial = self._running.pop(trial_id)
-        if error:
-            self._tell(trial, {"status": "failed"})
-        elif result is not None and result.get("status") == "complete":
+        if not error and result is not None and result.get("status") == "complete":
             self._hear(trial, result)  # Ray hands the last result over here only
             self._tell(trial, result)
+
+    def failed(self, trial: Trial) -> None:
+        """A trial of the search has failed: it is not tried again, and counts for nothing."""
+        self._tell(trial, {"status": "failed"})
 
     def _tell(self, trial: Trial, row: Mapping[str, Any]) -> None:
         complete = row["status"] == "complete"
@@ -267,6 +321,24 @@ class ParetoSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore: see `save`."""
+
+
+def _same(resolved: Mapping[str, float], row: Mapping[str, float]) -> bool:
+    """Whether parameters are those of a row, up to the rounding of another machine."""
+    return all(math.isclose(value, row[name], rel_tol=1e-9) for name, value in resolved.items())
+
+
+def _measured(context: Context, results: ResultsTable) -> dict[int, dict[str, float]]:
+    """The parameters of the trials of a search that have a row, by their number in the study."""
+    size, method = context
+    names = results.declared.method(method).parameter_names
+    found = {}
+    for trial_id in results.trial_ids():
+        number = re.fullmatch(rf"n{size}-{method}-(\d{{4,7}})", trial_id)
+        if number:
+            row = results.rows(trial_id)[0]
+            found[int(number.group(1))] = {name: float(row[name]) for name in names}
+    return found
 
 
 def _label(context: Context) -> str:

@@ -1,16 +1,22 @@
 """A sweep under way: what was measured, what is searched, and what is left to do."""
 
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from pareto_amb.config import SweepConfig
 from pareto_amb.declared import BASELINE, Declared
 from pareto_amb.diffusion.methods import Method
 from pareto_amb.results.run_directory import RunDirectory
-from pareto_amb.results.table import ResultsTable
+from pareto_amb.results.table import ResultsTable, trial_columns
 from pareto_amb.running.confirm import confirmations
+from pareto_amb.running.retry import retry_failed
 from pareto_amb.running.scheduler import ParetoHalving
 from pareto_amb.running.searcher import ParetoSearcher
+from pareto_amb.running.study import open_storage, study_errors
 from pareto_amb.trial import Trial
 
 
@@ -35,12 +41,39 @@ class SweepState:
         config: SweepConfig,
         declared: Declared,
         methods: Mapping[str, type[Method]],
+        retry: bool = False,
     ) -> "SweepState":
-        """A sweep as far as it has come, at its beginning where the run directory has no table yet."""
+        """A sweep as far as it has come, at its beginning where the run directory has no table yet.
+
+        With `retry`, trials that failed are taken up again.
+        """
         results = ResultsTable(run.results, declared)
+        if retry:
+            retry_failed(results, run.study)
         searcher = ParetoSearcher(config, run.study, results, methods, stopped=run.stopped.exists())
         halving = _make_halving(config, results, closed=not searcher.n_remaining)
         return cls(run, config, methods, results, searcher, halving)
+
+    @classmethod
+    def foresee(
+        cls,
+        run: RunDirectory,
+        config: SweepConfig,
+        declared: Declared,
+        methods: Mapping[str, type[Method]],
+        retry: bool = False,
+    ) -> int:
+        """How many trials `open` would find unfinished; the files of the run stay as they are."""
+        with study_errors(run.study):
+            if run.study.exists():
+                open_storage(run.study).engine.dispose()
+        with tempfile.TemporaryDirectory() as folder:
+            copy = RunDirectory(Path(folder))
+            journal = run.study.with_name(f"{run.study.name}-journal")
+            for path in (run.results, run.study, journal, run.stopped):
+                if path.exists():
+                    shutil.copyfile(path, copy.path / path.name)
+            return cls.open(copy, config, declared, methods, retry).n_unfinished()
 
     @property
     def declared(self) -> Declared:
@@ -62,6 +95,19 @@ class SweepState:
         if searching := self.n_searching():
             return searching + self.n_confirmations
         return len(self.confirmations())
+
+    def end(self, trial: Trial, error: str, interrupted: bool) -> None:
+        """Record that a trial has ended without a result, for good unless it was only `interrupted`."""
+        row = self.results.last_row(trial.id) or self._empty_row(trial)
+        status = "interrupted" if interrupted else "failed"
+        self.results.record({**row, "status": status, "error": error})
+        if not interrupted and not trial.confirms:
+            self.searcher.failed(trial)
+
+    def _empty_row(self, trial: Trial) -> dict[str, Any]:
+        """The row of a trial that ended before its first rung."""
+        start = {"rung": 0, "images_seen": 0, "budget": 0.0, "n_samples": 0}
+        return {**trial_columns(trial, self.declared), **start}
 
     def confirmations(self) -> list[Trial]:
         """The trials that confirm the search, once it is over, and have not ended."""

@@ -2,8 +2,10 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial as RayTrial
@@ -11,11 +13,14 @@ from ray.tune.search import Searcher
 from rich.console import Console
 
 from pareto_amb.config import SweepConfig
+from pareto_amb.config_file import to_yaml
+from pareto_amb.credentials import storage_credentials
 from pareto_amb.dashboards.report import write_report
 from pareto_amb.declared import Declared
 from pareto_amb.diffusion.methods import Method
 from pareto_amb.environment import describe_environment
 from pareto_amb.errors import UserError
+from pareto_amb.redaction import redact_uri, redact_values
 from pareto_amb.results.recommendation_file import (
     RecommendationFile,
     build_recommendation,
@@ -23,15 +28,24 @@ from pareto_amb.results.recommendation_file import (
 )
 from pareto_amb.results.run_directory import RunDirectory
 from pareto_amb.running.assets import measure_references
+from pareto_amb.running.claim import Claim
 from pareto_amb.running.cluster import gpus_per_trial, ray_cluster
 from pareto_amb.running.confirm import GivenTrials
 from pareto_amb.running.follower import Follower, PatienceWatch, SilentRay
-from pareto_amb.running.materials import Materials
+from pareto_amb.running.halt import halting_in_order
+from pareto_amb.running.materials import Materials, describe_auto
 from pareto_amb.running.own_code import travelling
 from pareto_amb.running.progress import SweepProgress
+from pareto_amb.running.room import check_room, room_needed
 from pareto_amb.running.scheduler import ParetoHalving
 from pareto_amb.running.state import SweepState
-from pareto_amb.running.tracking import Tracker
+from pareto_amb.running.stopping import put_up_sign, stopping_in_order
+from pareto_amb.running.storage_check import check_storage
+from pareto_amb.running.sync import ending_of
+from pareto_amb.running.tracker import Tracker
+from pareto_amb.running.tracking import Ending, Mirror, Tracked, run_uuid
+from pareto_amb.running.tracking_check import check_tracking
+from pareto_amb.running.trust import trusted_tracking_uri
 from pareto_amb.search.cost import expected_trainings
 from pareto_amb.storage import Storage, write_text
 from pareto_amb.trainables import SweepAssets, TrialTrainable
@@ -46,65 +60,130 @@ class SweepOutcome:
     why_none: str
     unfinished: int
     failed: int
+    interrupted: int
+    why_interrupted: str
     seconds: float
     tracking_problem: str
+    tracking_uri: str
     stopped: str
 
 
-def run_sweep(
-    run: RunDirectory,
-    config: SweepConfig,
-    declared: Declared,
-    methods: Mapping[str, type[Method]],
-    materials: Materials,
-    tracker: Tracker,
-    console: Console,
-    *,
-    address: str | None = None,
-    time_budget: float | None = None,
-) -> SweepOutcome:
-    """Run the trials of a sweep that have not finished, then write recommendation and report.
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep is to do, with all that it needs loaded.
 
     `declared` has the sweep's own objectives alone; `methods` has the code of its methods. `address` names
     an existing Ray cluster; without one Ray runs on this machine. After `time_budget` seconds running trials
-    stop, to be continued from their last checkpoint by a later call.
+    stop, to be continued from their last checkpoint by a later call. `trust_run`: what the files of a resumed
+    run name may be connected to. `retry_failed`: its trials that failed are tried again.
     """
-    started = time.monotonic()
-    _write_environment(run, materials, tracker)
-    state = SweepState.open(run, config, declared, methods)
-    if state.n_unfinished():
-        with ray_cluster(address), travelling(methods, declared):
-            _run_on_cluster(state, materials, tracker, console, time_budget)
-    return _finish(state, tracker, time.monotonic() - started)
+
+    config: SweepConfig
+    declared: Declared
+    methods: Mapping[str, type[Method]]
+    materials: Materials
+    resumed: bool
+    address: str | None
+    time_budget: float | None
+    trust_run: bool = False
+    retry_failed: bool = False
 
 
-def _write_environment(run: RunDirectory, materials: Materials, tracker: Tracker) -> None:
-    """Write environment.json; UserError when a resumed run would mix data or encoders."""
+def run_sweep(claim: Claim, plan: Plan, console: Console) -> SweepOutcome:
+    """Run the trials of a sweep that have not finished, then write recommendation and report.
+
+    Raises UserError, before anything is kept or MLflow hears of it, for whatever of the plan cannot be done,
+    and SweepHaltedError when a disk was full or another fault of the machines stopped it.
+    """
+    started, run, config, methods = time.monotonic(), claim.run, plan.config, plan.methods
+    with halting_in_order(claim, Storage(run.storage_uri(config)).folder):
+        uri = trusted_tracking_uri(run, plan.trust_run)
+        environment = _environment(run, plan.materials, uri)
+        with console.status("asking MLflow and the storage"):
+            check_tracking(uri)
+            check_storage(run.storage_uri(config))
+        unfinished = SweepState.foresee(run, config, plan.declared, methods, plan.retry_failed)
+        check_room(run, config, room_needed(config, methods, unfinished))
+        if unfinished:
+            with ray_cluster(plan.address, run) as watch, travelling(methods, plan.declared):
+                gpus = gpus_per_trial(config)
+                with console.status("measuring the real images"):
+                    assets = _make_assets(run, plan, gpus)
+                state, tracker = _begin(claim, plan, environment, uri, console)
+                with _told(tracker), stopping_in_order(assets.stop_sign, watch, console) as stopping:
+                    _run_on_cluster(state, assets, tracker, console, stopping, gpus, plan.time_budget)
+        else:
+            state, tracker = _begin(claim, plan, environment, uri, console)
+        with _told(tracker):
+            return _finish(state, tracker, environment["tracking_uri"], time.monotonic() - started)
+
+
+@contextmanager
+def _told(tracker: Tracker) -> Iterator[None]:
+    """Let MLflow know where a sweep is cut off in the block."""
+    try:
+        yield
+    except BaseException:
+        tracker.finish(Ending("KILLED", {}, []), patience=2)
+        raise
+
+
+def _environment(run: RunDirectory, materials: Materials, uri: str) -> dict[str, Any]:
+    """The content of environment.json; UserError when a resumed run would mix data, encoders or trainings."""
     found = materials.fingerprints()
     before = run.read_environment()
-    for part in ("data", "encoders"):
+    for part in ("data", "encoders", "training"):
         if before and before.get(part) != found[part]:
             raise UserError(f"{run.path}: the {part} changed since this run began; start a new run instead")
-    environment = {**describe_environment(), **found, "tracking_uri": tracker.uri}
+    tracked = {"tracking_uri": redact_uri(uri), "run_uuid": run_uuid(before)}
+    return {**redact_values({**describe_environment(), **found}), **tracked}
+
+
+def _begin(
+    claim: Claim, plan: Plan, environment: Mapping[str, Any], uri: str, console: Console
+) -> tuple[SweepState, Tracker]:
+    """Write what the run is, and begin to log to MLflow: nothing will be refused any more."""
+    run, config = claim.run, plan.config
+    storage = Storage(run.storage_uri(config))
+    tracked = Tracked(uri, run, environment["run_uuid"], config.name, plan.declared, storage)
+    tracker = Tracker(Mirror(tracked))
+    write_text(run.sweep, to_yaml(plan.config))
     write_text(run.environment, json.dumps(environment, indent=2))
+    claim.keep()
+    console.print(f"run directory: {run.path}")
+    for line in describe_auto(plan.config, plan.declared):
+        console.print(line)
+    state = SweepState.open(run, config, plan.declared, plan.methods, plan.retry_failed)
+    tracker.start()
+    return state, tracker
+
+
+def _make_assets(run: RunDirectory, plan: Plan, gpus: float) -> SweepAssets:
+    config, materials = plan.config, plan.materials
+    return SweepAssets(
+        config=config,
+        declared=plan.declared,
+        methods=plan.methods,
+        training_sets=materials.training_sets(config.data.conditional),
+        references=measure_references(config, materials, gpus),
+        fid_encoder=materials.fid_encoder,
+        similarity_encoder=materials.similarity_encoder,
+        storage_uri=run.storage_uri(config),
+        stop_sign=put_up_sign(),
+        credentials=storage_credentials(run.storage_uri(config)),
+    )
 
 
 def _run_on_cluster(
-    state: SweepState, materials: Materials, tracker: Tracker, console: Console, time_budget: float | None
+    state: SweepState,
+    assets: SweepAssets,
+    tracker: Tracker,
+    console: Console,
+    stopping: tune.Callback,
+    gpus: float,
+    time_budget: float | None,
 ) -> None:
     config, total = state.config, state.searcher.n_total + state.n_confirmations
-    gpus = gpus_per_trial(config)
-    with console.status("measuring the real images"):
-        assets = SweepAssets(
-            config=config,
-            declared=state.declared,
-            methods=state.methods,
-            training_sets=materials.training_sets(config.data.conditional),
-            references=measure_references(config, materials, gpus),
-            fid_encoder=materials.fid_encoder,
-            similarity_encoder=materials.similarity_encoder,
-            storage_uri=state.run.storage_uri(config),
-        )
     with SweepProgress(
         console,
         state.results,
@@ -113,29 +192,29 @@ def _run_on_cluster(
         n_rungs=len(config.evaluation.rungs),
         trainings=expected_trainings(config, state.declared),
     ) as progress:
-        follower = Follower(state, tracker, progress, Storage(assets.storage_uri))
-        _run_trials(state, assets, follower, PatienceWatch(state, progress), gpus, time_budget)
+        follower = Follower(state, tracker, progress)
+        callbacks = [follower, PatienceWatch(state, progress), stopping]
+        _run_trials(state, assets, callbacks, gpus, time_budget)
 
 
 def _run_trials(
     state: SweepState,
     assets: SweepAssets,
-    follower: Follower,
-    watch: PatienceWatch,
+    callbacks: Sequence[tune.Callback],
     gpus: float,
     time_budget: float | None,
 ) -> None:
     """Search, and when that is over before the time is up, confirm what was found."""
     started = time.monotonic()
     if state.n_searching():
-        searcher, callbacks = state.searcher, [follower, watch]
+        searcher = state.searcher
         _tuner(assets, searcher, state.halving, searcher.n_total, callbacks, gpus, time_budget).fit()
     left = None if time_budget is None else time_budget - (time.monotonic() - started)
     if state.n_searching() or (left is not None and left <= 0):
         return
     if trials := state.confirmations():
         given = GivenTrials(trials, list(state.declared.objectives.values()))
-        _tuner(assets, given, None, len(trials), [follower], gpus, left).fit()
+        _tuner(assets, given, None, len(trials), callbacks, gpus, left).fit()
 
 
 def _tuner(
@@ -175,26 +254,28 @@ def _trial_name(trial: RayTrial) -> str:
     return str(trial.config["id"])
 
 
-def _finish(state: SweepState, tracker: Tracker, seconds: float) -> SweepOutcome:
+def _finish(state: SweepState, tracker: Tracker, tracking_uri: str, seconds: float) -> SweepOutcome:
     run, recommendation, why_none = state.run, None, ""
     try:
         recommendation = build_recommendation(run)
         write_recommendation(recommendation, run.recommendation)
-        for found in recommendation.recommendations:
-            tracker.log_recommendation(found)
     except UserError as error:
         why_none = str(error)
-    write_report(run.path)
-    files = [run.sweep, run.results, run.environment, run.report, run.recommendation]
-    tracker.finish([path for path in files if path.exists()])
+    write_report(run.path, trust=True)
+    missing = tracker.finish(ending_of(run, state.results.results(), recommendation))
     statuses = [state.results.status(trial_id) for trial_id in state.results.trial_ids()]
+    rows = [state.results.last_row(trial_id) for trial_id in state.results.trial_ids()]
+    interrupted = [row["error"] for row in rows if row and row["status"] == "interrupted" and row["error"]]
     return SweepOutcome(
         run=run,
         recommendation=recommendation,
         why_none=why_none,
         unfinished=state.n_unfinished(),
         failed=statuses.count("failed"),
+        interrupted=len(interrupted),
+        why_interrupted=next(reversed(interrupted), ""),
         seconds=seconds,
-        tracking_problem=tracker.problem,
+        tracking_problem=f"{missing} ({tracker.problem or 'it is too slow'})" if missing else "",
+        tracking_uri=tracking_uri,
         stopped=run.why_stopped(),
     )

@@ -1,175 +1,372 @@
-"""MLflow: one parent run a sweep, one nested run a trial. Everything is logged by the driver."""
+"""MLflow: one parent run a sweep, one nested run a trial, both found again by the run's UUID.
+
+The results table is the truth, and what MLflow has of a trial stands in that trial's tags: `rung` and
+`pictures` are the last rung whose figures and picture it has. What it lacks is the difference, so that
+logging goes on after any kill, on either side, without a queue beside the table. Logging something twice adds
+nothing: a metric's step is images seen and its time that of the row.
+"""
 
 import logging
 import math
 import os
+import re
 import tempfile
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
+from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from pareto_amb.config import SweepConfig
 from pareto_amb.declared import Declared
-from pareto_amb.errors import UserError
-from pareto_amb.results.recommend import Recommendation
-from pareto_amb.results.table import Status
+from pareto_amb.printable import reason
+from pareto_amb.redaction import redact
+from pareto_amb.results.run_directory import RunDirectory, grid_name
+from pareto_amb.results.table import Status, load_results
+from pareto_amb.storage import Storage
 
 EXPERIMENT = "pareto-amb"
 RUN_STATUS: dict[Status, str] = {
     "running": "RUNNING",
     "complete": "FINISHED",
     "paused": "KILLED",
+    "interrupted": "KILLED",
     "failed": "FAILED",
 }
 """What MLflow calls the run of a trial with a status."""
 
+LONGEST_TAG = 5000
+"""Characters of a tag's value that every store takes."""
+
+PAGE = 1000
+"""Runs that a server lists at a time."""
+
 _BOOKKEEPING = {"rung", "images_seen", "recorded_at"}
 """Numbers of a row that are no figures of its trial."""
 
+_MAX_METRICS, _MAX_TAGS = 1000, 100
+"""What a server takes in one request."""
 
-def tracking_uri(of_run: str | None = None) -> str:
-    """`MLFLOW_TRACKING_URI`, else where the run was tracked before, else a SQLite file right here."""
-    default = f"sqlite:///{Path('mlflow.db').resolve()}"
-    return os.environ.get("MLFLOW_TRACKING_URI") or of_run or default
+Rows = Sequence[Mapping[str, Any]]
 
 
-class Tracker:
-    """Logs one sweep; a resumed sweep finds its runs again and logs on."""
+def quiet_mlflow() -> None:
+    """What goes wrong in MLflow is ours to say, with its secrets hidden."""
+    for name in ("mlflow", "alembic", "sqlalchemy", "urllib3"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it prints the password in it too
 
-    def __init__(self, uri: str, run_name: str, config: SweepConfig, declared: Declared) -> None:
-        """Open the parent run. UserError when the tracking server cannot be reached or written.
 
-        A trial's run has the parameters of every method of `declared`.
-        """
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
-        self.uri = uri
-        self.problem = ""
-        self._objectives = tuple(declared.objectives)
-        self._params = ("method", "train_size", *declared.parameters, "seed")
-        self._trials: dict[str, str] = {}
-        try:
-            self._client = MlflowClient(tracking_uri=uri)
-            self._experiment = self._experiment_id()
-            self._parent = self._open_parent(run_name, config)
-        except (MlflowException, OSError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"MLflow at {uri}: cannot be used ({reason}); set MLFLOW_TRACKING_URI to a server or a "
-                "writable sqlite:///FILE"
-            ) from error
+def limit_requests(seconds: int) -> None:
+    """Let a request of this process to a tracking server take `seconds`, once, unless the user says else."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(seconds))
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
-    def _experiment_id(self) -> str:
-        found = self._client.get_experiment_by_name(EXPERIMENT)
+
+def run_uuid(environment: Mapping[str, Any]) -> str:
+    """The UUID in a run's environment.json; a new one where there is none."""
+    try:
+        return uuid.UUID(str(environment.get("run_uuid"))).hex
+    except ValueError:
+        return uuid.uuid4().hex
+
+
+def why(error: Exception) -> str:
+    """Why MLflow, its server, database, artifact store or disk failed: the cause where a client names one."""
+    said = reason(error, longest=4000)
+    return (said.rpartition("(Caused by ")[2] if "(Caused by " in said else said)[:200]
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """What is tracked, and where. `uuid` is the run's own; `storage` holds its pictures."""
+
+    uri: str
+    run: RunDirectory
+    uuid: str
+    space: str
+    declared: Declared
+    storage: Storage
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What is logged to the parent run when a sweep ends: MLflow's status, tags and files."""
+
+    status: str
+    tags: Mapping[str, str]
+    files: Sequence[Path]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """How much of a run MLflow lacks: rows of the table, trials with any change, pictures."""
+
+    rows: int = 0
+    trials: int = 0
+    pictures: int = 0
+    ending: bool = False
+
+    def __bool__(self) -> bool:
+        return self != Missing()
+
+    def __str__(self) -> str:
+        parts = []
+        if self.trials:
+            parts.append(f"{_count(self.rows, 'row')} of {_count(self.trials, 'trial')}")
+        if self.pictures:
+            parts.append(_count(self.pictures, "picture"))
+        if self.ending:
+            parts.append("the recommendation and the report")
+        return ", ".join(parts)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+@dataclass
+class _Logged:
+    """What MLflow has of a trial."""
+
+    run_id: str
+    rung: int = -1
+    pictures: int = 0
+    status: str = ""
+    error: str = ""
+
+
+class Mirror:
+    """Brings MLflow up to date with a run; whatever MLflow raises passes through, and can be tried again."""
+
+    def __init__(self, tracked: Tracked) -> None:
+        quiet_mlflow()
+        self.steps = 0
+        """Rises with all that was logged: what makes progress is worth waiting for."""
+        self._tracked = tracked
+        self._params = ("method", "train_size", *tracked.declared.parameters, "seed")
+        self._client: MlflowClient | None = None
+        self._experiment = self._parent = ""
+        self._trials: dict[str, _Logged] = {}
+        self._failures: Counter[tuple[str, str]] = Counter()
+        self._ended = False
+
+    @property
+    def is_file(self) -> bool:
+        """Whether MLflow is a database of this process's own: slow to set up, and never out of reach."""
+        return self._tracked.uri.startswith("sqlite")
+
+    def look(self) -> Missing:
+        """Ask MLflow what it has, and say what it lacks."""
+        self._connected()
+        return self.missing()
+
+    def update(self, go_on: Callable[[], bool] = lambda: True) -> None:
+        """Log all that MLflow lacks of the table, until `go_on` says no; what failed before comes last."""
+        client, table = self._connected(), self._table()
+        work = [(self._log_figures, trial_id) for trial_id in table if self._lacks_figures(table[trial_id])]
+        work += [(self._log_pictures, trial_id) for trial_id in table if self._rungs_without(table[trial_id])]
+        for log, trial_id in sorted(work, key=lambda job: self._failures[job[0].__name__, job[1]]):
+            if not go_on():
+                return
+            try:
+                log(client, table[trial_id])
+            except Exception:
+                self._failures[log.__name__, trial_id] += 1
+                self._client = None  # whether the server has it is asked anew
+                raise
+            self.steps += 1
+
+    def end(self, ending: Ending) -> None:
+        """Log how the sweep ended to the parent run, and close it."""
+        client = self._connected()
+        before = client.get_run(self._parent).data.tags
+        for name in before.keys() - ending.tags.keys():
+            if re.fullmatch(r"n\d+\..+", name):  # of an earlier end
+                client.delete_tag(self._parent, name)
+        tags = [_tag(name, value) for name, value in ending.tags.items()]
+        for start in range(0, len(tags), _MAX_TAGS):
+            client.log_batch(self._parent, tags=tags[start : start + _MAX_TAGS])
+            self.steps += 1
+        for path in ending.files:
+            client.log_artifact(self._parent, str(path))
+            self.steps += 1
+        client.set_terminated(self._parent, status=ending.status)
+        self._ended = True
+
+    def missing(self) -> Missing:
+        """What MLflow lacks, as far as it has answered."""
+        table = self._table()
+        late = [rows for rows in table.values() if self._lacks_figures(rows)]
+        return Missing(
+            rows=sum(sum(row["rung"] > self._logged(rows).rung for row in rows) for rows in late),
+            trials=len(late),
+            pictures=sum(len(self._rungs_without(rows)) for rows in table.values()),
+            ending=not self._ended,
+        )
+
+    def _table(self) -> dict[str, Rows]:
+        """The rows of each trial by rising rung, the trials in the order of the table."""
+        frame = load_results(self._tracked.run.results, self._tracked.declared).frame
+        rows: dict[str, list[Mapping[str, Any]]] = {}
+        for row in frame.sort_values("rung", kind="stable").to_dict("records"):
+            rows.setdefault(row["trial_id"], []).append({str(name): value for name, value in row.items()})
+        return dict(rows)
+
+    def _logged(self, rows: Rows) -> _Logged:
+        return self._trials.get(rows[0]["trial_id"], _Logged(""))
+
+    def _lacks_figures(self, rows: Rows) -> bool:
+        logged, last = self._logged(rows), rows[-1]
+        state = (last["rung"], last["status"], _cut(last["error"]))
+        return not logged.run_id or (logged.rung, logged.status, logged.error) != state
+
+    def _rungs_without(self, rows: Rows) -> list[int]:
+        """The rungs whose picture MLflow lacks."""
+        return [row["rung"] for row in rows if row["rung"] > self._logged(rows).pictures]
+
+    def _connected(self) -> MlflowClient:
+        """The client, once MLflow has told what it has of the run; what is not there yet is made."""
+        if self._client is None:
+            client = MlflowClient(tracking_uri=self._tracked.uri)
+            self._experiment = self._experiment_id(client)
+            known = list(self._runs(client))
+            self._parent = self._parent_id(client, known)
+            self._trials = {
+                run.data.tags["trial_id"]: _read(run) for run in reversed(known) if _is_trial(run)
+            }
+            self._client = client
+            self.steps += 1
+        return self._client
+
+    def _experiment_id(self, client: MlflowClient) -> str:
+        found = client.get_experiment_by_name(EXPERIMENT)
         if found is not None:
             return str(found.experiment_id)
         artifacts = None
-        if self.uri.startswith("sqlite:///"):
-            database = Path(self.uri.removeprefix("sqlite:///"))
+        if self._tracked.uri.startswith("sqlite:///"):
+            database = Path(self._tracked.uri.removeprefix("sqlite:///").partition("?")[0])
             artifacts = (database.parent / "mlartifacts").resolve().as_uri()
-        return str(self._client.create_experiment(EXPERIMENT, artifact_location=artifacts))
+        return str(client.create_experiment(EXPERIMENT, artifact_location=artifacts))
 
-    def _open_parent(self, run_name: str, config: SweepConfig) -> str:
-        known = self._client.search_runs(
-            [self._experiment], f"tags.sweep_run = '{run_name}' and tags.kind = 'sweep'"
-        )
-        if known:
-            parent = known[0].info.run_id
-            self._client.update_run(parent, "RUNNING")
-            for run in self._client.search_runs(
-                [self._experiment], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent}'"
-            ):
-                self._trials[run.data.tags["trial_id"]] = run.info.run_id
-            return str(parent)
-        tags = {"kind": "sweep", "sweep_run": run_name, "space": config.name}
-        run = self._client.create_run(self._experiment, run_name=run_name, tags=tags)
-        return str(run.info.run_id)
+    def _runs(self, client: MlflowClient) -> Iterator[Run]:
+        """The parent run and the runs of the trials, a page at a time."""
+        token = None
+        while True:
+            page = client.search_runs(
+                [self._experiment],
+                f"tags.run_uuid = '{self._tracked.uuid}'",
+                max_results=PAGE,
+                page_token=token,
+            )
+            yield from page
+            token = page.token
+            if not token:
+                return
 
-    def log_row(self, row: Mapping[str, Any], pictures: Mapping[str, bytes]) -> None:
-        """Log one row of the results table, and pictures by name, to its trial's run.
+    def _parent_id(self, client: MlflowClient, known: Iterable[Run]) -> str:
+        name = self._tracked.run.name
+        for run in known:
+            if run.data.tags.get("kind") == "sweep":
+                if run.info.status != "RUNNING" and not self._ended:
+                    client.update_run(run.info.run_id, "RUNNING")
+                return str(run.info.run_id)
+        tags = {"kind": "sweep", "sweep_run": name, "space": self._tracked.space}
+        tags = {key: _cut(value) for key, value in tags.items()} | {"run_uuid": self._tracked.uuid}
+        return str(client.create_run(self._experiment, run_name=_cut(name, 250), tags=tags).info.run_id)
 
-        The step of a metric is images seen. A server that stops answering does not stop the sweep: its
-        results are safe in the table, and `problem` says what MLflow misses.
-        """
-        with self._noting_problems():
-            self._log_row(row, pictures)
-
-    def log_status(self, row: Mapping[str, Any]) -> None:
-        """Log that a trial's status has become that of `row`; what `log_row` says of servers holds."""
-        with self._noting_problems():
-            self._log_status(self._trials.get(row["trial_id"]) or self._open_trial(row), row)
-
-    @contextmanager
-    def _noting_problems(self) -> Iterator[None]:
-        try:
-            yield
-        except (MlflowException, OSError) as error:
-            self.problem = " ".join(str(error).split())[:200]
-
-    def _log_row(self, row: Mapping[str, Any], pictures: Mapping[str, bytes]) -> None:
-        run = self._trials.get(row["trial_id"]) or self._open_trial(row)
-        now = int(time.time() * 1000)
-        metrics = [
-            Metric(name, float(value), now, int(row["images_seen"]))
-            for name, value in row.items()
-            if name not in {*self._params, *_BOOKKEEPING}
-            and isinstance(value, (int, float))
-            and not math.isnan(value)
-        ]
-        self._client.log_batch(run, metrics=metrics)
-        with tempfile.TemporaryDirectory() as folder:
-            for name, content in pictures.items():
-                path = Path(folder) / name
-                path.write_bytes(content)
-                self._client.log_artifact(run, str(path), "samples")
-        self._log_status(run, row)
-
-    def _log_status(self, run: str, row: Mapping[str, Any]) -> None:
-        tags = [RunTag(name, row[name]) for name in ("status", "error") if row.get(name)]
-        self._client.log_batch(run, tags=tags)
-        if row["status"] == "running":
-            self._client.update_run(run, "RUNNING")
+    def _log_figures(self, client: MlflowClient, rows: Rows) -> None:
+        """Log the rows of a trial that its run lacks, and its status."""
+        last = rows[-1]
+        logged = self._trials.get(last["trial_id"]) or self._open_trial(client, rows[0])
+        if logged.rung < 0:
+            client.log_batch(logged.run_id, params=[Param(name, str(last[name])) for name in self._params])
+        metrics = [metric for row in rows if row["rung"] > logged.rung for metric in self._metrics(row)]
+        for start in range(0, len(metrics), _MAX_METRICS):
+            client.log_batch(logged.run_id, metrics=metrics[start : start + _MAX_METRICS])
+        if last["status"] == "running":
+            client.update_run(logged.run_id, "RUNNING")
         else:
-            self._client.set_terminated(run, status=RUN_STATUS[row["status"]])
+            status, end = RUN_STATUS[last["status"]], _milliseconds(last)
+            client.set_terminated(logged.run_id, status=status, end_time=end or None)
+        rung, status, error = last["rung"], last["status"], _cut(last["error"])
+        tags = [_tag("rung", str(rung)), _tag("status", status)]
+        if error or logged.error:
+            tags.append(_tag("error", error))
+        client.log_batch(logged.run_id, tags=tags)
+        logged.rung, logged.status, logged.error = rung, status, error
 
-    def _open_trial(self, row: Mapping[str, Any]) -> str:
-        params = [Param(name, str(row[name])) for name in self._params]
+    def _metrics(self, row: Mapping[str, Any]) -> Iterator[Metric]:
+        for name, value in row.items():
+            if name in {*self._params, *_BOOKKEEPING} or not isinstance(value, (int, float)):
+                continue
+            if not math.isnan(value):
+                yield Metric(name, float(value), _milliseconds(row), int(row["images_seen"]))
+
+    def _open_trial(self, client: MlflowClient, row: Mapping[str, Any]) -> _Logged:
         tags = {
             MLFLOW_PARENT_RUN_ID: self._parent,
+            "run_uuid": self._tracked.uuid,
             "trial_id": row["trial_id"],
             "method": row["method"],
             "train_size": str(row["train_size"]),
         }
         if row.get("confirms"):
             tags["confirms"] = row["confirms"]
-        run = self._client.create_run(self._experiment, run_name=row["trial_id"], tags=tags)
-        self._client.log_batch(run.info.run_id, params=params)
-        self._trials[row["trial_id"]] = str(run.info.run_id)
-        return str(run.info.run_id)
+        began, name = _milliseconds(row) or None, row["trial_id"]
+        run = client.create_run(self._experiment, start_time=began, tags=tags, run_name=name)
+        self._trials[row["trial_id"]] = _Logged(str(run.info.run_id))
+        return self._trials[row["trial_id"]]
 
-    def log_recommendation(self, found: Recommendation) -> None:
-        """Log what is recommended for one train size to the parent run, as tags `nSIZE.NAME`."""
-        values: dict[str, Any] = {"trial_id": found.trial_id}
-        if found.main:
-            values[found.main] = found.parameters[found.main]
-        values |= {name: found[name].value for name in self._objectives}
-        if found.interval is not None:
-            values[f"{found.main}_low"], values[f"{found.main}_high"] = found.interval
-        if found.confirmation is not None:
-            values |= found.confirmation.model_dump(exclude={"trials"})
-        with self._noting_problems():
-            for name, value in values.items():
-                self._client.set_tag(self._parent, f"n{found.train_size}.{name}", str(value))
+    def _log_pictures(self, client: MlflowClient, rows: Rows) -> None:
+        logged = self._logged(rows)
+        with tempfile.TemporaryDirectory() as folder:
+            for rung in self._rungs_without(rows):
+                name = grid_name(rows[0]["trial_id"], rung)
+                picture = self._tracked.storage.read(name)
+                if picture is not None:
+                    path = Path(folder, Path(name).name)
+                    path.write_bytes(picture)
+                    client.log_artifact(logged.run_id, str(path), "samples")
+                    self.steps += 1
+        client.set_tag(logged.run_id, "pictures", str(rows[-1]["rung"]))
+        logged.pictures = rows[-1]["rung"]
 
-    def finish(self, artifacts: list[Path]) -> None:
-        """Attach the report and the other files to the parent run and close it."""
-        with self._noting_problems():
-            for path in artifacts:
-                self._client.log_artifact(self._parent, str(path))
-            self._client.set_terminated(self._parent)
+
+def _read(run: Run) -> _Logged:
+    """What a trial's run says that it holds."""
+    tags = run.data.tags
+    return _Logged(
+        run_id=str(run.info.run_id),
+        rung=_number(tags.get("rung"), -1),
+        pictures=_number(tags.get("pictures"), 0),
+        status=tags.get("status", ""),
+        error=tags.get("error", ""),
+    )
+
+
+def _is_trial(run: Run) -> bool:
+    return "trial_id" in run.data.tags and run.data.tags.get("kind") != "sweep"
+
+
+def _number(text: str | None, otherwise: int) -> int:
+    return int(text) if text is not None and text.isdecimal() else otherwise
+
+
+def _milliseconds(row: Mapping[str, Any]) -> int:
+    """When a row was recorded, since 1970; 0 in tables of older versions, which do not say."""
+    seconds = row["recorded_at"]
+    return 0 if math.isnan(seconds) else int(seconds * 1000)
+
+
+def _cut(text: str, longest: int = LONGEST_TAG) -> str:
+    """A text without secrets that every store takes whole."""
+    return redact(text)[:longest]
+
+
+def _tag(name: str, value: str) -> RunTag:
+    return RunTag(name, _cut(value))

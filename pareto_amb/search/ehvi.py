@@ -20,11 +20,10 @@ from scipy.linalg import cho_solve, solve_triangular
 
 from pareto_amb.search.extrapolation import Array
 from pareto_amb.search.pareto import hypervolume_growth, non_dominated
+from pareto_amb.search.surrogate import LENGTHS, length_prior, squared_exponential
 
-LENGTHS = (0.1, 0.2, 0.4, 0.8)
-"""Length scales to choose from for a range of the unit interval."""
 CATEGORY_LENGTHS = (0.5, 1.5)
-"""The same for a categorical choice, whose values are at distance sqrt(2) from each other."""
+"""Length scales for a categorical choice, whose values are at distance sqrt(2) from each other."""
 NOISES = (0.02, 0.1, 0.3)
 """Shares of the variance that may be noise."""
 N_CANDIDATES = 300
@@ -77,16 +76,10 @@ class GaussianProcess:
 
     def __call__(self, x: Array) -> tuple[Array, Array]:
         """Mean and standard deviation of the noiseless function at the rows of `x` (m, d): (m,), (m,)."""
-        gaps = ((x[:, None] - self._x[None]) / self._columns) ** 2
-        kernel = np.exp(-0.5 * gaps.sum(-1))
+        kernel = squared_exponential(x, self._x, self._columns)
         explained = solve_triangular(self._factor, kernel.T, lower=True)
         variance = np.maximum(1.0 - (explained**2).sum(0), 1e-9)
         return kernel @ self._weights * self._scale + self._mean, np.sqrt(variance) * self._scale
-
-
-def length_prior(lengths: tuple[float, ...]) -> float:
-    """The logarithm of the prior of length scales, up to a constant: log-normal around 0.4."""
-    return float(-0.25 * sum(np.log(length / 0.4) ** 2 for length in lengths))
 
 
 class EHVISampler(BaseSampler):

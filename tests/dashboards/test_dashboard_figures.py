@@ -15,7 +15,8 @@ from pareto_amb.dashboards.parameter_figures import parameter_figure, two_parame
 from pareto_amb.dashboards.search_figures import curves_figure, hypervolume_figure
 from pareto_amb.declared import BASELINE, Declared
 from pareto_amb.diffusion.methods.algorithm1 import MIX_RATIO, SIGMA_TN
-from pareto_amb.results.recommend import Recommendation, recommend
+from pareto_amb.results.recommend import recommend
+from pareto_amb.results.recommendation import Recommendation
 from pareto_amb.results.size import SizeResults
 
 SizeOf = Callable[..., SizeResults]
@@ -78,7 +79,7 @@ def test_frontier_marks_baseline_heldout_and_recommended(
     recommended: Recommendation, size: SizeResults
 ) -> None:
     figure = frontier_figure(size, "inception_v3", recommended)
-    (box,) = traces(figure, "DDPM mean ±")
+    (box,) = traces(figure, "DDPM over its seeds")
     assert min(box.x) == pytest.approx(recommended.baseline["fid"].low)
     assert max(box.y) == pytest.approx(recommended.baseline["memorization"].high)
     (line,) = traces(figure, "held-out")
@@ -174,7 +175,8 @@ def test_a_confirmed_trial_is_drawn_at_the_mean_of_its_fresh_seeds(
     words = wording.confirmation(found, size.objectives)
     assert "Trained again with 2 fresh seeds" in words
     assert f"memorization {formats.percent(found['memorization'].value)} after " in words
-    assert "Not confirmed" in wording.confirmation(recommended, size.objectives)
+    assert wording.confirmation(recommended, size.objectives) == ""
+    assert "not-confirmed" in {caution.word for caution in recommended.cautions}
     assert "It falls where fresh seeds" in wording.hypervolume(more)
     assert wording.stopped_early(more) == wording.stopped_early(size)
 
@@ -346,11 +348,13 @@ def test_a_better_rival_is_named(results: pd.DataFrame, size: SizeResults, size_
     rivals = size_of(rows)
     found = recommend(rivals)
     assert found.trial_id == recommend(size).trial_id
-    assert wording.rivals(size, found) == ""
-    assert "Another method does better here: Masking (40.0% of pixels" in wording.rivals(rivals, found)
+    assert wording.rivals(rivals, found) == ""
+    (caution,) = (c.sentence for c in found.cautions if c.word == "better-method")
+    assert "another method does at least as well: Masking at " in caution
     worse = rows.assign(fid=rows.fid.where(rows.method != "masking", 1e3))
     worse = worse.assign(fid=worse.fid.where(rows.method != "noise_only", 1e3))
-    assert "(Masking, Noise only): none" in wording.rivals(size_of(worse), found)
+    words = wording.rivals(size_of(worse), recommend(size_of(worse)))
+    assert "(Masking, Noise only): none" in words
 
 
 Three = tuple[pd.DataFrame, Declared]
@@ -421,8 +425,6 @@ def test_sentences_speak_of_three_objectives(size3: SizeResults) -> None:
     objectives = size3.objectives
     assert wording.on_all(objectives) == "on FID, memorization and diversity"
     assert "diversity is" in wording.comparisons(found, objectives).lower()
-    assert wording.verdict(found, objectives) == (
-        "good",
-        "Copies less than DDPM, no worse on FID and diversity",
-    )
+    assert wording.tone(found) == "good"
+    assert found.verdict_words == "Copies less than DDPM, no worse on FID and diversity"
     assert "diversity 100.0%" in wording.hypervolume(size3)

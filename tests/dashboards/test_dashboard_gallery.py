@@ -23,11 +23,23 @@ def store(run_dir: Path, content: bytes) -> Storage:
 def test_closest_pairs_come_first(tmp_path: Path, make_samples: Callable[..., bytes], channels: int) -> None:
     stored = read_samples(store(tmp_path, make_samples(0, 0.3, channels)), "t", 1)
     assert stored is not None
-    gallery = build_gallery(stored)
+    gallery = build_gallery(stored, 1000, 25)
     similarities = [pair.similarity for pair in gallery.closest]
     assert similarities == sorted(stored.similarity.tolist(), reverse=True)[:CLOSEST]
-    assert gallery.copies == stored.copied.sum()
+    assert (gallery.kept, gallery.total, gallery.copies) == (40, 1000, 25)
     assert gallery.plain == [data_uri(image) for image in stored.samples[:PLAIN]]
+
+
+def test_only_the_first_samples_are_shown_as_they_came(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 3, 8, 8)).astype(np.uint8)
+    content = io.BytesIO()
+    np.savez(
+        content, seed=[0, 1, 2, 9, 4], samples=images, neighbours=images, similarity=np.zeros(5),
+        copied=np.zeros(5),
+    )  # fmt: skip
+    stored = read_samples(store(tmp_path, content.getvalue()), "t", 1)
+    assert stored is not None
+    assert build_gallery(stored, 1000, None).plain == [data_uri(image) for image in images[:3]]
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -89,7 +89,7 @@ def test_report_answers_first(run_dir: Path, results: pd.DataFrame) -> None:
     assert figures(page) == FIGURES
     low, high = found.interval or (0, 0)
     assert f"90% interval {low:.2f} to {high:.2f}" in words
-    assert f"no other point dominates the recommended one in {found.p_front:.0%}" in words
+    assert f"no other point dominates this one in {found.p_front:.0%}" in words
     assert "Stopped early: 2 of 16 trials" in words
 
 
@@ -114,6 +114,26 @@ def test_gallery_and_failed_trial_are_shown(run_dir: Path) -> None:
     assert "· copy" in page.words
 
 
+def test_copies_are_counted_over_all_samples_not_over_those_kept(
+    new_run: Callable[..., Path], results: pd.DataFrame
+) -> None:
+    changed = results.assign(n_samples=1000, memorization=results.memorization.round(3))
+    words = page_of(new_run(changed, recommend_for=(300,))).words
+    assert "of the 40 samples kept as pictures, a selection: the first ones and the most similar" in words
+    share = changed[(changed.trial_id == "n300-ddpm-s0") & (changed.rung == 3)].memorization.item()
+    assert f"{1000 * share:.0f} of all 1,000 samples count as copies" in words
+    assert "of those kept" not in words
+
+
+def test_what_real_images_reach_stands_beside_fid(
+    new_run: Callable[..., Path], results: pd.DataFrame
+) -> None:
+    assert "against the other real images" not in page_of(new_run(results, recommend_for=(300,))).words
+    changed = results.assign(heldout_fid=3.21)
+    words = page_of(new_run(changed, recommend_for=(300,))).words
+    assert "3.210as many, against the other real images" in words
+
+
 def test_the_table_says_how_sure_each_trial_is_on_the_front(results: pd.DataFrame) -> None:
     found = Results(results, shipped())
     points = found.size(300).points.set_index("trial_id").p_front
@@ -130,7 +150,7 @@ def test_early_stopping_is_said_either_way(new_run: Callable[..., Path], results
         fid=results.fid.where(~early, 5.0), memorization=results.memorization.where(~early, 0.001)
     )
     words = page_of(new_run(better, recommend_for=(300,))).words
-    assert "Training less does better here: plain DDPM, stopped after 128,000 images" in words
+    assert "Training less does at least as well: DDPM, stopped after 128,000 images" in words
     assert "DDPM stopped early competes here and holds part of the joint frontier" in words
     worse = results.assign(fid=results.fid.where(results.budget == 1, 90.0))
     words = page_of(new_run(worse, recommend_for=(300,))).words
@@ -221,9 +241,8 @@ def test_everything_from_the_run_is_escaped(
     new_run: Callable[..., Path], results: pd.DataFrame, make_config: Callable[..., SweepConfig]
 ) -> None:
     nasty = results.assign(
-        trial_id=results.trial_id + ATTACK,
         error=results.error.where(results.error == "", ATTACK),
-        method=results.method.where(results.trial_id != "n300-algorithm1-0004", ATTACK),
+        method=results.method.where(results.trial_id != "n300-algorithm1-0004", "unknown"),
     )
     config = make_config(description=ATTACK, data={"source": "images", "path": ATTACK})
     run_dir = new_run(nasty, config, recommend_for=(300,), samples=False)
@@ -278,7 +297,7 @@ def test_one_seed_recommendation_owns_up_to_unknown_noise(
 ) -> None:
     thin = results[(results.method != "ddpm") | (results.seed == 0)]
     words = page_of(new_run(thin, recommend_for=(300,))).words
-    assert "trained with one seed only: its noise is unknown" in words
+    assert "trained with one seed only, so what another seed changes is unknown" in words
 
 
 def test_a_search_that_ended_itself_is_said(run_dir: Path) -> None:
@@ -309,7 +328,11 @@ def test_pictures_come_from_the_storage_of_the_sweep(
     (run_dir / "samples").rename(tmp_path / "samples")
     (tmp_path / "bucket").mkdir()
     (tmp_path / "samples").rename(tmp_path / "bucket" / "samples")
-    assert [tag for tag, _ in page_of(run_dir).tags if tag == "img"]
+    page = page_of(run_dir)
+    assert not [tag for tag, _ in page.tags if tag == "img"]
+    assert f"The pictures lie in {tmp_path / 'bucket'}; write the report with --trust-run" in page.words
+    source = write_report(run_dir, trust=True).read_text(encoding="utf-8")
+    assert [tag for tag, _ in Page(source).tags if tag == "img"]
 
 
 def test_stale_recommendation_is_said(run_dir: Path, results: pd.DataFrame) -> None:

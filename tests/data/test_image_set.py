@@ -1,4 +1,5 @@
 import json
+import os
 import urllib.error
 import zipfile
 from pathlib import Path
@@ -210,13 +211,13 @@ def test_a_path_not_found_names_both_places_and_the_origin(tmp_path: Path, monke
 
 
 def test_unreadable_places_are_named(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    def denied(self):
-        raise PermissionError(13, "Permission denied", str(self))
+    def denied(path, *_):
+        raise PermissionError(13, "Permission denied", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", denied)
-        assert "a/9.PNG': cannot be read (Permission denied)" in refusal(folder)
-    monkeypatch.setattr(Path, "exists", denied)
+        patch.setattr(os, "open", denied)
+        assert "a/9.PNG: cannot be read (Permission denied)" in refusal(folder)
+    monkeypatch.setattr(Path, "stat", denied)
     assert "cannot be read (Permission denied)" in refusal(folder)
 
 

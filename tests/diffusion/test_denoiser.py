@@ -94,17 +94,16 @@ def test_the_architecture_follows_configuration_data_and_method() -> None:
     network = NetworkConfig(options={"model_channels": 4})
     config = CONFIG.model_copy(update={"augment_probability": 0.1, "network": network})
     described = {"name": "tiny", "resolution": 8, "channels": 3, "label_dim": 5, "augment_dim": 9}
-    for name, method in METHODS.items():
+    for method in METHODS.values():
         denoiser = build_denoiser(config, (3, 8, 8), 5, method)
-        channels = {"mask_channels": 1 if name == "masking" else 0}
+        channels = {"mask_channels": 1 if method.masked else 0}
         assert denoiser.architecture == described | channels | {"model_channels": 4}
         assert denoiser.space == PixelSpace((3, 8, 8))
 
 
 def test_only_a_masked_method_hides_pixels_while_sampling() -> None:
-    assert Masking.masked
+    assert [name for name, method in METHODS.items() if method.masked] == ["masking", "masking_reweighted"]
     assert Masking(0.4).hidden > 0
-    assert not Algorithm1.masked
     assert Algorithm1(0.3, 0.5).hidden == 0
 
 

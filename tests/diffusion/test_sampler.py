@@ -99,6 +99,59 @@ def test_an_image_depends_on_its_seed_alone() -> None:
     assert (other[0].int() - alone[0].int()).abs().max() > 1
 
 
+class _Constant(Denoiser):
+    """D is one number everywhere, and the points it was asked at are kept."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__(PixelSpace((1, 2, 2)), {})
+        self.value = value
+        self.asked: list[tuple[Tensor, float]] = []
+
+    def forward(self, x: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
+        self.asked.append((x, float(sigma[0])))
+        return torch.full_like(x, self.value)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(("value", "clip", "limit"), [(3, True, 1), (3, False, 3), (-2, True, -1)])
+def test_clipping_holds_d_to_the_range_of_pixels(solver: str, value: float, clip: bool, limit: float) -> None:
+    # Where D is a constant c, the flow is x = c + (x_max - c) sigma / sigma_max, at every level.
+    spy = _Constant(value)
+    told = sampling_conditioning(spy)
+    generate(spy, range(5), told, solver=solver, steps=6, sigma_max=8.0, clip_denoised=clip)
+    start = spy.asked[0][0]
+    for x, sigma in spy.asked:
+        assert torch.allclose(x, limit + (start - limit) * sigma / 8, atol=1e-4)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_without_clipping_and_within_the_range_nothing_changes(
+    solver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    denoiser = create_network("tiny", 8, 1, model_channels=8).eval()
+    nn.init.normal_(denoiser.network.out.weight, std=0.1)
+    told = sampling_conditioning(denoiser)
+    final: list[Tensor] = []
+    plain = SOLVERS[solver]
+
+    def keep(denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigmas: Tensor) -> Tensor:
+        final.append(plain(denoise, x, sigmas))
+        return final[-1]
+
+    monkeypatch.setitem(SOLVERS, solver, keep)
+    for clip in ({}, {"clip_denoised": False}, {"clip_denoised": True}):
+        generate(denoiser, range(3), told, solver=solver, steps=4, **clip)
+    assert torch.equal(final[0], final[1])
+    assert float(final[0].abs().max()) > 1
+    assert float(final[2].abs().max()) <= 1
+
+    within = _Constant(0.3)
+    for clip_denoised in (False, True):
+        generate(within, range(3), sampling_conditioning(within), solver=solver, clip_denoised=clip_denoised)
+    assert torch.equal(final[3], final[4])
+
+
 def test_progress_counts_every_image() -> None:
     seen: list[int] = []
     denoiser = _Counting()

@@ -48,6 +48,35 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_the_first_step_is_that_of_the_optimizer_on_the_summed_loss(optimizer: str) -> None:
+    decay, rate, eps = 0.5, 2e-3, 1e-2
+    network = NetworkConfig(options={"model_channels": 8})
+    trainer = make_trainer(
+        optimizer=optimizer,
+        weight_decay=decay,
+        eps=eps,
+        lr_warmup_images=0,
+        network=network,
+        horizontal_flip=False,
+    )
+    generator = torch.Generator()
+    generator.set_state(trainer._generator.get_state())
+    before = [p.detach().clone() for p in trainer.denoiser.parameters()]
+
+    index = torch.randint(12, (16,), generator=generator)
+    batch = trainer.method.draw(trainer._material, index, trainer._noise, generator, trainer._augment)
+    denoised = trainer.denoiser(batch.noisy, batch.sigma, batch.conditioning)
+    loss = trainer.method.loss(denoised, batch, 0.5).mean()
+    gradients = torch.autograd.grad(64 * loss, list(trainer.denoiser.parameters()))  # 8 x 8 pixels
+
+    assert trainer.train(16) == pytest.approx(loss.item())  # reported as a mean
+    for weight, old, gradient in zip(trainer.denoiser.parameters(), before, gradients, strict=True):
+        coupled = gradient + decay * old if optimizer == "adam" else gradient
+        shrunk = old if optimizer == "adam" else old * (1 - rate * decay)
+        assert torch.allclose(weight, shrunk - rate * coupled / (coupled.abs() + eps), atol=2e-6)
+
+
 def test_a_resumed_training_continues_bit_for_bit() -> None:
     straight = make_trainer()
     straight_loss = straight.train(320)

@@ -192,13 +192,15 @@ def test_a_tenth_of_exact_copies_is_found_named_and_shown(run: Run, saved: Sets)
 def test_images_that_the_model_could_not_have_seen_are_normal(run: Run, sets: Sets) -> None:
     for name in sets.copies:
         (sets.generated / name).unlink()
-    done = run("evaluate", *sets.arguments("--heldout", sets.heldout, "--fail-above", "0"))
+    done = run("evaluate", *sets.arguments("--heldout", sets.heldout, "--fail-above", "0.05"))
     assert done.code == 0
     found = result()
     assert found["finding"] == "normal"
     assert within(found["excess_copy_rate"], 0)
     assert found["pixels"]["identical_share"]["value"] == 0
-    assert "passed: " in done.out.splitlines()[-1]
+    assert done.out.splitlines()[-1].startswith("passed: the excess copy rate is at most ")
+    assert result()["gate"]["outcome"] == "pass"
+    assert "Gate passed" in page()
 
 
 def test_the_numbers_are_those_of_a_sweep(run: Run, saved: Sets) -> None:
@@ -286,16 +288,63 @@ def test_a_threshold_alone_gives_the_share_and_no_excess(run: Run, saved: Sets) 
     assert "unknown" in found["verdict"]
 
 
-@pytest.mark.parametrize(("limit", "code"), [(0.0, 1), (0.05, 1), (0.3, 0)])
-def test_the_gate_closes_only_when_the_excess_is_surely_above_it(
-    run: Run, saved: Sets, limit: float, code: int
+@pytest.mark.parametrize(
+    ("limit", "outcome", "code"),
+    [(0.0, "fail", 1), (0.05, "fail", 1), (0.1, "inconclusive", 3), (0.3, "pass", 0)],
+)
+def test_the_gate_has_three_outcomes_and_says_them_everywhere(
+    run: Run, saved: Sets, limit: float, outcome: str, code: int
 ) -> None:
-    done = run("evaluate", *saved.arguments("--heldout", saved.heldout, "--fail-above", limit))
+    more = ("--heldout", saved.heldout, "--fail-above", limit, "--no-fail-on-identical")
+    done = run("evaluate", *saved.arguments(*more))
     assert (done.code, done.err) == (code, "")
-    assert (result()["excess_copy_rate"]["low"] > limit) == bool(code)
-    said = done.out.splitlines()[-1]
-    assert said.startswith("failed: " if code else "passed: ")
-    assert f"limit of {limit:.1%}" in said
+    excess, gate = result()["excess_copy_rate"], result()["gate"]
+    assert (excess["low"] > limit, excess["high"] <= limit) == (code == 1, code == 0)
+    assert (gate["outcome"], gate["limit"], gate["fail_on_identical"]) == (outcome, limit, False)
+    word = {"pass": "passed", "fail": "failed", "inconclusive": "inconclusive"}[outcome]
+    assert done.out.splitlines()[-1] == f"{word}: {gate['reason']}"
+    assert f"limit of {limit:.1%}" in gate["reason"]
+    assert f"Gate {word}" in page()
+    assert gate["reason"] in page()
+
+
+@pytest.mark.parametrize("arguments", [["--fail-above", "0.9"], ["--fail-on-identical"]])
+def test_one_identical_image_fails_the_gate_whatever_the_limit(
+    run: Run, sets: Sets, arguments: list[str]
+) -> None:
+    for file in (*sorted(sets.generated.glob("copy*"))[1:], *sorted(sets.generated.glob("new*"))[10:]):
+        file.unlink()  # 11 images, one of them a training image
+    done = run("evaluate", *sets.arguments("--heldout", sets.heldout, *arguments))
+    assert done.code == 1
+    assert "1 of 11 generated images has exactly the pixels" in done.out.splitlines()[-1]
+    assert result()["finding"] == "copies"
+    sets.generated.joinpath("copy0000.png").unlink()
+    done = run("evaluate", *sets.arguments("--heldout", sets.heldout, "--fail-on-identical"))
+    assert (done.code, result()["gate"]["limit"]) == (0, None)
+    assert "none of 10 generated images" in done.out.splitlines()[-1]
+
+
+def test_too_little_to_tell_is_no_pass(run: Run, sets: Sets) -> None:
+    for file in (*sets.generated.glob("copy*"), *sorted(sets.generated.glob("new*"))[12:]):
+        file.unlink()
+    arguments = sets.arguments("--heldout", sets.heldout, "--fail-above", "0.05")
+    done = run("evaluate", *arguments)
+    assert (done.code, result()["gate"]["outcome"]) == (3, "inconclusive")
+    assert "more generated images, at the same rates, would settle it" in done.out.splitlines()[-1]
+    done = run("evaluate", *arguments, "--require-conclusive")
+    assert (done.code, result()["gate"]["outcome"]) == (1, "fail")
+    assert done.out.splitlines()[-1].startswith("failed: inconclusive, which counts as failed here: ")
+    done = run("evaluate", *sets.arguments("--fail-above", "0.05"))
+    assert (done.code, result()["gate"]["outcome"]) == (3, "inconclusive")
+    assert "give --heldout" in done.out.splitlines()[-1]
+    assert run("evaluate", *sets.arguments()).code == 0
+    assert result()["gate"] is None
+
+
+def test_the_outcomes_stand_in_the_help(run: Run) -> None:
+    said = " ".join(run("evaluate", "--help").out.split())
+    for words in ("--fail-on-identical", "--require-conclusive", "Exit codes: 0 passed", "3 inconclusive"):
+        assert words in said
 
 
 def test_few_heldout_images_clear_nobody(run: Run, sets: Sets) -> None:
@@ -310,9 +359,9 @@ def test_few_heldout_images_clear_nobody(run: Run, sets: Sets) -> None:
     for name in sets.copies:
         (sets.generated / name).unlink()
     done = run("evaluate", *arguments)
-    assert (done.code, result()["finding"]) == (0, "inconclusive")
+    assert (done.code, result()["finding"]) == (3, "inconclusive")
     assert "too few images to tell" in result()["verdict"]
-    assert "it may be as high as" in done.out.splitlines()[-1]
+    assert done.out.splitlines()[-1].startswith("inconclusive: ")
     assert "Too few images to tell" in page()
 
 
@@ -387,7 +436,7 @@ def test_fewer_than_two_images_are_refused(run: Run, sets: Sets) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--fail-above", "0.05"], ["--fail-above needs --heldout"]),
+        (["--require-conclusive"], ["--require-conclusive needs a gate", "--fail-above"]),
         (["--heldout", "x", "--fail-above", "5"], ["--fail-above 5"]),
         (["--heldout", "x", "--fail-above", "nan"], ["--fail-above nan"]),
         (["--threshold", "1"], ["--threshold 1", "below 1"]),
@@ -502,7 +551,7 @@ def test_hostile_file_names_are_text_on_the_page(run: Run, sets: Sets) -> None:
     assert (done.code, done.err) == (0, "")
     shown = page()
     assert attack in shown
-    assert "\\udcff\\udcfe.png" in shown
+    assert "\\xff\\xfe.png" in shown
     assert "x" not in shown.images
     (copied,) = (copy for copy in result()["copies"] if copy["generated"] == attack)
     assert copied["train"] == "\udcff\udcfe.png"

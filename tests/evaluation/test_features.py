@@ -1,8 +1,11 @@
 import io
+import os
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +23,7 @@ from pareto_amb.evaluation.features import (
     FeatureCache,
     encode_images,
     load_features,
+    load_reference,
     save_features,
 )
 
@@ -305,3 +309,40 @@ def test_pickled_objects_in_an_npz_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a file of features"):
         load_features(tmp_path / "trap.npz")
     assert not (tmp_path / "owned").exists()
+
+
+SIGMA = np.eye(4)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"mu": np.zeros(4), "sigma": SIGMA * (1 + 1j)}, {"mu": np.zeros(4, complex), "sigma": SIGMA},
+        {"mu": np.array([None] * 4), "sigma": SIGMA}, {"mu": np.array(["1"] * 4), "sigma": SIGMA},
+        {"mu": np.zeros((2, 2)), "sigma": SIGMA}, {"mu": np.zeros(3), "sigma": SIGMA},
+        {"mu": np.zeros(0), "sigma": np.zeros((0, 0))}, {"mu": np.full(4, np.nan), "sigma": SIGMA},
+        {"mu": np.zeros(4), "sigma": SIGMA * 1e308}, {"mu": np.zeros(4), "sigma": -SIGMA},
+        {"mu": np.zeros(4), "sigma": np.triu(np.ones((4, 4)))}, {"mu": np.zeros(4), "sigma": SIGMA > 0},
+    ],
+)  # fmt: skip
+def test_statistics_that_are_none_are_named(tmp_path: Path, arrays: dict[str, Any]) -> None:
+    path = tmp_path / "statistics.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(UserError, match=r"^\S*statistics\.npz: [^\n]*$"):
+        load_reference(path, [], (8, 8))
+
+
+def test_pipes_and_bombs_are_no_features(tmp_path: Path) -> None:
+    for name in ("pipe.npz", "pipe.safetensors"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(UserError, match="not a regular file"):
+            load_features(tmp_path / name)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f8", "fortran_order": False, "shape": (10**6,) * 2}
+    )
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w") as archive:
+        archive.writestr("mu.npy", header.getvalue())
+        archive.writestr("sigma.npy", header.getvalue())
+    with pytest.raises(UserError, match="more than"):
+        load_reference(tmp_path / "bomb.npz", [], (8, 8))

@@ -158,7 +158,7 @@ def test_a_notebook_shows_verdict_notes_and_figures_escaped(sets: Sets) -> None:
     page.encode("utf-8")
     found = Cells(page)
     assert verdict(report) in found.texts
-    assert "<script>\\udcff & more" in found.texts
+    assert "<script>\\xff & more" in found.texts
     assert "10.0%" in found.texts
     for metric in (*COPYING, *QUALITY, *PIXEL_METRICS):
         assert any(text.startswith(metric.label) for text in found.texts)

@@ -55,7 +55,8 @@ def test_metrics(digits):
     figures = ["memorization", "similarity_mean", "similarity_p95"]
     figures += ["memorization_at_0.900", "memorization_at_0.950"]
     errors = {"fid_se", "memorization_se"}
-    expected = errors | {"n_samples", "fid", "threshold", *figures, *(f"heldout_{key}" for key in figures)}
+    yardsticks = {"heldout_fid", *(f"heldout_{key}" for key in figures)}
+    expected = errors | {"n_samples", "heldout_images", "fid", "threshold", *figures, *yardsticks}
     assert set(result.metrics) == expected
     features = (samples.double() / 127.5 - 1).flatten(1)
     train = (digits[:300].double() / 127.5 - 1).flatten(1)
@@ -168,6 +169,7 @@ def test_without_heldout_images(digits):
     everything = {50: (torch.arange(50), torch.arange(0))}
     given = config(thresholds=(0.9,))
     reference = build_references(digits[:50], everything, PIXELS, PIXELS, given)[50]
+    assert reference.heldout.pop("heldout_images") == 0
     assert all(math.isnan(value) for value in reference.heldout.values())
     assert evaluate_samples(digits[:9], reference, OBJECTIVES, PIXELS, PIXELS).metrics["memorization"] == 1
     with pytest.raises(UserError, match="train_size 50: 0 held-out images"):
@@ -184,8 +186,30 @@ def test_heldout_images_that_are_copies_are_refused(digits):
 
 
 def test_a_reference_travels(digits):
-    reference = build_references(digits, split(1797, 50), PIXELS, PIXELS, config())[50]
+    reference = build_references(digits, split(1797, 50), PIXELS, PIXELS, config(n_samples=100))[50]
     again = pickle.loads(pickle.dumps(reference))
     one = evaluate_samples(digits[500:600], reference, OBJECTIVES, PIXELS, PIXELS)
     two = evaluate_samples(digits[500:600], again, OBJECTIVES, PIXELS, PIXELS)
     assert one.metrics == two.metrics
+
+
+@pytest.mark.parametrize("kind", ["full", "heldout"])
+def test_fid_has_the_yardstick_of_as_many_real_images(digits, kind):
+    settings = config(reference=kind, n_samples=400)
+    reference = build_references(digits, split(1797, 200), PIXELS, PIXELS, settings)[200]
+    features = (digits.double() / 127.5 - 1).flatten(1)
+    measured = torch.arange(200, 600)
+    rest = torch.arange(600, 1797)
+    if kind == "full":
+        rest = torch.cat([torch.arange(200), rest])
+    expected = frechet_distance(fit_gaussian(features[measured]), fit_gaussian(features[rest]))
+    assert reference.heldout["heldout_fid"] == pytest.approx(expected, rel=1e-5)
+    result = evaluate_samples(digits[:400], reference, OBJECTIVES, PIXELS, PIXELS)
+    assert result.metrics["heldout_fid"] == reference.heldout["heldout_fid"]
+
+
+@pytest.mark.parametrize(("kind", "n_samples"), [("full", 1598), ("heldout", 1596)])
+def test_fid_has_no_yardstick_of_fewer_images_than_samples(digits, kind, n_samples):
+    settings = config(reference=kind, n_samples=n_samples)
+    reference = build_references(digits, split(1797, 200), PIXELS, PIXELS, settings)[200]
+    assert math.isnan(reference.heldout["heldout_fid"])

@@ -6,7 +6,9 @@ import yaml
 from pareto_amb import search_spaces
 from pareto_amb.config_file import apply_overrides
 from pareto_amb.diffusion.methods.algorithm1 import SIGMA_TN
-from pareto_amb.results.recommendation_file import load_training_block, range_caution
+from pareto_amb.errors import UserError
+from pareto_amb.results.cautions import range_caution
+from pareto_amb.results.recommendation_file import load_training_block
 from pareto_amb.sweep_file import parse_sweep, parse_training
 
 
@@ -32,6 +34,14 @@ def test_at_an_end_of_the_range_that_auto_set_the_caution_asks_for_a_range() -> 
 
 def test_choices_have_no_ends() -> None:
     assert range_caution(SIGMA_TN, (0.1, 0.4), 0.1) == ""
+
+
+@pytest.mark.parametrize("size", [[1], {}, "50", None, 1.5])
+def test_a_train_size_that_is_none_is_named(tmp_path: Path, size: object) -> None:
+    path = tmp_path / "recommendation.yaml"
+    path.write_text(yaml.safe_dump({"recommendations": [{"train_size": size, "training": {}}]}))
+    with pytest.raises(UserError, match="key 'train_size' of a recommendation"):
+        load_training_block(path, None)
 
 
 def test_a_training_block_of_an_older_version_takes_parameters_by_either_key(tmp_path: Path) -> None:

@@ -58,14 +58,15 @@ def follow(tmp_path: Path, terminal: bool) -> str:
         results.record(row("resumes", 1, 44.5, 0.4))
         progress.resumed(row("resumes", 1, 44.5, 0.4))
         progress.started(trial("resumes"))
-        progress.retried(trial("bad"))
+        progress.retried(trial("bad"), "the worker died")
+        progress.failed(trial("cut"), "OSError: No space left on device", interrupted=True)
         progress.failed(trial("bad"), "RuntimeError: [red]out of memory[/red]")
     return output.getvalue()
 
 
 def test_off_a_terminal_each_finished_trial_is_one_plain_line(tmp_path: Path) -> None:
     lines = follow(tmp_path, terminal=False).splitlines()
-    assert len(lines) == 7
+    assert len(lines) == 8
     assert lines[0].startswith("[2/6] good (sigma_tn 0.25, mix ratio 1): ")
     assert "FID 10, memorization 0.100" in lines[0]
     assert "left)" in lines[0]
@@ -73,9 +74,11 @@ def test_off_a_terminal_each_finished_trial_is_one_plain_line(tmp_path: Path) ->
     assert "paused at rung 1 of 2, FID 44.5, memorization 0.400" in lines[2]
     assert lines[3].startswith("[5/6] resumes (")
     assert lines[4] == "resumes: resumed at rung 1 of 2"
-    assert lines[5] == "bad: failed, trying again from its last checkpoint"
-    assert lines[6].startswith("[5/6] bad (")
-    assert "FAILED, RuntimeError: [red]out of memory[/red]" in lines[6]
+    assert lines[5] == "bad: failed (the worker died), trying again from its last checkpoint"
+    assert lines[6].startswith("cut (")  # not counted: it goes on in a resumed sweep
+    assert lines[6].endswith(": interrupted, OSError: No space left on device")
+    assert lines[7].startswith("[5/6] bad (")
+    assert "FAILED, RuntimeError: [red]out of memory[/red]" in lines[7]
 
 
 def test_the_time_left_is_that_of_the_trainings_that_halving_lets_through(

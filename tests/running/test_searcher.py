@@ -1,3 +1,5 @@
+import os
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from pareto_amb.config_file import apply_overrides
 from pareto_amb.declared import Declared, Objective
 from pareto_amb.diffusion.methods import METHODS
 from pareto_amb.diffusion.noise import LogNormal, natural_mix_ratio
+from pareto_amb.errors import UserError
 from pareto_amb.results.table import ResultsTable, shipped, trial_columns
 from pareto_amb.running.searcher import ParetoSearcher
 from pareto_amb.search.proposals import ParetoSampler
@@ -154,9 +157,10 @@ def test_paused_trials_are_handed_out_again_first_and_are_no_work_left(tmp_path:
 def test_a_trial_stopped_early_is_not_told_as_complete(tmp_path: Path) -> None:
     searcher, _ = open_searcher(tmp_path, make_config("search.baseline_seeds=1"))
     searcher.suggest("baseline")
-    first, _ = (ask(searcher, f"ray{k}") for k in range(2))
+    first, second = (ask(searcher, f"ray{k}") for k in range(2))
     searcher.on_trial_complete("ray0", row(first, "running", fid=0.0))
     searcher.on_trial_complete("ray1", error=True)
+    searcher.failed(second)
     study = optuna.load_study(study_name="train_size=50", storage=f"sqlite:///{tmp_path}/study.db")
     assert [t.state.name for t in study.trials[:2]] == ["RUNNING", "FAIL"]
 
@@ -285,3 +289,47 @@ def test_no_box_where_ddpm_is_perfect_in_an_objective(memorization: float, tmp_p
     assert searcher._box(50) is None
     finish(searcher, results, "ray", ask(searcher, "ray"), memorization=memorization)
     assert (searcher._box(50) is None) == (memorization == 0.0)
+
+
+def test_a_study_that_was_lost_is_made_again_from_the_table(tmp_path: Path) -> None:
+    config = make_config("search.trials=6", "space.mix_ratio=[natural, 0.5]")
+    straight, results = open_searcher(tmp_path, config)
+    trials = [ask(straight, f"ray{k}") for k in range(straight.n_total)]
+    baselines = config.search.baseline_seeds
+    for k, trial in enumerate(trials[: baselines + 3]):
+        if k != baselines + 1:
+            results.record(row(trial))
+    (tmp_path / "study.db").unlink()
+    again, _ = open_searcher(tmp_path, config)
+    assert again.n_remaining == straight.n_total - baselines - 2
+    assert ask(again, "ray") == trials[baselines + 1]
+
+
+@pytest.mark.parametrize("case", ["bytes", "folder", "pipe", "version", "other", "locked"])
+def test_a_database_that_cannot_be_used_is_named(
+    tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, path = make_config("search.trials=2"), tmp_path / "study.db"
+    searcher, results = open_searcher(tmp_path, config)
+    monkeypatch.setattr("pareto_amb.running.study._PATIENCE", 0.05)
+    remedy = "delete it: it is made again from the results table"
+    held = sqlite3.connect(path, isolation_level=None)
+    if case == "bytes":
+        path.write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
+    elif case == "folder":
+        path.unlink()
+        path.mkdir()
+    elif case == "pipe":
+        path.unlink()
+        os.mkfifo(path)
+    elif case == "version":
+        held.execute("UPDATE alembic_version SET version_num = 'v0.9.0.a'")
+    elif case == "other":
+        trials = [ask(searcher, f"ray{k}") for k in range(searcher.n_total)]
+        results.record({**row(trials[-1]), "sigma_tn": 1.2345})
+    else:
+        held.execute("BEGIN EXCLUSIVE")
+        remedy = "end the process that uses it"
+    with pytest.raises(UserError, match=rf"study\.db: cannot be used .*; {remedy}"):
+        open_searcher(tmp_path, config)
+    held.close()

@@ -136,11 +136,12 @@ def test_the_best_trial_is_trained_again_with_a_fresh_seed_when_the_search_is_ov
     assert repeat.fid != before.fid
     assert repeat.recorded_at > table[table.confirms == ""].recorded_at.max()
     entry = yaml.safe_load((folder / "run" / "recommendation.yaml").read_text())["recommendations"][0]
-    refuted = bool(repeat.fid > entry["baseline"]["fid"]["high"])
+    ddpm = entry["baseline"]["fid"]
+    refuted = bool(repeat.fid > ddpm["value"] + 2 * ddpm["deviation"])
     assert entry["refuted"] == [original] * refuted
-    assert (f"{original} looked better" in printed) == refuted
+    assert (f"worse than DDPM's for {original}, which had looked better" in printed) == refuted
     assert (entry["trial_id"] == original) == (entry["fid"]["value"] == repeat.fid) == (not refuted)
-    assert ("trained again with 1 fresh seed" in printed) == (not refuted)
+    assert ("Trained again with 1 fresh seed" in printed) == (not refuted)
     change = (entry["confirmation"] or {}).get("fid_change")
     assert change == (None if refuted else pytest.approx(repeat.fid - before.fid))
 
@@ -149,8 +150,9 @@ def test_the_summary_names_the_recommendation_and_what_to_do_next(finished: tupl
     folder, printed = finished
     entry = yaml.safe_load((folder / "run" / "recommendation.yaml").read_text())["recommendations"][0]
     assert f"sigma_tn {entry['sigma_tn']:.4g}" in printed
-    for text in ("open run/report.html", "mlflow ui --backend-store-uri sqlite:///", "pareto-amb train run/"):
+    for text in (entry["verdict_words"], "open run/report.html", "mlflow ui --backend-store-uri sqlite:///"):
         assert text in printed
+    assert ("pareto-amb train run/" in printed) == entry["verdict"].startswith("copies-less")
     assert "[7/7]" in printed
     assert "WARNING" not in printed
 
@@ -221,8 +223,8 @@ def test_recommend_and_report_work_again_on_the_run_alone(finished: tuple[Path, 
     assert knee["policy"] == "knee"
     for entry in knee["recommendations"]:
         at_an_end = not 0.117 < entry["sigma_tn"] < 1.72  # 5% of the log range 0.1 to 2
-        assert bool(entry["caution"]) == at_an_end
-        assert entry["caution"] in done.stdout
+        assert ("range-end" in {caution["word"] for caution in entry["cautions"]}) == at_an_end
+        assert all(caution["sentence"] in done.stdout for caution in entry["cautions"])
     before = (folder / "run" / "report.html").stat().st_mtime_ns
     run("report", "run", cwd=folder)
     assert (folder / "run" / "report.html").stat().st_mtime_ns > before

@@ -1,129 +1,354 @@
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import Run
+from ray.tune.experiment import Trial as RayTrial
 
 from pareto_amb import search_spaces
-from pareto_amb.errors import UserError
-from pareto_amb.results.recommend import Recommendation
-from pareto_amb.results.table import columns, shipped
-from pareto_amb.running.tracking import Tracker, tracking_uri
+from pareto_amb.cli import main
+from pareto_amb.config_file import to_yaml
+from pareto_amb.results.run_directory import RunDirectory, grid_name
+from pareto_amb.results.table import ResultsTable, columns, shipped
+from pareto_amb.running import tracker as tracker_module
+from pareto_amb.running import tracking
+from pareto_amb.running.follower import Follower
+from pareto_amb.running.tracker import Tracker
+from pareto_amb.running.tracking import Ending, Mirror, Missing, Tracked, run_uuid
+from pareto_amb.storage import Storage
 from pareto_amb.sweep_file import parse_sweep
 
 CONFIG = parse_sweep(search_spaces.load("smoke"), "smoke")
 DECLARED = shipped()
+TRIAL = "n50-ddpm-s0"
+NOTHING = Ending("FINISHED", {}, [])
 
 
-def row(**more: Any) -> dict[str, Any]:
-    numbers = {name: 1 for name, column in columns(DECLARED).items() if column.dtype != "str"}
-    words = {"trial_id": "n50-ddpm-s0", "method": "ddpm", "status": "running", "error": ""}
-    return {**numbers, **words, **more}
+class Sweep:
+    """A run directory with a table, and where it is tracked."""
+
+    def __init__(self, path: Path, uri: str) -> None:
+        self.run, self.uri = RunDirectory(path), uri
+        path.mkdir(parents=True)
+        self.run.sweep.write_text(to_yaml(CONFIG))
+        self.table = ResultsTable(self.run.results, DECLARED)
+        storage = Storage(str(path))
+        self.tracked = Tracked(uri, self.run, run_uuid({}), "smoke", DECLARED, storage)
+
+    def record(self, trial_id: str = TRIAL, rung: int = 1, **more: Any) -> None:
+        numbers = {name: 1 for name, column in columns(DECLARED).items() if column.dtype != "str"}
+        words = {"trial_id": trial_id, "method": "ddpm", "status": "running", "error": "", "confirms": ""}
+        when = {"rung": rung, "images_seen": 10 * rung, "recorded_at": 1700000000.25 + rung}
+        self.table.record({**numbers, **words, **when, **more})
+        if rung:
+            self.tracked.storage.write(grid_name(trial_id, rung), b"picture")
+
+    def mirror(self) -> Mirror:
+        """As a new process would have it."""
+        return Mirror(self.tracked)
+
+    def client(self, store: str = "") -> MlflowClient:
+        return MlflowClient(tracking_uri=store or self.uri)
+
+    def runs(self, store: str = "") -> list[Run]:
+        """All runs in MLflow, of any sweep."""
+        client = self.client(store)
+        experiment = client.get_experiment_by_name("pareto-amb")
+        assert experiment is not None
+        return list(client.search_runs([experiment.experiment_id]))
+
+    def trials(self, store: str = "") -> dict[str, Run]:
+        found = [run for run in self.runs(store) if "trial_id" in run.data.tags]
+        trials = {run.data.tags["trial_id"]: run for run in found}
+        assert len(trials) == len(found)
+        return trials
+
+    def parent(self, store: str = "") -> Run:
+        (found,) = (run for run in self.runs(store) if run.data.tags.get("kind") == "sweep")
+        return found
 
 
-def open_tracker(folder: Path) -> Tracker:
-    return Tracker(f"sqlite:///{folder / 'mlflow.db'}", "run", CONFIG, DECLARED)
+@pytest.fixture
+def sweep(tmp_path: Path, empty_store: Path) -> Sweep:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return Sweep(tmp_path / "run", f"sqlite:///{tmp_path / 'mlflow.db'}")
 
 
-def trial_runs(folder: Path) -> list[Any]:
-    client = MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("pareto-amb")
-    assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id])
-    return [run for run in runs if "trial_id" in run.data.tags]
-
-
-@pytest.mark.slow
-def test_a_resumed_sweep_logs_on_into_the_same_runs(tmp_path: Path) -> None:
-    open_tracker(tmp_path).log_row(row(rung=1, images_seen=10, fid=5.0), {})
-    open_tracker(tmp_path).log_row(row(rung=2, images_seen=20, fid=4.0, status="complete"), {})
-    (run,) = trial_runs(tmp_path)
-    assert run.data.metrics["fid"] == 4.0
-    assert run.info.status == "FINISHED"
+def test_a_trial_has_its_parameters_figures_and_pictures(sweep: Sweep) -> None:
+    sweep.record(rung=1, fid=5.0)
+    sweep.record(rung=2, fid=4.0, status="complete")
+    mirror = sweep.mirror()
+    assert mirror.missing() == Missing(rows=2, trials=1, pictures=2, ending=True)
+    mirror.update()
+    run = sweep.trials()[TRIAL]
+    assert (run.data.metrics["fid"], run.info.status) == (4.0, "FINISHED")
     assert set(run.data.params) == {"method", "train_size", *DECLARED.parameters, "seed"}
     numbers = {name for name, column in columns(DECLARED).items() if column.dtype == "float64"}
     expected = numbers - set(DECLARED.parameters) - {"recorded_at"} | {"n_samples"}
     assert set(run.data.metrics) == expected
+    history = sweep.client().get_metric_history(run.info.run_id, "fid")
+    assert [(m.step, m.value, m.timestamp) for m in history] == [
+        (10, 5.0, 1700000001250),
+        (20, 4.0, 1700000002250),
+    ]
+    pictures = sweep.client().list_artifacts(run.info.run_id, "samples")
+    assert [picture.path for picture in pictures] == ["samples/rung-1.png", "samples/rung-2.png"]
+    assert mirror.missing() == Missing(ending=True)
 
 
-@pytest.mark.slow
-def test_a_paused_trial_is_closed_and_opened_again_when_it_resumes(tmp_path: Path) -> None:
-    tracker = open_tracker(tmp_path)
-    tracker.log_row(row(rung=1, images_seen=10, fid=5.0, status="paused"), {})
-    (run,) = trial_runs(tmp_path)
-    assert (run.info.status, run.data.tags["status"]) == ("KILLED", "paused")
-    tracker.log_status(row(rung=1, images_seen=10, fid=5.0))
-    (run,) = trial_runs(tmp_path)
-    assert (run.info.status, run.data.tags["status"]) == ("RUNNING", "running")
-    tracker.log_row(row(rung=2, images_seen=20, fid=4.0, status="complete"), {})
-    (run,) = trial_runs(tmp_path)
-    assert run.info.status == "FINISHED"
-    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
-    assert [m.step for m in client.get_metric_history(run.info.run_id, "fid")] == [10, 20]
+def test_logging_goes_on_in_the_same_runs_after_a_kill_and_twice_adds_nothing(sweep: Sweep) -> None:
+    sweep.record(rung=1)
+    sweep.mirror().update()
+    run = sweep.trials()[TRIAL]
+    sweep.client().set_tag(run.info.run_id, "rung", "-1")  # killed before it was noted
+    sweep.record(rung=2)
+    for _ in range(2):
+        sweep.mirror().update()
+    assert len(sweep.runs()) == 2
+    history = sweep.client().get_metric_history(run.info.run_id, "fid")
+    assert [metric.step for metric in history] == [10, 20]
 
 
-def test_a_failed_trial_carries_its_reason(tmp_path: Path) -> None:
-    tracker = open_tracker(tmp_path)
-    tracker.log_row(row(fid=float("nan"), status="failed", error="out of memory"), {})
-    (run,) = trial_runs(tmp_path)
+def test_a_trial_whose_run_was_made_in_vain_gets_its_parameters_later(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep.record()
+    with monkeypatch.context() as broken:
+        broken.setattr(MlflowClient, "log_batch", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            sweep.mirror().update()
+    sweep.mirror().update()
+    assert set(sweep.trials()[TRIAL].data.params) == {"method", "train_size", *DECLARED.parameters, "seed"}
+
+
+def test_a_paused_trial_is_closed_and_opened_again_when_it_resumes(sweep: Sweep) -> None:
+    mirror = sweep.mirror()
+    for rung, status, expected in ((1, "paused", "KILLED"), (1, "running", "RUNNING")):
+        sweep.record(rung=rung, status=status)
+        mirror.update()
+        run = sweep.trials()[TRIAL]
+        assert (run.info.status, run.data.tags["status"]) == (expected, status)
+    sweep.record(rung=2, status="complete")
+    mirror.update()
+    assert sweep.trials()[TRIAL].info.status == "FINISHED"
+
+
+def test_a_failed_trial_carries_its_reason_until_it_is_retried(sweep: Sweep) -> None:
+    mirror = sweep.mirror()
+    sweep.record(rung=0, fid=float("nan"), status="failed", error="no http://me:CANARY@host")
+    mirror.update()
+    run = sweep.trials()[TRIAL]
     assert run.info.status == "FAILED"
-    assert run.data.tags["error"] == "out of memory"
+    assert run.data.tags["error"] == "no http://***@host"
     assert "fid" not in run.data.metrics
-    assert tracker.problem == ""
+    sweep.record(rung=1, fid=3.0)
+    mirror.update()
+    run = sweep.trials()[TRIAL]
+    assert (run.info.status, run.data.metrics["fid"], run.data.tags["error"]) == ("RUNNING", 3.0, "")
 
 
-def spread(value: float) -> dict[str, float]:
-    return {"value": value, "low": value, "high": value}
+def test_sweeps_in_directories_of_one_name_stay_apart(sweep: Sweep, tmp_path: Path) -> None:
+    other = Sweep(tmp_path / "o'ther \"%`" / "run", sweep.uri)
+    for each in (sweep, other):
+        each.record()
+        each.mirror().update()
+    uuids = [run.data.tags["run_uuid"] for run in sweep.runs()]
+    assert sorted(uuids) == sorted(2 * [sweep.tracked.uuid, other.tracked.uuid])
 
 
-def recommendation(**more: Any) -> Recommendation:
-    ddpm = {"seeds": 2, "fid": spread(9.0), "memorization": spread(0.3)}
-    chosen = {"sigma_tn": 0.5, "mix_ratio": 0.5}
-    fixed = {"train_size": 50, "policy": "match-ddpm", "parameters": chosen, "sigma_tn_vp": 0.4}
-    figures = {"fid": spread(8.0), "memorization": spread(0.1), "baseline": ddpm, "heldout_memorization": 0.0}
-    rest = {"trial_id": "t", "window": None, "early_stop": None, "summary": ""}
-    return Recommendation.model_validate({**fixed, **figures, **rest, **more})
+def test_all_trials_are_found_again_however_many_a_page_holds(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for k in range(5):
+        sweep.record(f"t{k}")
+    sweep.mirror().update()
+    monkeypatch.setattr(tracking, "PAGE", 2)
+    again = sweep.mirror()
+    assert again.look() == Missing(ending=True)
+    again.update()
+    assert len(sweep.runs()) == 6
+
+
+def test_a_new_server_gets_the_whole_run(sweep: Sweep, tmp_path: Path, empty_store: Path) -> None:
+    sweep.record()
+    sweep.mirror().update()
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    sweep.mirror().update()
+    assert sweep.trials()[TRIAL].data.tags["rung"] == "1"
+
+
+def test_the_end_is_on_the_parent_run_and_replaces_an_earlier_one(sweep: Sweep) -> None:
+    sweep.record()
+    sweep.mirror().end(Ending("KILLED", {"n50.fid": "5", "n50.verdict": "old", "n9.x": "1"}, []))
+    mirror = sweep.mirror()
+    mirror.update()
+    mirror.end(Ending("FINISHED", {"n50.fid": "4", "n50.summary": "x" * 9000}, [sweep.run.sweep]))
+    parent = sweep.parent()
+    assert parent.info.status == "FINISHED"
+    tags = {name: value for name, value in parent.data.tags.items() if name[:1] == "n"}
+    assert tags == {"n50.fid": "4", "n50.summary": "x" * 5000}
+    assert [file.path for file in sweep.client().list_artifacts(parent.info.run_id)] == ["sweep.yaml"]
+    assert not mirror.missing()
+
+
+def test_a_trial_that_mlflow_refuses_holds_up_no_other(sweep: Sweep) -> None:
+    for trial_id in ("first", "second"):
+        sweep.record(trial_id)
+    (sweep.run.path / grid_name("first", 1)).unlink()
+    (sweep.run.path / grid_name("first", 1)).mkdir()  # a picture that cannot be read
+    mirror = sweep.mirror()
+    for _ in range(3):
+        with pytest.raises(Exception, match="rung-1"):
+            mirror.update()
+    assert mirror.missing() == Missing(pictures=1, ending=True)
+
+
+def follower(sweep: Sweep, tracker: Tracker) -> Follower:
+    state: Any = SimpleNamespace(results=sweep.table, halving=None, declared=DECLARED)
+    progress: Any = SimpleNamespace(
+        row=lambda row: None, started=lambda trial: None, resumed=lambda row: None
+    )
+    return Follower(state, tracker, progress)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(tracker_module, "FIRST_WAIT", 0.05)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_callbacks_never_wait_for_a_server_that_does_not_answer(tmp_path: Path, silent_port: int) -> None:
+    sweep = Sweep(tmp_path / "run", f"http://127.0.0.1:{silent_port}")
+    tracker = Tracker(sweep.mirror())
+    tracker.start()
+    sweep.record()
+    row = sweep.table.last_row(TRIAL)
+    alone = _seconds(lambda: [sweep.table.record({**row, "rung": rung}) for rung in range(2, 32)])
+    told = follower(sweep, tracker)
+    trial = cast(RayTrial, None)
+    with_tracking = _seconds(
+        lambda: [told.on_trial_result(0, [], trial, {"row": {**row, "rung": rung}}) for rung in range(32, 62)]
+    )
+    assert with_tracking < 2 * alone + 0.5
+    assert len(sweep.table.rows(TRIAL)) == 61
+    ending = _seconds(lambda: tracker.finish(NOTHING, patience=1.5))
+    assert ending < 8
+    assert tracker.finish(NOTHING, patience=0.1) == Missing(61, 1, 61, ending=True)
+    assert "timed out" in tracker.problem
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    started = time.monotonic()
+    call()
+    return time.monotonic() - started
+
+
+def wait_until(reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @pytest.mark.slow
-def test_what_is_recommended_and_how_it_was_confirmed_is_on_the_parent_run(tmp_path: Path) -> None:
-    confirmation = {
-        "trials": ["t-c1"], "search_fid": 7.0, "search_memorization": 0.05, "fid_change": 1.0,
-        "memorization_change": 0.05,
-    }  # fmt: skip
-    tracker = open_tracker(tmp_path)
-    tracker.log_recommendation(recommendation(interval=(0.3, 0.6), confirmation=confirmation))
-    tracker.log_row(row(trial_id="t-c1", confirms="t"), {})
+@pytest.mark.usefixtures("impatient")
+def test_what_a_server_missed_is_caught_up_when_it_comes_back(tmp_path: Path, server: Any) -> None:
+    sweep = Sweep(tmp_path / "run", f"http://me:CANARY@127.0.0.1:{server.port}")
+    mirror = sweep.mirror()
+    tracker = Tracker(mirror)
+    sweep.record("before")
+    tracker.start()
+    wait_until(lambda: not mirror.missing().trials)
+    server.die()
+    for k in range(3):
+        sweep.record(f"during{k}")
+        tracker.changed()
+    wait_until(lambda: bool(tracker.problem))
+    assert "CANARY" not in tracker.problem
+    server.come_back()
+    wait_until(lambda: not mirror.missing().trials and not mirror.missing().pictures)
+    sweep.record("after", status="complete")
+    assert not tracker.finish(NOTHING)
     assert tracker.problem == ""
-    client = MlflowClient(tracking_uri=tracker.uri)
-    tags = client.get_run(tracker._parent).data.tags
-    assert tags.items() >= {
-        "n50.trial_id": "t", "n50.sigma_tn": "0.5", "n50.sigma_tn_low": "0.3", "n50.sigma_tn_high": "0.6",
-        "n50.fid": "8.0", "n50.memorization": "0.1", "n50.search_memorization": "0.05",
-        "n50.memorization_change": "0.05", "n50.fid_change": "1.0",
-    }.items()  # fmt: skip
-    (run,) = trial_runs(tmp_path)
-    assert run.data.tags["confirms"] == "t"
+    assert set(sweep.trials(server.store)) == {"before", "during0", "during1", "during2", "after"}
+    history = sweep.client(server.store).get_metric_history
+    for run in sweep.trials(server.store).values():
+        assert len(history(run.info.run_id, "fid")) == 1
 
 
 @pytest.mark.slow
-def test_a_server_lost_on_the_way_is_reported_and_does_not_stop_the_sweep(tmp_path: Path) -> None:
-    tracker = open_tracker(tmp_path)
-    tracker.log_row(row(), {})
-    tracker._trials["n50-ddpm-s0"] = "no-such-run"
-    tracker.log_row(row(rung=2), {})
-    assert "no-such-run" in tracker.problem
+@pytest.mark.usefixtures("impatient")
+def test_sync_completes_what_a_dead_server_missed(
+    tmp_path: Path,
+    server: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    uri = f"http://me:CANARY@127.0.0.1:{server.port}"
+    sweep = Sweep(tmp_path / "run", uri)
+    sweep.run.environment.write_text(f'{{"run_uuid": "{sweep.tracked.uuid}", "tracking_uri": "{uri}"}}')
+    sweep.record("first", status="complete")
+    mirror = sweep.mirror()
+    tracker = Tracker(mirror)
+    tracker.start()
+    wait_until(lambda: not mirror.missing().pictures)
+    server.die()
+    sweep.record("second", status="complete")
+    assert tracker.finish(NOTHING, patience=3) == Missing(1, 1, 1, ending=True)
 
+    def sync() -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["pareto-amb", "mlflow", "sync", str(sweep.run.path)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        said = capsys.readouterr()
+        assert "CANARY" not in said.out + said.err
+        return int(stopped.value.code or 0), said.out + said.err
 
-def test_an_unusable_tracking_store_is_refused_before_any_trial(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="MLflow at nonsense://x: cannot be used"):
-        Tracker("nonsense://x", "run", CONFIG, DECLARED)
-
-
-def test_the_environment_decides_where_to_track(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert tracking_uri() == f"sqlite:///{tmp_path / 'mlflow.db'}"
-    assert tracking_uri("sqlite:///of-the-run.db") == "sqlite:///of-the-run.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
-    assert tracking_uri("sqlite:///of-the-run.db") == "http://server"
+    code, said = sync()
+    assert (code, "set MLFLOW_TRACKING_URI" in said) == (2, True)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    code, said = sync()
+    assert (code, "cannot be used" in said) == (2, True)
+    server.come_back()
+    code, said = sync()
+    expected = "1 row of 1 trial, 1 picture, the recommendation and the report"
+    assert (code, said) == (0, f"logged {expected} to MLflow at http://***@127.0.0.1:{server.port}\n")
+    assert set(sweep.trials(server.store)) == {"first", "second"}
+    assert sweep.parent(server.store).info.status == "FINISHED"
+
+
+def test_a_uuid_is_made_once_and_is_never_text_of_someone_else() -> None:
+    made = run_uuid({})
+    assert run_uuid({"run_uuid": made}) == made
+    assert len(run_uuid({"run_uuid": "x' OR tags.kind = 'sweep"})) == 32
+
+
+def test_a_database_that_is_locked_delays_nothing_and_is_caught_up(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracker_module, "FIRST_WAIT", 0.05)
+    sweep.record(status="complete")
+    mirror, locked = sweep.mirror(), [True, True]
+    connected = mirror._connected
+
+    def connect() -> MlflowClient:
+        if locked:
+            locked.pop()
+            raise OSError("database is locked")
+        return connected()
+
+    monkeypatch.setattr(mirror, "_connected", connect)
+    tracker = Tracker(mirror)
+    tracker.start()
+    wait_until(lambda: not mirror.missing().trials)
+    assert not tracker.finish(replace(NOTHING, tags={"n50.fid": "1"}))
+    assert sweep.parent().data.tags["n50.fid"] == "1"

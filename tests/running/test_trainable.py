@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,11 +17,13 @@ from safetensors.torch import load_file
 from pareto_amb import search_spaces
 from pareto_amb.config_file import apply_overrides
 from pareto_amb.diffusion.methods import METHODS
+from pareto_amb.results.run_directory import RunDirectory
 from pareto_amb.results.table import shipped
 from pareto_amb.running.assets import references_of
 from pareto_amb.running.cluster import ray_cluster
 from pareto_amb.running.confirm import GivenTrials
 from pareto_amb.running.materials import load_materials
+from pareto_amb.running.stopping import put_up_sign
 from pareto_amb.sweep_file import parse_sweep
 from pareto_amb.trainables import SweepAssets, TrialTrainable
 from pareto_amb.trial import Trial
@@ -47,13 +50,38 @@ def prepared() -> dict[str, Any]:
         "references": references_of(config, materials),
         "fid_encoder": materials.fid_encoder,
         "similarity_encoder": materials.similarity_encoder,
+        "stop_sign": None,
     }
+
+
+class Lookout:
+    """In the place of the real one: the sign is raised where `raised_at` checkpoints have been looked for."""
+
+    raised_at: float = float("inf")
+
+    def __init__(self, sign: None) -> None:
+        self.looks, self.told = 0, list[str]()
+
+    def raised(self) -> bool:
+        self.looks += 1
+        return self.looks >= self.raised_at
+
+    def training(self, trial_id: str) -> None:
+        self.told.append("training")
+
+    def saved(self, trial_id: str) -> None:
+        self.told.append("saved")
+
+    def hold(self) -> None:
+        self.told.append("held")
+        raise KeyboardInterrupt  # the worker is killed here
 
 
 @pytest.fixture
 def begin(prepared: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrialTrainable]:
     """Starts the trial whose checkpoint lies in a folder, after so many rungs have a row in the table."""
     monkeypatch.setattr("pareto_amb.trainables.trial_trainable.ray.get_gpu_ids", list)
+    monkeypatch.setattr("pareto_amb.trainables.trial_trainable.Lookout", Lookout)
 
     def start(folder: Path, measured: int, trial_id: str = "t", confirms: str = "") -> TrialTrainable:
         parameters = {"sigma_tn": 0.5, "mix_ratio": 0.5}
@@ -112,6 +140,27 @@ def test_a_note_of_what_was_measured_goes_with_a_trial_that_pauses(
     assert next_row(other) == rows[1]
 
 
+@pytest.mark.parametrize("steps", [1, 3, 10**6], ids=["first step", "third step", "never"])
+def test_a_trial_that_is_stopped_checkpoints_at_once_and_goes_on_as_if_nothing_was(
+    begin: Callable[..., TrialTrainable], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    whole = next_row(begin(tmp_path / "whole", 0))
+    monkeypatch.setattr(Lookout, "raised_at", steps)
+    stopped = begin(tmp_path / "parts", 0)
+    with suppress(KeyboardInterrupt):
+        next_row(stopped)
+    lookout = cast(Lookout, stopped._lookout)
+    if steps < 10**6:
+        assert stopped._trainer.images_seen == steps * stopped._assets.config.training.batch_size
+        assert lookout.told[:3] == ["training", "saved", "held"]
+    else:
+        assert lookout.told == ["training", "saved"]
+    monkeypatch.setattr(Lookout, "raised_at", float("inf"))
+    resumed = begin(tmp_path / "parts", 0)
+    assert resumed._trainer.images_seen == stopped._trainer.images_seen
+    assert next_row(resumed) == whole
+
+
 class PauseOnce(FIFOScheduler):
     """Lets every trial wait once, after its first result."""
 
@@ -138,8 +187,8 @@ def test_no_rung_is_measured_twice_where_ray_pauses_and_resumes_trials_in_one_ac
 ) -> None:
     parameters, listener = {"sigma_tn": 0.5, "mix_ratio": 0.5}, Listener()
     trials = [Trial(name, "algorithm1", 50, 1, parameters) for name in "ab"]
-    assets = SweepAssets(storage_uri=str(tmp_path), **prepared)
-    with ray_cluster(None):
+    with ray_cluster(None, RunDirectory(tmp_path)):
+        assets = SweepAssets(storage_uri=str(tmp_path), **{**prepared, "stop_sign": put_up_sign()})
         trainable = tune.with_parameters(TrialTrainable, assets=assets)
         tune.Tuner(
             tune.with_resources(trainable, {"cpu": os.cpu_count() or 1}),  # one trial at a time

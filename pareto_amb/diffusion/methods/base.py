@@ -16,6 +16,9 @@ from pareto_amb.declared import MethodInfo, Parameter
 from pareto_amb.diffusion.denoiser import Conditioning
 from pareto_amb.diffusion.noise import NoiseDistribution
 
+Denoise = Callable[[Tensor, Tensor, Conditioning], Tensor]
+"""The denoiser in training: D (B, C, H, W), of x (B, C, H, W), sigma (B,) and what it is told."""
+
 Augment = Callable[[Tensor, Tensor], tuple[Tensor, Conditioning]]
 """Moves the pixels of images (B, any, H, W) about, by whole pixels where the second argument (B,) is True;
 returns the images and what the denoiser is told of it."""
@@ -27,7 +30,8 @@ class Batch:
 
     `noisy` (B, C, H, W) lies at the levels `sigma` (B,). `target` (B, C, H, W) is x_0, or x_tn where
     `nature` (B,) is True. `conditioning` is what else the denoiser is told. The loss compares the pixels
-    that are 1 in `kept`, float (B, 1, H, W); None stands for all of them.
+    that are 1 in `kept`, float (B, 1, H, W); None stands for all of them. `drawn` is what else `extra_loss`
+    needs, by name, row k of each tensor for example k.
     """
 
     noisy: Tensor
@@ -36,6 +40,7 @@ class Batch:
     nature: Tensor
     conditioning: Conditioning = field(default_factory=dict)
     kept: Tensor | None = None
+    drawn: Mapping[str, Tensor] = field(default_factory=dict)
 
     def part(self, rows: slice) -> "Batch":
         """The examples in `rows`."""
@@ -46,6 +51,7 @@ class Batch:
             self.nature[rows],
             {name: value[rows] for name, value in self.conditioning.items()},
             None if self.kept is None else self.kept[rows],
+            {name: value[rows] for name, value in self.drawn.items()},
         )
 
     def told(self, more: Conditioning) -> "Batch":
@@ -125,3 +131,10 @@ class Method(ABC):
     @abstractmethod
     def loss(self, denoised: Tensor, batch: Batch, sigma_data: float) -> Tensor:
         """The loss of each example, (B,), given the estimate of x_0 and the `sigma_data` of its space."""
+
+    def extra_loss(self, denoise: Denoise, batch: Batch, sigma_data: float) -> Tensor | None:
+        """What is added to the loss of each example, (B,), where D is needed at further points; else None.
+
+        All that is random here was drawn by `draw`, for the whole batch, of which this may be a part.
+        """
+        return None

@@ -19,8 +19,8 @@ class NoiseOnly(Method):
     """Ambient score matching (Daras et al. 2024, "Consistent Diffusion Meets Tweedie", arXiv 2404.10177).
 
     The model sees S_tn only and learns levels from `sigma_tn` up, by the loss of Eq. 6. The consistency
-    term with which that work also learns the levels below is left out, so sampling stops at `sigma_tn`
-    and returns the posterior mean E[x_0 | x] there.
+    term with which that work also learns the levels below is left out (`NoiseOnlyConsistent` has it), so
+    sampling stops at `sigma_tn` and returns the posterior mean E[x_0 | x] there.
     """
 
     sigma_tn: float

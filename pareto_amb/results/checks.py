@@ -1,0 +1,112 @@
+"""What the rows of a results table may hold; a table may come from anyone."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+from pareto_amb.declared import Declared
+from pareto_amb.printable import printable
+
+TRIAL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+"""A trial's id is part of the names of its files."""
+
+METHOD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+
+LARGEST = 1e30
+"""Beyond it squares and sums of figures leave the range of numbers."""
+
+_WHOLE = {
+    "train_size": (1, 2**31 - 1),
+    "seed": (0, 2**63 - 1),
+    "rung": (0, 1000),
+    "images_seen": (0, 10**15),
+    "n_samples": (0, 10**9),
+}
+_REAL = {
+    "train_seconds": (0.0, LARGEST),
+    "eval_seconds": (0.0, LARGEST),
+    "recorded_at": (0.0, 1e12),
+    "heldout_memorization": (0.0, 1.0),
+}
+_SHARE = re.compile(r"(heldout_)?memorization_at_.*")
+
+
+def check_rows(frame: pd.DataFrame, declared: Declared, statuses: Iterable[str]) -> None:
+    """Raise ValueError, which names the column and the trial, for rows that no sweep leaves.
+
+    `frame` has the columns of `table.columns`, in their types. Figures that are not known are NaN.
+    """
+    _check_words(frame, set(statuses))
+    _check_numbers(frame, declared)
+    _check_parameters(frame, declared)
+    _check_trials(frame)
+
+
+def is_allowed(declared: Declared, name: str, value: Any) -> Any:
+    """Whether a parameter may have a value, or each of a series of values."""
+    parameter = declared.parameters[name]
+    low, high = parameter.bounds
+    above = value > low if parameter.kind == "level" or parameter.log else value >= low
+    return above & (value <= high) & (abs(value) <= LARGEST)
+
+
+def _refuse(frame: pd.DataFrame, column: str, wrong: "pd.Series[bool]", why: str) -> None:
+    """Raise ValueError for the first row that is `wrong`."""
+    if not wrong.any():
+        return
+    row = frame[wrong].iloc[0]
+    trial = "" if column == "trial_id" else f", trial {row.trial_id}"
+    raise ValueError(f"column '{column}'{trial}: {printable(row[column]):.80} {why}")
+
+
+def _check_words(frame: pd.DataFrame, statuses: set[str]) -> None:
+    known = frame.trial_id.str.fullmatch(TRIAL_ID.pattern).astype(bool)
+    _refuse(frame, "trial_id", ~known, "is no plain word of at most 200 characters")
+    named = frame.method.str.fullmatch(METHOD.pattern).astype(bool)
+    _refuse(frame, "method", ~named, "is no name of a method")
+    _refuse(frame, "status", ~frame.status.isin(statuses), f"is none of {', '.join(sorted(statuses))}")
+
+
+def _check_numbers(frame: pd.DataFrame, declared: Declared) -> None:
+    for name, (least, most) in _WHOLE.items():
+        _refuse(frame, name, ~frame[name].between(least, most), f"does not lie between {least} and {most}")
+    _refuse(frame, "n_samples", (frame.rung > 0) & (frame.n_samples < 1), "samples cannot be measured")
+    _refuse(frame, "budget", ~frame.budget.between(0.0, 1.0), "does not lie between 0 and 1")
+    shares = {o.name: (0.0, 1.0) for o in declared.objectives.values() if o.kind == "share"}
+    shares |= {str(name): (0.0, 1.0) for name in frame.columns if _SHARE.fullmatch(str(name))}
+    errors = {str(name): (0.0, LARGEST) for name in frame.columns if str(name).endswith("_se")}
+    ranges: dict[str, tuple[float, float]] = {**errors, **_REAL, **shares}
+    for column in map(str, frame.columns):
+        if frame[column].dtype == "float64" and column not in declared.parameters:
+            low, high = ranges.get(column, (-LARGEST, LARGEST))
+            wrong = frame[column].notna() & ~frame[column].between(low, high)
+            _refuse(frame, column, wrong, f"does not lie between {low:g} and {high:g}")
+
+
+def _check_parameters(frame: pd.DataFrame, declared: Declared) -> None:
+    for name in declared.parameters:
+        wrong = ~(frame[name].abs() <= LARGEST)
+        _refuse(frame, name, wrong, "is not a number that trials are made with")
+    for method in declared.methods.values():
+        ours = frame.method == method.name
+        for name in method.parameter_names:
+            outside = ~is_allowed(declared, name, frame[name])
+            _refuse(frame, name, ours & outside, f"is no value for method {method.name}")
+
+
+def _check_trials(frame: pd.DataFrame) -> None:
+    """Raise ValueError where rows of a trial contradict each other, or it repeats one that cannot be."""
+    again = frame.duplicated(["trial_id", "rung"])
+    _refuse(frame, "rung", again, "is there twice")
+    first = frame.drop_duplicates("trial_id").set_index("trial_id")
+    for name in ("method", "train_size", "confirms", "status"):
+        other = frame.trial_id.map(first[name]) != frame[name]
+        _refuse(frame, name, other, "is not what another row of this trial says")
+    repeats = frame.confirms != ""
+    originals = first[first.confirms == ""]
+    _refuse(frame, "confirms", repeats & ~frame.confirms.isin(originals.index), "is no trial that can repeat")
+    for name in ("method", "train_size"):
+        other = repeats & (frame.confirms.map(originals[name]) != frame[name])
+        _refuse(frame, "confirms", other, f"has another {name}")

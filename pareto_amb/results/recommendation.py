@@ -1,0 +1,154 @@
+"""What is recommended for one train size: figures, verdict and cautions, as files and programs have them."""
+
+from typing import Any, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+
+from pareto_amb.diffusion.units import sigma_to_vp
+from pareto_amb.results.baseline import Baseline, Figures
+
+VerdictWord = Literal[
+    "copies-less", "copies-less-at-worse-quality", "no-gain", "ddpm-does-not-copy", "unknown"
+]
+ADVISED = {"copies-less", "copies-less-at-worse-quality"}
+"""The verdicts with which a training is advised; with the others its figures are given, and no advice."""
+
+
+class EarlyStop(BaseModel):
+    """An earlier rung that is at least as good as the recommendation in every objective.
+
+    Its figures lie under the objectives' names. `sigma_tn` is 0 for a method without one; files of older
+    versions have no `parameters`.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, float]
+
+    method: str
+    sigma_tn: float
+    parameters: dict[str, float] = Field(default_factory=dict)
+    images_seen: int
+
+    def __getitem__(self, objective: str) -> float:
+        """The figure of an objective. KeyError for one that is not there."""
+        return float((self.__pydantic_extra__ or {})[objective])
+
+
+class Confirmation(BaseModel):
+    """The recommended trial in the search, and how far the mean of its fresh seeds lies from that.
+
+    It was picked for its figures in the search, so that these flatter it; the fresh seeds do not. For each
+    objective: `search_NAME` and `NAME_change`.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, float]
+
+    trials: list[str]
+
+    def objectives(self) -> list[str]:
+        """The names of the objectives, in their order."""
+        names = (self.__pydantic_extra__ or {}).keys()
+        return [name.removeprefix("search_") for name in names if name.startswith("search_")]
+
+    def searched(self, objective: str) -> float:
+        """The figure that the search measured."""
+        return float((self.__pydantic_extra__ or {})[f"search_{objective}"])
+
+    def change(self, objective: str) -> float:
+        """How far the mean of the fresh seeds lies from it."""
+        return float((self.__pydantic_extra__ or {})[f"{objective}_change"])
+
+
+class Caution(BaseModel):
+    """What a reader of the figures must know: a word that stays from version to version, and a sentence."""
+
+    word: str
+    sentence: str
+
+
+class Recommendation(Figures):
+    """The training that is recommended for one train size, and what speaks for it.
+
+    `main` names the method's first parameter, which `interval` and `window` are about. Each objective's
+    figure is a `Spread` under its name.
+    """
+
+    train_size: int
+    verdict: VerdictWord = "unknown"
+    verdict_words: str = ""
+    cautions: list[Caution] = Field(default_factory=list)
+    policy: str
+    method: str = "algorithm1"
+    parameters: dict[str, float] = Field(default_factory=dict)
+    main: str = "sigma_tn"
+    sigma_tn: float | None = None
+    sigma_tn_vp: float | None = None
+    interval: tuple[float, float] | None = Field(
+        None, validation_alias=AliasChoices("interval", "sigma_tn_interval")
+    )
+    """In 90% of the functions that the points allow the policy takes a value in it; holds the chosen one.
+
+    None for a method without parameters, or whose first one was not searched.
+    """
+    served: float | None = None
+    """The share of those functions in which the policy admits anything."""
+    mix_ratio: float | None = None
+    trial_id: str
+    p_front: float | None = None
+    """The share of redraws of the points in which none dominates this one."""
+    baseline: Baseline
+    heldout_memorization: float
+    confirmation: Confirmation | None = None
+    """Where fresh seeds confirmed the trial; the figures are then their means."""
+    refuted: list[str] = Field(default_factory=list)
+    """Trials that the policy would have taken first, had fresh seeds not shown them worse than DDPM."""
+    window: tuple[float, float] | None
+    early_stop: EarlyStop | None
+    summary: str
+
+    @property
+    def advised(self) -> bool:
+        """Whether the verdict is that one should train so."""
+        return self.verdict in ADVISED
+
+    def lines(self) -> list[str]:
+        """The verdict and the figures, then each caution, as sentences for people."""
+        return [self.summary, *(f"caution: {caution.sentence}" for caution in self.cautions)]
+
+    def tags(self) -> dict[str, str]:
+        """All of it as plain text by flat names, as MLflow takes it; figures that are not there are left out.
+
+        The figure NAME of an objective has NAME_low and NAME_high beside it, DDPM's is ddpm_NAME. `cautions`
+        are lines of `word: sentence`, empty where there are none.
+        """
+        values: dict[str, Any] = {
+            "verdict": self.verdict,
+            "verdict_words": self.verdict_words,
+            "cautions": "\n".join(f"{caution.word}: {caution.sentence}" for caution in self.cautions),
+            "summary": self.summary,
+            "policy": self.policy,
+            "trial_id": self.trial_id,
+            "method": self.method,
+            **self.parameters,
+            "sigma_tn_vp": self.sigma_tn_vp,
+            "p_front": self.p_front,
+            "served": self.served,
+            "heldout_memorization": self.heldout_memorization,
+            "ddpm_seeds": self.baseline.seeds,
+            "refuted": " ".join(self.refuted),
+        }
+        for name, ends in ((self.main, self.interval), ("window", self.window)):
+            values |= dict(zip((f"{name}_low", f"{name}_high"), ends or (), strict=False))
+        if self.interval is not None and self.sigma_tn is not None and self.main == "sigma_tn":
+            values["sigma_tn_vp_low"], values["sigma_tn_vp_high"] = map(sigma_to_vp, self.interval)
+        for prefix, figures in (("", self), ("ddpm_", self.baseline)):
+            for name in figures.objectives():
+                spread = figures[name]
+                values[f"{prefix}{name}"] = spread.value
+                if spread.deviation is not None:
+                    values[f"{prefix}{name}_low"], values[f"{prefix}{name}_high"] = spread.low, spread.high
+        if self.confirmation is not None:
+            values |= self.confirmation.model_dump(exclude={"trials"})
+            values["confirmed_by"] = " ".join(self.confirmation.trials)
+        return {name: str(value) for name, value in values.items() if value is not None}

@@ -1,0 +1,79 @@
+"""Sentences in plain letters, for terminals, files and tags, and for the report where it says the same."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pareto_amb.declared import Declared, Objective
+from pareto_amb.diffusion.units import sigma_to_vp
+from pareto_amb.results.baseline import Spread
+from pareto_amb.results.recommendation import Confirmation, Recommendation
+
+
+def joined(words: Sequence[str], last: str = "and") -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} {last} {words[-1]}"
+
+
+def capitalized(label: str) -> str:
+    """A label at the start of a sentence; symbols and names such as sigma_tn stay as they are."""
+    first = label.partition(" ")[0]
+    return label if "_" in first or not first[:1].isascii() else f"{label[:1].upper()}{label[1:]}"
+
+
+def figures(objectives: Iterable[Objective], values: Mapping[Any, Any]) -> str:
+    """The values of a point, each after its name: `FID 12.3 and memorization 0.040`."""
+    return joined([f"{o.label} {o.text(values[o.name])}" for o in objectives])
+
+
+def training(declared: Declared, method: str, parameters: Mapping[str, Any]) -> str:
+    """A training within a sentence: `DDPM`, `Algorithm 1 at sigma_tn 0.3 and mix ratio 0.50`."""
+    label, chosen = declared.method(method).label, declared.in_words(method, parameters)
+    return f"{label} at {chosen}" if chosen else label
+
+
+def confirmed(confirmation: Confirmation, found: Recommendation, objectives: Sequence[Objective]) -> str:
+    """What fresh seeds made of the recommended trial."""
+    n = len(confirmation.trials)
+    first, *others = [
+        f"{o.label} {o.text(found[o.name].value)} after {o.text(confirmation.searched(o.name))}"
+        for o in objectives
+    ]
+    seeds = "seed" if n == 1 else "seeds"
+    return f"trained again with {n} fresh {seeds}: {', '.join([f'{first} in the search', *others])}"
+
+
+def describe(found: Recommendation, objectives: Sequence[Objective]) -> list[str]:
+    """A recommendation for a terminal: verdict, figures with their intervals, cautions; a line each."""
+    summary, *cautions = found.lines()
+    lines = [_level(found)] if found.main else []
+    for objective in objectives:
+        ours, theirs = found[objective.name], found.baseline[objective.name]
+        heldout = ""
+        if objective.name == "memorization":
+            heldout = f"   held-out images {objective.text(found.heldout_memorization)}"
+        theirs_and_more = f"DDPM {_interval(objective, theirs)}{heldout}"
+        lines.append(f"{objective.label:<13} {_interval(objective, ours)}   {theirs_and_more}")
+    return [summary, *(f"  {line}" for line in (*lines, *cautions))]
+
+
+def _level(found: Recommendation) -> str:
+    """The main parameter with its interval, a noise level in both units."""
+    name, value = found.main, found.parameters[found.main]
+    in_vp, interval = "", "not searched, so without an interval"
+    if name == "sigma_tn":
+        in_vp = f" (variance-preserving {sigma_to_vp(value):.4g})"
+    if found.interval is not None:
+        low, high = found.interval
+        interval = f"90% interval {low:.4g} to {high:.4g}"
+        if name == "sigma_tn":
+            interval += f" (variance-preserving {sigma_to_vp(low):.4g} to {sigma_to_vp(high):.4g})"
+    return f"{name} {value:.4g}{in_vp}, {interval}"
+
+
+def _interval(objective: Objective, spread: Spread) -> str:
+    if spread.deviation is None:
+        return f"{objective.text(spread.value)} (noise unknown)"
+    low, high = objective.text(spread.low), objective.text(spread.high)
+    return f"{objective.text(spread.value)} ({low} to {high})"

@@ -1,0 +1,89 @@
+"""Bringing MLflow up to date with a run that no sweep is writing."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pareto_amb.config import SweepConfig
+from pareto_amb.errors import UserError
+from pareto_amb.printable import printable
+from pareto_amb.redaction import redact_uri
+from pareto_amb.results.recommendation_file import RecommendationFile, build_recommendation
+from pareto_amb.results.run_directory import RunDirectory
+from pareto_amb.results.size import Results
+from pareto_amb.running.claim import claimed
+from pareto_amb.running.tracking import Ending, Mirror, Missing, Tracked, limit_requests, run_uuid, why
+from pareto_amb.running.tracking_check import check_tracking
+from pareto_amb.running.trust import check_storage_is_trusted, trusted_tracking_uri
+from pareto_amb.storage import Storage, write_text
+
+REQUEST_SECONDS = 30
+"""How long a request may take here, where nothing else waits."""
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What was logged, and where, with the URI's secrets hidden."""
+
+    logged: Missing
+    uri: str
+
+
+def sync_run(path: Path, trust: bool = False) -> Synced:
+    """Log what MLflow lacks of a run. `trust`: also at a server, with a storage, that only its files name.
+
+    Raises UserError for what is no run, is being written, or for an MLflow that cannot be used or stops
+    answering; what was logged until then stays.
+    """
+    run = RunDirectory(path)
+    results = run.load()
+    config = run.config(results.declared)
+    with claimed(path, resumed=True):
+        uri = trusted_tracking_uri(run, trust)
+        storage = _storage(run, config, trust)
+        limit_requests(REQUEST_SECONDS)
+        check_tracking(uri)
+        mirror = Mirror(Tracked(uri, run, _uuid_of(run), config.name, results.declared, storage))
+        shown = printable(redact_uri(uri))
+        try:
+            lacked = mirror.look()
+            mirror.update()
+            mirror.end(ending_of(run, results, _recommendation(run, results)))
+        except Exception as error:  # of MLflow, its server, database, artifact store, driver or disk
+            raise UserError(
+                f"MLflow at {shown}: {why(error)}; {mirror.missing()} are still missing"
+            ) from error
+    return Synced(lacked, shown)
+
+
+def ending_of(run: RunDirectory, results: Results, recommendation: RecommendationFile | None) -> Ending:
+    """How a sweep ended: FINISHED when no trial is left running."""
+    tags = {
+        f"n{found.train_size}.{name}": value
+        for found in (recommendation.recommendations if recommendation else ())
+        for name, value in found.tags().items()
+    }
+    files = [run.sweep, run.results, run.environment, run.report, run.recommendation]
+    running = results.frame.status.isin({"running", "interrupted"}).any()
+    return Ending("KILLED" if running else "FINISHED", tags, [path for path in files if path.exists()])
+
+
+def _recommendation(run: RunDirectory, results: Results) -> RecommendationFile | None:
+    try:
+        return build_recommendation(run, results=results)
+    except UserError:  # nothing to recommend yet
+        return None
+
+
+def _storage(run: RunDirectory, config: SweepConfig, trust: bool) -> Storage:
+    check_storage_is_trusted(run, config.storage, trust)
+    return Storage(run.storage_uri(config))
+
+
+def _uuid_of(run: RunDirectory) -> str:
+    """The run's UUID; a run of an older version gets one."""
+    environment = run.read_environment()
+    uuid = run_uuid(environment)
+    if environment.get("run_uuid") != uuid:
+        write_text(run.environment, json.dumps({**environment, "run_uuid": uuid}, indent=2))
+    return uuid

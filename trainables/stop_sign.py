@@ -1,0 +1,90 @@
+"""The sign that a sweep is to stop: a Ray actor that the driver raises and every trial looks at."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+LOOK_SECONDS = 0.5
+"""A trial looks at the sign about so often."""
+
+HOLD_SECONDS = 60.0
+"""A trial that has written its checkpoint waits so long for its end, then goes on."""
+
+
+class StopSign:
+    """A Ray actor that takes no CPU: whether to stop, and which trials would lose something by it.
+
+    All its methods are coroutines, so that any number of trials can wait at once.
+    """
+
+    def __init__(self) -> None:
+        self._raised, self._saved = asyncio.Event(), asyncio.Event()
+        self._saved.set()
+        self._training: set[str] = set()
+
+    async def wait(self) -> None:
+        """Return when the sign is raised."""
+        await self._raised.wait()
+
+    async def stop(self) -> None:
+        """Raise the sign; return when no trial would lose anything any more."""
+        self._raised.set()
+        await self._saved.wait()
+
+    async def training(self, trial_id: str) -> None:
+        """A trial is ahead of its checkpoint from now on."""
+        self._training.add(trial_id)
+        self._saved.clear()
+
+    async def saved(self, trial_id: str) -> None:
+        """A trial has written its checkpoint and trains no further."""
+        self._training.discard(trial_id)
+        if not self._training:
+            self._saved.set()
+
+
+class Lookout:
+    """One worker's view of the sign. It never waits for an answer: a question is always under way.
+
+    `sign` is the handle of a `StopSign`; a sign that is gone was never raised.
+    """
+
+    def __init__(self, sign: Any) -> None:
+        self._sign, self._answer = sign, sign.wait.remote()
+        self._next = time.monotonic() + LOOK_SECONDS
+        self._raised = False
+
+    def raised(self) -> bool:
+        """Whether the sweep is to stop, as of a moment ago."""
+        now = time.monotonic()
+        if now >= self._next and not self._raised:
+            self._next = now + LOOK_SECONDS
+            ready, _ = ray.wait([self._answer], timeout=0)
+            if ready:
+                self._raised = _came(self._answer)
+                self._next = now if self._raised else float("inf")
+        return self._raised
+
+    def training(self, trial_id: str) -> None:
+        """The trial begins to train."""
+        self._sign.training.remote(trial_id)
+
+    def saved(self, trial_id: str) -> None:
+        """The trial's checkpoint is up to date."""
+        self._sign.saved.remote(trial_id)
+
+    def hold(self, sleep: Callable[[float], None] = time.sleep) -> None:
+        """Do nothing that would be lost while the sweep ends."""
+        sleep(HOLD_SECONDS)
+
+
+def _came(answer: Any) -> bool:
+    try:
+        ray.get(answer, timeout=1)
+    except RayError:
+        return False
+    return True
