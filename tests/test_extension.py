@@ -207,7 +207,7 @@ def test_a_resumed_sweep_goes_on_with_the_methods_code(run: Run, monkeypatch: py
         ({"objectives": [replace(CONTRAST, name="window")]}, "window: the name is taken"),
         ({"objectives": [replace(CONTRAST, name="a b")]}, "named with letters, digits"),
         ({"methods": [Jitter(0.1)]}, "method jitter: give the class"),
-        ({"minutes": -1}, "minutes -1 must be above 0"),
+        ({"minutes": -1}, "minutes -1: must be above 0"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_made(

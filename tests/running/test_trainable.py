@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 
 from pareto_amb import search_spaces
 from pareto_amb.config_file import apply_overrides
+from pareto_amb.diffusion.checkpoint import unpack
 from pareto_amb.diffusion.methods import METHODS
-from pareto_amb.results.run_directory import RunDirectory
+from pareto_amb.results.run_directory import RunDirectory, checkpoint_name
 from pareto_amb.results.table import shipped
 from pareto_amb.running.assets import references_of
 from pareto_amb.running.cluster import ray_cluster
@@ -157,7 +158,9 @@ def test_a_trial_that_is_stopped_checkpoints_at_once_and_goes_on_as_if_nothing_w
         assert lookout.told == ["training", "saved"]
     monkeypatch.setattr(Lookout, "raised_at", float("inf"))
     resumed = begin(tmp_path / "parts", 0)
-    assert resumed._trainer.images_seen == stopped._trainer.images_seen
+    saved = stopped._store.read(checkpoint_name(stopped._trial.id))
+    assert saved is not None
+    assert unpack(saved, "")[0]["images_seen"] == stopped._trainer.images_seen
     assert next_row(resumed) == whole
 
 
