@@ -119,7 +119,7 @@ def latest_failure(trial: RayTrial) -> Failure:
     fault = error and fault_of(error)
     if fault is None and isinstance(error, RayTaskError):
         # Around a step Ray moves notes to and from the storage: what fails there is not the trial's code.
-        moving = error.function_name.rpartition(".")[2] in {"save", "restore"}
+        moving = str(getattr(error, "function_name", "")).rpartition(".")[2] in {"save", "restore"}
         fault = error.cause if moving and isinstance(error.cause, OSError) else None
     if fault is not None:
         return Failure(describe(fault), True, number_of(fault) in FULL)
