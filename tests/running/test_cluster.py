@@ -127,7 +127,7 @@ def test_a_process_of_rays_that_takes_no_connection_is_lost(tmp_path: Path) -> N
             watch.check_found()
 
 
-def test_only_what_still_is_the_same_process_is_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_belongs_to_the_sweep_is_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
     killed: list[int] = []
     now = {8: ("agent", 1, "10"), 9: ("somebody else", 1, "21")}
     monkeypatch.setattr(reaper.os, "kill", lambda pid, _: killed.append(pid))
@@ -135,12 +135,16 @@ def test_only_what_still_is_the_same_process_is_reaped(monkeypatch: pytest.Monke
     monkeypatch.setattr(
         reaper, "_started_by_raylet", lambda driver: {(8, "10"), (9, "20")} if driver == 7 else set()
     )
+    commands = {8: b"agent", 9: b"vi /tmp/ray/session_2/x", 11: b"worker --raylet=/tmp/ray/session_1/sockets"}
+    monkeypatch.setattr(reaper, "_sessions", lambda driver: {b"/session_1/"} if driver == 7 else set())
+    monkeypatch.setattr(reaper, "_processes", lambda: list(commands))
+    monkeypatch.setattr(reaper, "_command", commands.__getitem__)
     with socket.socketpair()[0] as end, end.makefile("r") as over:
         end.shutdown(socket.SHUT_RDWR)
         monkeypatch.setattr(reaper.sys, "stdin", over)
         monkeypatch.setattr(reaper, "GRACE_SECONDS", 0)
         reaper.wait_and_reap(7)
-    assert killed == [8]
+    assert killed == [8, 11]  # the second was still starting when its raylet ended
 
 
 @pytest.mark.slow
