@@ -4,6 +4,9 @@ Callbacks only tell; they change neither a trial's configuration nor its results
 """
 
 import errno
+import os
+import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,7 +122,7 @@ def latest_failure(trial: RayTrial) -> Failure:
     fault = error and fault_of(error)
     if fault is None and isinstance(error, RayTaskError):
         # Around a step Ray moves notes to and from the storage: what fails there is not the trial's code.
-        moving = str(getattr(error, "function_name", "")).rpartition(".")[2] in {"save", "restore"}
+        moving = re.search(r"ray::[\w.]*\.(save|restore)\(\)", str(error))
         fault = error.cause if moving and isinstance(error.cause, OSError) else None
     if fault is not None:
         return Failure(describe(fault), True, number_of(fault) in FULL)
@@ -128,8 +131,15 @@ def latest_failure(trial: RayTrial) -> Failure:
 
 
 def _kept_exception(trial: RayTrial) -> BaseException | None:
+    """What Ray has just written for this process. Its folders are open to all users of a machine, so a file
+    that is not this user's alone to write is not unpickled.
+    """
     try:
-        kept = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+        with os.fdopen(os.open(trial.pickled_error_file, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_uid != os.getuid() or status.st_mode & stat.S_IWOTH:
+                return None
+            kept = cloudpickle.loads(file.read())
     except (OSError, TypeError):  # none was kept
         return None
     except Exception as error:  # one of the trial's own code, which does what it likes

@@ -437,6 +437,7 @@ def test_fewer_than_two_images_are_refused(run: Run, sets: Sets) -> None:
     ("arguments", "words"),
     [
         (["--require-conclusive"], ["--require-conclusive needs a gate", "--fail-above"]),
+        (["--no-fail-on-identical"], ["--no-fail-on-identical is no gate by itself", "--fail-above"]),
         (["--heldout", "x", "--fail-above", "5"], ["--fail-above 5"]),
         (["--heldout", "x", "--fail-above", "nan"], ["--fail-above nan"]),
         (["--threshold", "1"], ["--threshold 1", "below 1"]),

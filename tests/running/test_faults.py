@@ -135,14 +135,33 @@ def ray_trial(folder: Path, error: BaseException | None, config: dict[str, Any] 
     return SimpleNamespace(pickled_error_file=str(pickled), error_file=str(text), config=config)
 
 
+def raised_in(name: str, cause: Exception) -> RayTaskError:
+    """What `ray.get` raises for an error in an actor's method: of both types, its name in the text alone."""
+    told = f"\x1b[36mray::TrialTrainable.{name}()\x1b[39m (pid=1)\n{type(cause).__name__}: {cause}"
+    return RayTaskError(f"TrialTrainable.{name}", told, cause).as_instanceof_cause()
+
+
+def test_an_error_that_another_user_could_have_written_is_not_unpickled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = ray_trial(tmp_path, raised_in("train", TrainingDivergedError("loss became nan")))
+    assert not latest_failure(trial).interrupted
+    monkeypatch.setattr(cloudpickle, "loads", lambda content: pytest.fail("unpickled"))
+    Path(trial.pickled_error_file).chmod(0o666)
+    assert "loss became nan" in latest_failure(trial).reason
+    Path(trial.pickled_error_file).chmod(0o644)
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    assert "loss became nan" in latest_failure(trial).reason
+
+
 def test_the_type_of_an_error_says_whether_a_trial_was_interrupted(tmp_path: Path) -> None:
-    diverged = RayTaskError("TrialTrainable.train", "t", TrainingDivergedError("loss became nan"))
+    diverged = raised_in("train", TrainingDivergedError("loss became nan"))
     for error, interrupted, full in [
         (LOST, True, False),
         (None, True, False),  # an error of Ray's own, of which it keeps the text alone
-        (RayTaskError("TrialTrainable.train", "t", MachineError("OSError: full", errno.ENOSPC)), True, True),
-        (RayTaskError("TrialTrainable.save", "t", OSError("AWS Error ACCESS_DENIED")), True, False),
-        (RayTaskError("TrialTrainable.train", "t", OSError("AWS Error ACCESS_DENIED")), False, False),
+        (raised_in("train", MachineError("OSError: full", errno.ENOSPC)), True, True),
+        (raised_in("save", OSError("AWS Error ACCESS_DENIED")), True, False),
+        (raised_in("train", OSError("AWS Error ACCESS_DENIED")), False, False),
         (diverged, False, False),
     ]:
         found = latest_failure(ray_trial(tmp_path, error))
