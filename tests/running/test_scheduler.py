@@ -15,6 +15,7 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from pareto_amb.running.scheduler import ParetoHalving
+from pareto_amb.signals import own_handlers
 
 METRICS, MODE = ("fid", "memorization"), ("min", "min")
 TRADE_OFF = [(9, 9), (1, 8), (8, 1), (9, 8), (4, 4), (8, 9), (9, 7), (7, 9)]
@@ -23,7 +24,8 @@ TRADE_OFF = [(9, 9), (1, 8), (8, 1), (9, 8), (4, 4), (8, 9), (9, 7), (7, 9)]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
+    """Ray replaces handlers of signals, and leaves its own behind."""
+    with pytest.MonkeyPatch.context() as patch, own_handlers():
         for name in ("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"):
             patch.setenv(name, "1" if name.startswith("TUNE") else "0")
         patch.setenv("RAY_AIR_NEW_OUTPUT", "0")
