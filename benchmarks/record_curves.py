@@ -1,10 +1,11 @@
-"""Train every combination of sigma_tn, mix ratio, train size and seed of a search space, and keep the curves.
+"""Train methods at every combination of given parameters, train sizes and seeds, and keep the curves.
 
     python benchmarks/record_curves.py digits --output digits_curve.parquet \\
         --sigmas 0 0.05 0.1 0.2 0.4 0.8 1.6 --seeds 0 1
 
-sigma_tn 0 is DDPM. Each training is measured at every rung. The table is written whole after each
-training, so that the same command continues where it was stopped; it ends with the means over seeds.
+Each method is trained at the parameters that it has. sigma_tn 0 is DDPM. Each training is measured at every
+rung. The table is written whole after each training, so that the same command continues where it was
+stopped; it ends with the means over seeds.
 """
 
 import argparse
@@ -26,8 +27,7 @@ from pareto_amb.config import SweepConfig
 from pareto_amb.config_file import apply_overrides
 from pareto_amb.data import take_training_set
 from pareto_amb.diffusion.conditioning import sampling_conditioning
-from pareto_amb.diffusion.methods import Algorithm1
-from pareto_amb.diffusion.noise import natural_mix_ratio
+from pareto_amb.diffusion.methods import METHODS
 from pareto_amb.diffusion.sampler import generate
 from pareto_amb.diffusion.trainer import Trainer, noise_distribution
 from pareto_amb.evaluation.objectives import OBJECTIVES
@@ -36,7 +36,7 @@ from pareto_amb.running.materials import Materials, load_materials
 from pareto_amb.storage import replace_file
 from pareto_amb.sweep_file import parse_sweep
 
-KEY = ["train_size", "sigma_tn", "mix", "seed"]
+KEY = ["train_size", "method", "sigma_tn", "mix", "corruption", "seed"]
 MEASURED = ["fid", "memorization", "similarity_mean", "similarity_p95"]
 
 
@@ -56,18 +56,18 @@ def prepare(config_json: str) -> tuple[SweepConfig, Materials, dict[int, TrialRe
     return config, materials, references
 
 
-def record(config_json: str, train_size: int, sigma_tn: float, mix: str, seed: int) -> list[dict[str, Any]]:
+def record(config_json: str, job: dict[str, Any]) -> list[dict[str, Any]]:
     """Train one model and measure it at every rung. Seconds are of CPU time."""
     config, materials, references = prepare(config_json)
-    natural = natural_mix_ratio(noise_distribution(config.training), sigma_tn) if sigma_tn else 0.0
-    mix_ratio = natural if mix == "natural" else float(mix)
-    index = materials.splits[train_size].train
-    trainer = Trainer(
-        take_training_set(materials.image_set, index, config.data.conditional),
-        config.training,
-        Algorithm1.create({"sigma_tn": sigma_tn, "mix_ratio": mix_ratio}, config.sampling.sigma_max),
-        seed=seed,
+    train_size, kind = job["train_size"], METHODS[job["method"]]
+    chosen = {**job, "mix_ratio": job["mix"] if job["mix"] == "natural" else float(job["mix"] or 0)}
+    chosen = {name: chosen[name] for name in kind.info().parameter_names}
+    parameters = kind.resolve(chosen, noise_distribution(config.training))
+    method = kind.create(parameters, config.sampling.sigma_max)
+    training_set = take_training_set(
+        materials.image_set, materials.splits[train_size].train, config.data.conditional
     )
+    trainer = Trainer(training_set, config.training, method, seed=job["seed"])
     rows, train_seconds = [], 0.0
     for rung, images in enumerate(config.rung_images(), 1):
         started = time.process_time()
@@ -77,8 +77,9 @@ def record(config_json: str, train_size: int, sigma_tn: float, mix: str, seed: i
         samples = generate(
             denoiser,
             range(config.evaluation.n_samples),
-            sampling_conditioning(denoiser),
+            sampling_conditioning(denoiser, method.hidden),
             base_seed=config.seed,
+            sigma_stop=method.sigma_stop,
             **config.sampling.model_dump(),
         )
         found = evaluate_samples(
@@ -91,8 +92,8 @@ def record(config_json: str, train_size: int, sigma_tn: float, mix: str, seed: i
         train_seconds += trained - started
         rows.append(
             {
-                **dict(zip(KEY, (train_size, sigma_tn, mix, seed), strict=True)),
-                "mix_ratio": mix_ratio,
+                **job,
+                "mix_ratio": parameters.get("mix_ratio", 0.0),
                 "rung": rung,
                 "images_seen": images,
                 **{name: found.metrics[name] for name in (*MEASURED, "heldout_memorization", "n_samples")},
@@ -103,12 +104,20 @@ def record(config_json: str, train_size: int, sigma_tn: float, mix: str, seed: i
     return rows
 
 
-def planned(config: SweepConfig, options: argparse.Namespace) -> Iterator[tuple[int, float, str, int]]:
+def planned(config: SweepConfig, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Every combination once, seeds outermost, so that a table that was cut short is a whole one."""
     for seed, size in itertools.product(options.seeds, config.space.train_size):
-        for sigma in options.sigmas:
-            for mix in options.mixes if sigma else ["natural"]:
-                yield size, sigma, mix, seed
+        if 0 in options.sigmas:
+            yield dict(zip(KEY, (size, "ddpm", 0.0, "", 0.0, seed), strict=True))
+        for method in options.methods:
+            names = METHODS[method].info().parameter_names
+            yield from (
+                dict(zip(KEY, (size, method, sigma, mix, corruption, seed), strict=True))
+                for sigma in (options.sigmas if "sigma_tn" in names else [0.0])
+                for mix in (options.mixes if "mix_ratio" in names else [""])
+                for corruption in (options.corruptions if "corruption" in names else [0.0])
+                if sigma or "sigma_tn" not in names
+            )
 
 
 def parse_options() -> argparse.Namespace:
@@ -117,8 +126,10 @@ def parse_options() -> argparse.Namespace:
     )
     parser.add_argument("space", help="a search space; its train sizes are recorded")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
-    parser.add_argument("--sigmas", type=float, nargs="+", required=True)
+    parser.add_argument("--methods", nargs="+", default=["algorithm1"], choices=[*METHODS])
+    parser.add_argument("--sigmas", type=float, nargs="+", default=[0.0], help="0: DDPM")
     parser.add_argument("--mixes", nargs="+", default=["natural"], help="numbers, or natural")
+    parser.add_argument("--corruptions", type=float, nargs="+", default=[0.4], help="of masking")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.parquet")
@@ -130,14 +141,14 @@ def main() -> None:
     values = apply_overrides(search_spaces.load(options.space), options.overrides)
     config = parse_sweep(values, options.space)
     rows = pd.read_parquet(options.output).to_dict("records") if options.output.exists() else []
-    done = {tuple(row[name] for name in KEY) for row in rows}
+    done = [{name: row[name] for name in KEY} for row in rows]
     jobs = [job for job in planned(config, options) if job not in done]
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(record, config.model_dump_json(), *job) for job in jobs]):
+        for future in as_completed([pool.submit(record, config.model_dump_json(), job) for job in jobs]):
             rows += future.result()
             with replace_file(options.output) as temporary:
                 pd.DataFrame(rows).to_parquet(temporary, index=False)
-    by = ["train_size", "images_seen", "mix", "sigma_tn"]
+    by = ["train_size", "method", "corruption", "mix", "sigma_tn", "images_seen"]
     table = pd.DataFrame(rows).groupby(by)[["fid", "memorization"]].agg(["mean", "min", "max"])
     print(table.round(3).to_string())
 
