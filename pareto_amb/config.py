@@ -268,7 +268,16 @@ class EvaluationConfig(_Model):
         10_000, ge=2, le=10**8, description="images generated at each rung; FID depends on it"
     )
     rungs: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
-        (0.25, 0.5, 1.0), max_length=100, description="shares of the budget at which a trial is measured"
+        (0.25, 0.354, 0.5, 0.707, 1.0),
+        max_length=100,
+        description="shares of the budget at which a trial is measured: each is a point where it may stop",
+    )
+    final_samples: int | None = Field(
+        None,
+        ge=2,
+        le=10**8,
+        description="images of a second, final measurement of the confirmed trainings and of DDPM, in "
+        "figures of its own; null: none",
     )
     reference: Literal["full", "heldout"] = Field(
         "full", description="FID against the whole set or the images left out of training"
@@ -295,6 +304,8 @@ class EvaluationConfig(_Model):
             raise ValueError("rungs must rise strictly and end with 1")
         if self.primary_threshold >= len(self.thresholds or (0,)):
             raise ValueError("primary_threshold points past the end of thresholds")
+        if self.final_samples is not None and self.final_samples <= self.n_samples:
+            raise ValueError("final_samples must be more than n_samples")
         return self
 
 
@@ -479,7 +490,9 @@ class ConfirmConfig(_Model):
 class SearchConfig(_Model):
     """How the space is searched. Each train size and method has a search, and its trials, of its own."""
 
-    sampler: Literal["gp", "tpe", "random"] = Field("gp", description="compared in docs/search.md")
+    sampler: Literal["gp", "tpe", "random", "grid"] = Field(
+        "gp", description="compared in docs/search.md; grid: every combination of the listed choices once"
+    )
     methods: tuple[Annotated[str, AfterValidator(_is_declared("method"))], ...] = Field(
         ("algorithm1",), min_length=1, description="what competes; the DDPM baselines always do"
     )
@@ -500,6 +513,11 @@ class SearchConfig(_Model):
         1, description="1: all are judged from the first rung on; 2: some from the second on; ..."
     )
     confirm: ConfirmConfig = ConfirmConfig()
+    controls: bool = Field(
+        True,
+        description="beside each confirming training, one of the same seed on clean images at the same noise "
+        "levels: tells what the levels alone gain",
+    )
     patience: Trials | None = Field(
         None,
         description="end the search when so many full trainings have hardly moved the frontier; null: never",
@@ -542,6 +560,7 @@ class SweepConfig(_Model):
         description="of the sweep; run directories are named after it"
     )
     description: str = Field("", description="one line for people")
+    recipe: str | None = Field(None, description="of the space's recipes, the one that is written out here")
     seed: Seed = Field(0, description="every random draw follows from it")
     data: DataConfig
     space: SpaceConfig

@@ -10,8 +10,9 @@ class Trial:
     """One training of a sweep: who it is, what was chosen for it, and where it starts.
 
     `parameters` are the numbers of its method's parameters. `confirms` names the trial that it repeats with
-    a fresh seed; empty for others. `measured` counts the rungs that the results table held of it when it was
-    handed out: they are not measured again.
+    a fresh seed, `controls` the one whose control it is; empty for others. `last` is the rung that it ends
+    with, counted from 1; 0 stands for the last of the sweep. `measured` counts the rungs that the results table
+    held of it when it was handed out: they are not measured again.
     """
 
     id: str
@@ -20,6 +21,8 @@ class Trial:
     seed: int
     parameters: Mapping[str, float] = field(default_factory=dict)
     confirms: str = ""
+    controls: str = ""
+    last: int = 0
     measured: int = 0
 
     def config(self) -> dict[str, Any]:

@@ -47,9 +47,13 @@ class Figures(BaseModel):
 
 
 class Baseline(Figures):
-    """DDPM at full budget, over its seeds."""
+    """DDPM over its seeds: at full budget or, where all stopping points compete, where its FID is best."""
 
     seeds: int
+    images_seen: int | None = None
+    """None in files of older versions: at its full budget."""
+    similarity_excess: float | None = None
+    """As of `Recommendation`."""
 
 
 def quantile_of_noise(seeds: int) -> float:

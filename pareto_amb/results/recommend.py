@@ -13,7 +13,7 @@ from pareto_amb.errors import UserError
 from pareto_amb.results.baseline import quantile_of_noise, spread
 from pareto_amb.results.interval import Picked, pick_everywhere
 from pareto_amb.results.policies import Candidates, Policy, make_policy
-from pareto_amb.results.recommendation import Confirmation, EarlyStop, Recommendation
+from pareto_amb.results.recommendation import Confirmation, OtherTraining, Recommendation
 from pareto_amb.results.size import SizeResults
 from pareto_amb.results.verdict import assessed
 
@@ -149,7 +149,7 @@ class _Choice:
         refuted = self._trials[self._trials.confirmed & worse]
         return sorted(str(trial_id) for trial_id in refuted.trial_id)
 
-    def _early_stop(self) -> EarlyStop | None:
+    def _early_stop(self) -> OtherTraining | None:
         """An earlier rung that is at least as good in everything: stopping early beats training on."""
         size = self._size
         rows = size.anytime[size.anytime.budget < 1]
@@ -160,7 +160,7 @@ class _Choice:
             return None
         best = better.iloc[_best_first(size, better)[0]]
         method = size.declared.method(str(best.method))
-        return EarlyStop(
+        return OtherTraining(
             method=method.name,
             sigma_tn=float(best.get("sigma_tn", 0.0)),
             parameters={

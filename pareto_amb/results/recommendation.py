@@ -6,16 +6,17 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from pareto_amb.diffusion.units import sigma_to_vp
 from pareto_amb.results.baseline import Baseline, Figures
+from pareto_amb.results.points import Budget
 
 VerdictWord = Literal[
-    "copies-less", "copies-less-at-worse-quality", "no-gain", "ddpm-does-not-copy", "unknown"
+    "copies-less", "copies-less-at-worse-quality", "stop-early", "no-gain", "ddpm-does-not-copy", "unknown"
 ]
-ADVISED = {"copies-less", "copies-less-at-worse-quality"}
+ADVISED = {"copies-less", "copies-less-at-worse-quality", "stop-early"}
 """The verdicts with which a training is advised; with the others its figures are given, and no advice."""
 
 
-class EarlyStop(BaseModel):
-    """An earlier rung that is at least as good as the recommendation in every objective.
+class OtherTraining(BaseModel):
+    """Another training, stopped after `images_seen` images.
 
     Its figures lie under the objectives' names. `sigma_tn` is 0 for a method without one; files of older
     versions have no `parameters`.
@@ -60,6 +61,29 @@ class Confirmation(BaseModel):
         return float((self.__pydantic_extra__ or {})[f"{objective}_change"])
 
 
+class Gain(BaseModel):
+    """What the recommended training gains over DDPM stopped at the same point, in two steps.
+
+    `control` are means over `trials`: clean images at the recommended training's noise levels and seeds.
+    From `ddpm` to it is what the noise levels gain, from it to the recommendation what the noisy copies do.
+    """
+
+    trials: list[str]
+    ddpm: Figures
+    control: Figures
+
+
+class FinalFigures(BaseModel):
+    """The second measurement of the recommended training, on more samples; DDPM's is at its full budget.
+
+    Never to be drawn beside figures of fewer samples.
+    """
+
+    n_samples: int
+    training: Figures
+    ddpm: Figures | None
+
+
 class Caution(BaseModel):
     """What a reader of the figures must know: a word that stays from version to version, and a sentence."""
 
@@ -79,6 +103,8 @@ class Recommendation(Figures):
     verdict_words: str = ""
     cautions: list[Caution] = Field(default_factory=list)
     policy: str
+    budget: Budget = "full"
+    """`any`: chosen among all stopping points of all trainings; `full`: among full trainings."""
     method: str = "algorithm1"
     parameters: dict[str, float] = Field(default_factory=dict)
     main: str = "sigma_tn"
@@ -95,6 +121,10 @@ class Recommendation(Figures):
     """The share of those functions in which the policy admits anything."""
     mix_ratio: float | None = None
     trial_id: str
+    images_seen: int | None = None
+    """Where the training stops. None in files of older versions: at its full budget."""
+    similarity_excess: float | None = None
+    """How far the mean similarity of samples to the nearest training image lies above held-out images'."""
     p_front: float | None = None
     """The share of redraws of the points in which none dominates this one."""
     baseline: Baseline
@@ -104,7 +134,12 @@ class Recommendation(Figures):
     refuted: list[str] = Field(default_factory=list)
     """Trials that the policy would have taken first, had fresh seeds not shown them worse than DDPM."""
     window: tuple[float, float] | None
-    early_stop: EarlyStop | None
+    early_stop: OtherTraining | None
+    """At budget `full`: an earlier stopping point that is at least as good in every objective."""
+    equal_budget: OtherTraining | None = None
+    """At budget `any`: what the policy takes among full trainings."""
+    gain: Gain | None = None
+    final: FinalFigures | None = None
     summary: str
 
     @property
