@@ -263,6 +263,11 @@ def _differences(
     which = f"which {count(size.train_size)} images are trained on"
     found = [
         Difference(which, "a draw of its own", f"drawn with seed {config.seed}"),
+        *(
+            [Difference("recipe", "text or released: not told", redact(config.recipe))]
+            if config.recipe
+            else []
+        ),
         *_of_the_measurement(paper, measured, config, size),
     ]
     values = config.model_dump()
@@ -282,9 +287,10 @@ def _of_the_measurement(
     found, samples = [], paper_results().samples
     counts = sorted({int(value) for value in size.full.n_samples})
     if counts != [samples]:
-        found.append(
-            Difference("samples a measurement", count(samples), ", ".join(count(value) for value in counts))
-        )
+        here, final = ", ".join(count(value) for value in counts), config.evaluation.final_samples
+        if final is not None:
+            here = f"{here}; {count(final)} in the final measurement"
+        found.append(Difference("samples a measurement", count(samples), here))
     reference = "images left out of training"
     if config.evaluation.reference == "full":
         reference = f"{count(paper.images)} images of the set"
