@@ -261,15 +261,10 @@ def _differences(
 ) -> list[Difference]:
     """All that differs, or may: conditions of which the paper's text and its script say different things."""
     which = f"which {count(size.train_size)} images are trained on"
-    found = [
-        Difference(which, "a draw of its own", f"drawn with seed {config.seed}"),
-        *(
-            [Difference("recipe", "text or released: not told", redact(config.recipe))]
-            if config.recipe
-            else []
-        ),
-        *_of_the_measurement(paper, measured, config, size),
-    ]
+    found = [Difference(which, "a draw of its own", f"drawn with seed {config.seed}")]
+    if config.recipe is not None:
+        found.append(Difference("recipe", "text or released: not told", redact(config.recipe)))
+    found += _of_the_measurement(paper, measured, config, size)
     values = config.model_dump()
     for key, published in paper.conditions.items():
         here, readings = _look_up(values, key), _readings(published)

@@ -154,7 +154,7 @@ def test_a_dry_run_prints_the_whole_plan_and_its_cost_and_starts_nothing(
     whole = call("sweep", "digits", "--dry-run", "--set", "search.reduction_factor=null", cwd=tmp_path)
     assert f"# 96,000 images seen by each, {20 * 96_000:,} in all" in whole.stdout
     assert "#   and after the search the best 2 again, each with 2 fresh seeds" in whole.stdout
-    assert f"#   {(16 * 3 + 4) * 1000:,} images generated in all" in whole.stdout
+    assert f"#   {(16 * 6 + 4) * 1000:,} images generated in all" in whole.stdout
     alone = call("sweep", "digits", "--dry-run", "--set", "search.confirm.seeds=0", cwd=tmp_path)
     assert "fresh seeds" not in alone.stdout.split("# 16 trainings")[1]
     assert list(tmp_path.iterdir()) == []

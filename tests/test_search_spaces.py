@@ -237,8 +237,7 @@ def test_the_page_has_a_row_for_all_that_a_preset_sets(name: str):
     rows = {key for preset, key, _ in quoted() if preset == name}
     raw = yaml.safe_load((Path(search_spaces.__file__).parent / f"{name}.yaml").read_text())
     overridden = {key for changes in raw["recipes"].values() for key in changes}
-    written = {f"training.{key}" for key in raw["training"]} | {
-        f"evaluation.{key}" for key in raw["evaluation"]
-    }
+    blocks = ("training", "evaluation")
+    written = {f"{block}.{key}" for block in blocks for key in raw[block]}
     told = {"training.network", "training.checkpoint_seconds", "evaluation.primary_threshold"}
     assert overridden | written - told | {"sampling.steps", "training.network.name"} <= rows
