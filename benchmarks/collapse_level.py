@@ -19,7 +19,7 @@ from pareto_amb.diffusion.theory import TrainingPosterior
 
 
 def measure(image_set: ImageSet, size: int, seed: int, mirrored: bool, by_class: bool) -> float:
-    index = split(image_set, size, seed).train
+    index = split(image_set, size, seed, conditional=by_class).train
     images = image_set.images[index]
     if mirrored:
         images = torch.cat([images, images.flip(3)])

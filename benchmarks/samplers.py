@@ -56,7 +56,8 @@ def main() -> None:
     if options.checkpoint:
         denoiser = load_denoiser(options.checkpoint.read_bytes(), str(options.checkpoint))
     else:
-        denoiser = train(take_training_set(image_set, split(image_set, 100, 0).train, conditional=False))
+        index = split(image_set, 100, 0, conditional=False).train
+        denoiser = train(take_training_set(image_set, index, conditional=False))
     calls = 0
 
     def count(*_: object) -> None:

@@ -261,10 +261,10 @@ def _differences(
 ) -> list[Difference]:
     """All that differs, or may: conditions of which the paper's text and its script say different things."""
     which = f"which {count(size.train_size)} images are trained on"
-    found = [
-        Difference(which, "a draw of its own", f"drawn with seed {config.seed}"),
-        *_of_the_measurement(paper, measured, config, size),
-    ]
+    found = [Difference(which, "a draw of its own", f"drawn with seed {config.seed}")]
+    if config.recipe is not None:
+        found.append(Difference("recipe", "text or released: not told", redact(config.recipe)))
+    found += _of_the_measurement(paper, measured, config, size)
     values = config.model_dump()
     for key, published in paper.conditions.items():
         here, readings = _look_up(values, key), _readings(published)
@@ -282,9 +282,10 @@ def _of_the_measurement(
     found, samples = [], paper_results().samples
     counts = sorted({int(value) for value in size.full.n_samples})
     if counts != [samples]:
-        found.append(
-            Difference("samples a measurement", count(samples), ", ".join(count(value) for value in counts))
-        )
+        here, final = ", ".join(count(value) for value in counts), config.evaluation.final_samples
+        if final is not None:
+            here = f"{here}; {count(final)} in the final measurement"
+        found.append(Difference("samples a measurement", count(samples), here))
     reference = "images left out of training"
     if config.evaluation.reference == "full":
         reference = f"{count(paper.images)} images of the set"

@@ -69,6 +69,12 @@ def explain_columns(declared: Declared) -> list[tuple[str, str, str]]:
 def sweep_schema(declared: Declared) -> dict[str, Any]:
     """The JSON schema of a sweep file, with which editors complete and check one."""
     schema = SweepConfig.model_json_schema()
+    keys = {"type": "object", "description": "values by the paths of their keys: training.images"}
+    schema["properties"]["recipes"] = {
+        "type": "object",
+        "description": "readings of this file, by name; `recipe` and --recipe choose the one that is applied",
+        "additionalProperties": keys,
+    }
     space = schema["$defs"]["SpaceConfig"]
     space["additionalProperties"] = False
     for parameter in declared.parameters.values():

@@ -22,6 +22,7 @@ from pareto_amb.results.run import Run
 from pareto_amb.results.run_directory import RunDirectory
 from pareto_amb.scanning import Scan, scan_images, source_of
 from pareto_amb.search_spaces import load as load_space
+from pareto_amb.search_spaces import with_recipe
 from pareto_amb.sweep_file import declare, parse_sweep
 
 __all__ = ["evaluate", "load_run", "recommend", "scan", "sweep"]
@@ -45,6 +46,7 @@ def sweep(
     space: str | Path | Mapping[str, Any] | None = None,
     output: str | Path | None = None,
     *,
+    recipe: str | None = None,
     changes: Mapping[str, Any] | None = None,
     methods: Sequence[type[Method]] = (),
     objectives: Sequence[Objective] = (),
@@ -57,13 +59,13 @@ def sweep(
 ) -> Run:
     """Search for the noise level above which a model should see noisy images only; see `pareto-amb sweep`.
 
-    `space` is the name of a search space that ships, a sweep file, or its content; `changes` sets keys of
-    it, such as {"search.trials": 8}. `output` is the run directory, by default runs/NAME-TIME; `resume` one
-    to go on with. A program's own `methods` compete beside those that the space names, and its own
-    `objectives` join FID and memorization; docs/extending.md has an example. `address` names a running Ray
-    cluster; after `minutes` trials stop, to be resumed. Of a run to resume, `trust_run` lets this process
-    call the servers that its files name, and `retry_failed` tries its failed trials again. With `verbose`,
-    progress is printed.
+    `space` is the name of a search space that ships, a sweep file, or its content; `recipe` names one of its
+    recipes, where it has some, and `changes` sets keys of it, such as {"search.trials": 8}. `output` is the
+    run directory, by default runs/NAME-TIME; `resume` one to go on with. A program's own `methods` compete
+    beside those that the space names, and its own `objectives` join FID and memorization; docs/extending.md
+    has an example. `address` names a running Ray cluster; after `minutes` trials stop, to be resumed. Of a
+    run to resume, `trust_run` lets this process call the servers that its files name, and `retry_failed`
+    tries its failed trials again. With `verbose`, progress is printed.
 
     Raises UserError where something handed in cannot be used, before anything is made.
     """
@@ -72,14 +74,17 @@ def sweep(
 
     declared = declare(methods, objectives)
     check_minutes(minutes, "sweep: minutes")
-    if resume is not None and (output is not None or not set(changes or {}) <= _MAY_CHANGE):
-        raise UserError(
-            f"sweep: a resumed run keeps its output and keys, but for {', '.join(sorted(_MAY_CHANGE))}"
-        )
+    fixed = output is not None or recipe is not None or not set(changes or {}) <= _MAY_CHANGE
+    if resume is not None and fixed:
+        free = ", ".join(sorted(_MAY_CHANGE))
+        raise UserError(f"sweep: a resumed run keeps its output, recipe and keys, but for {free}")
     if resume is None and (trust_run or retry_failed):
         raise UserError("sweep: trust_run and retry_failed are for a run to resume")
-    values, origin = _sweep_values(space, resume, declared)
-    values = _with_own(apply_changes(values, changes or {}), methods, objectives)
+    loaded, origin = _sweep_values(space, recipe, resume, declared)
+    values = apply_changes(loaded, changes or {})
+    if values.get("recipe") != loaded.get("recipe"):
+        raise UserError("sweep: changes: a recipe is chosen with sweep(..., recipe=NAME)")
+    values = _with_own(values, methods, objectives)
     config = parse_sweep(values, origin, declared).with_absolute_path()
     path = Path(resume or output or f"runs/{config.name}-{datetime.now():%Y%m%d-%H%M%S}")
     outcome = start_sweep(
@@ -106,16 +111,19 @@ def sweep(
 
 
 def _sweep_values(
-    space: str | Path | Mapping[str, Any] | None, resume: str | Path | None, declared: Declared
+    space: str | Path | Mapping[str, Any] | None,
+    recipe: str | None,
+    resume: str | Path | None,
+    declared: Declared,
 ) -> tuple[Mapping[str, Any], str]:
-    """The content of a sweep file, and what errors call it."""
+    """The content of a sweep file, its recipe applied, and what errors call it."""
     if (space is None) == (resume is None):
         raise UserError("sweep: give a search space, or the run directory to resume")
     if resume is not None:
         return RunDirectory(Path(resume)).config(declared).model_dump(mode="json"), str(resume)
     if isinstance(space, Mapping):
-        return space, "sweep"
-    return load_space(str(space)), str(space)
+        return with_recipe(space, recipe, "sweep"), "sweep"
+    return load_space(str(space), recipe), str(space)
 
 
 def _with_own(

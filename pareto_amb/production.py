@@ -79,7 +79,7 @@ def _make_trainer(run: TrainingRun, console: Console, world: World) -> Trainer:
         console.print(f"note: {note}", markup=False)
     with world.together():
         size = run.train_size or len(image_set.images)
-        index = split(image_set, size, run.seed).train
+        index = split(image_set, size, run.seed, run.data.conditional).train
         trainer = Trainer(
             take_training_set(image_set, index, run.data.conditional),
             run.training,

@@ -79,7 +79,7 @@ def source_of(
 
 
 def scan_images(image_set: ImageSet, train_sizes: Sequence[int] | None = None, seed: int = 0) -> Scan:
-    """Scan the training images that a sweep with this seed draws, for each train size.
+    """Scan the training images that a sweep without class labels draws with this seed, for each train size.
 
     Without `train_sizes`, those of USUAL_SIZES that leave images to hold out, else the whole set.
     Raises UserError when a size is more than the images there are, or when the images are all the same.
@@ -90,7 +90,8 @@ def scan_images(image_set: ImageSet, train_sizes: Sequence[int] | None = None, s
     sizes = sorted(set(train_sizes or [size for size in USUAL_SIZES if size < total] or [total]))
     if sizes[-1] > total:
         raise UserError(f"--train-size {sizes[-1]}: more than the {total:,} images of {image_set.name}")
-    training = {size: image_set.images[split(image_set, size, seed).train] for size in sizes}
+    parts = {size: split(image_set, size, seed, conditional=False) for size in sizes}
+    training = {size: image_set.images[part.train] for size, part in parts.items()}
     posteriors = {size: TrainingPosterior(images, seed) for size, images in training.items()}
     sigma_max = SamplingConfig().sigma_max
     ranges = {size: auto_range(found.collapse_level(), sigma_max) for size, found in posteriors.items()}

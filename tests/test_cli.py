@@ -64,6 +64,11 @@ def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         (["sweep", "smoke", "--set", "training.network.options.chanels=8"], ["no option 'chanels'"]),
         (["sweep", "--resume", "nowhere"], ["nowhere: not a run directory"]),
         (["sweep", "smoke", "--resume", "nowhere"], ["--resume RUN_DIR takes"]),
+        (["sweep", "--recipe", "text", "--resume", "nowhere"], ["--resume RUN_DIR takes", "recipe"]),
+        (["sweep", "ffhq300", "--recipe", "relased"], ["unknown recipe", "did you mean 'released'"]),
+        (["sweep", "smoke", "--recipe", "text"], ["smoke: has no recipes"]),
+        (["sweep", "ffhq300", "--set", "recipe=released"], ["--recipe NAME"]),
+        (["spaces", "--recipe", "text"], ["need the name of a search space"]),
         (["report", "nowhere"], ["nowhere"]),
         (["recommend", "nowhere"], ["nowhere: not a run directory"]),
         (["train", "nowhere.yaml"], ["nowhere.yaml: cannot be read"]),
@@ -149,7 +154,7 @@ def test_a_dry_run_prints_the_whole_plan_and_its_cost_and_starts_nothing(
     whole = call("sweep", "digits", "--dry-run", "--set", "search.reduction_factor=null", cwd=tmp_path)
     assert f"# 96,000 images seen by each, {20 * 96_000:,} in all" in whole.stdout
     assert "#   and after the search the best 2 again, each with 2 fresh seeds" in whole.stdout
-    assert f"#   {(16 * 3 + 4) * 1000:,} images generated in all" in whole.stdout
+    assert f"#   {(16 * 6 + 4) * 1000:,} images generated in all" in whole.stdout
     alone = call("sweep", "digits", "--dry-run", "--set", "search.confirm.seeds=0", cwd=tmp_path)
     assert "fresh seeds" not in alone.stdout.split("# 16 trainings")[1]
     assert list(tmp_path.iterdir()) == []
@@ -167,6 +172,36 @@ def test_a_dry_run_shows_the_range_that_auto_finds(call: Callable[..., Done], tm
         )
         assert 0.6 < searched["collapse_level"] < 1.0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_prints_the_recipe_in_full_and_names_the_others(
+    call: Callable[..., Done], tmp_path: Path
+) -> None:
+    figure_1 = ["--set", "space.sigma_tn=[0.1, 0.4, 1, 2, 4]", "--set", "search.sampler=grid"]
+    for recipe, other, images, rate in (
+        ("text", "released", 7_680_000, 0.12),
+        ("released", "text", 30_000_000, 0.15),
+    ):
+        done = call("sweep", "ffhq300", "--recipe", recipe, "--dry-run", *figure_1, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        plan = yaml.safe_load(done.stdout)
+        assert plan["recipe"] == recipe
+        assert "recipes" not in plan
+        assert (plan["training"]["images"], plan["training"]["augment_probability"]) == (images, rate)
+        assert (plan["space"]["sigma_tn"], plan["search"]["sampler"]) == ([0.1, 0.4, 1.0, 2.0, 4.0], "grid")
+        assert f"# recipe: {recipe}\n#   --recipe {other}: {{training.images: " in done.stdout
+        printed = call("spaces", "ffhq300", "--recipe", recipe, cwd=tmp_path).stdout
+        assert printed.startswith(f"# recipe: {recipe}\n#   --recipe {other}: ")
+        assert yaml.safe_load(printed)["training"] == plan["training"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_set_wins_over_the_recipe(call: Callable[..., Done], tmp_path: Path) -> None:
+    mine = ["--set", "training.images=256000", "--recipe", "released"]
+    done = call("sweep", "ffhq300", "--dry-run", *mine, cwd=tmp_path)
+    plan = yaml.safe_load(done.stdout)
+    assert (plan["recipe"], plan["training"]["images"]) == ("released", 256_000)
+    assert plan["training"]["augment_probability"] == 0.15
 
 
 def test_the_recipe_of_every_cell_is_in_the_dry_run(call: Callable[..., Done], tmp_path: Path) -> None:
@@ -206,5 +241,6 @@ def test_prepared_data_says_what_it_is_in_one_line(call: Callable[..., Done], tm
 def test_spaces_and_version(tmp_path: Path) -> None:
     listed = run("spaces", cwd=tmp_path).stdout
     named = [line.split()[0] for line in listed.splitlines()]
-    assert named == ["cifar10", "digits", "ffhq", "ffhq300", "folder", "smoke", "tiny-imagenet"]
+    paper = ["cifar10", "ffhq", "ffhq-table2", "ffhq300", "tiny-imagenet"]
+    assert named == sorted([*paper, "digits", "folder", "smoke"])
     assert run("--version", cwd=tmp_path).stdout.startswith("pareto-amb ")

@@ -115,7 +115,7 @@ def test_aliases_count_as_often_as_they_stand() -> None:
 def test_files_that_were_valid_read_as_they_did(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert load_yaml(text) == yaml.safe_load(text)
-    written = to_yaml(parse_sweep(load_yaml(text), path.stem))
+    written = to_yaml(parse_sweep(search_spaces.load(path.stem), path.stem))
     assert load_yaml(written) == yaml.safe_load(written)
 
 

@@ -455,7 +455,7 @@ def test_a_fault_is_one_line_and_a_log(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
-    def fail(name: str) -> None:
+    def fail(name: str, recipe: str | None = None) -> None:
         raise fault
 
     monkeypatch.setattr(search_spaces, "load", fail)
@@ -484,7 +484,7 @@ def test_a_fault_without_a_place_for_its_log_is_still_a_line(
 
 
 def test_a_full_disk_is_no_fault_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(name: str) -> None:
+    def fail(name: str, recipe: str | None = None) -> None:
         raise OSError(28, "No space left on device", "place")
 
     monkeypatch.setattr(search_spaces, "load", fail)

@@ -112,6 +112,11 @@ def test_images_in_memory_are_evaluated() -> None:
         ({"space": "smoke", "changes": {"search.trails": 3}}, "did you mean 'trials'"),
         ({"space": {"name": "x"}}, "key 'data' is missing"),
         ({"space": "smoke", "changes": {"search": 3}}, "search"),
+        ({"space": "smoke", "recipe": "text"}, "smoke: has no recipes"),
+        ({"space": "ffhq300", "recipe": "relased"}, "did you mean 'released'"),
+        ({"space": "ffhq300", "changes": {"recipe": "released"}}, "recipe=NAME"),
+        ({"space": {"recipes": {"a": {}}}, "recipe": "b"}, "sweep: unknown recipe 'b'"),
+        ({"space": {"recipes": {"a": {"name": "x"}}, "recipe": "a"}}, "key 'data' is missing"),
         ({"space": "smoke", "changes": {"search.methods": "masking"}}, "search.methods"),
     ],
 )

@@ -44,7 +44,7 @@ def save_pictures(folder: Path, count: int) -> Path:
 def test_each_size_is_measured_on_the_images_that_a_sweep_would_draw(digits: ImageSet, scanned: Scan) -> None:
     assert [size.train_size for size in scanned.sizes] == [20, 100]
     for size in scanned.sizes:
-        posterior = TrainingPosterior(digits.images[split(digits, size.train_size, 0).train])
+        posterior = TrainingPosterior(digits.images[split(digits, size.train_size, 0, False).train])
         assert size.searched.collapse_level == pytest.approx(posterior.collapse_level(), rel=0.005)
         expected = [posterior.effective_number(sigma) for sigma in scanned.sigmas]
         assert size.effective_numbers == pytest.approx(expected)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from pareto_amb.commands.options import Recipe
 from pareto_amb.errors import UserError
 
 
@@ -13,6 +14,7 @@ def spaces(
         str | None,
         typer.Argument(metavar="NAME|FILE.yaml", help="Print it, every default written out."),
     ] = None,
+    recipe: Recipe = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Say what each key means, and each column of the results.")
     ] = False,
@@ -29,9 +31,9 @@ def spaces(
     if schema:
         _print_schema(name, explain)
     elif name is not None:
-        _print_space(name, explain)
-    elif explain:
-        raise UserError("--explain needs the name of a search space, such as digits")
+        _print_space(name, recipe, explain)
+    elif explain or recipe is not None:
+        raise UserError("--explain and --recipe need the name of a search space, such as digits")
     else:
         for each in search_spaces.names():
             print(f"{each:14} {search_spaces.load(each)['description']}")
@@ -46,14 +48,16 @@ def _print_schema(name: str | None, explain: bool) -> None:
     print(json.dumps(sweep_schema(declare()), indent=2))
 
 
-def _print_space(name: str, explain: bool) -> None:
+def _print_space(name: str, recipe: str | None, explain: bool) -> None:
     from pareto_amb import search_spaces
     from pareto_amb.config_file import to_yaml
     from pareto_amb.explain import explain_columns, explain_sweep
     from pareto_amb.sweep_file import declare, parse_sweep
 
     declared = declare()
-    config = parse_sweep(search_spaces.load(name), name, declared)
+    config = parse_sweep(search_spaces.load(name, recipe), name, declared)
+    for line in search_spaces.describe_recipe(config.recipe, name):
+        print(f"# {line}")
     if not explain:
         print(to_yaml(config), end="")
         return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pareto_amb.commands.options import Overrides
+from pareto_amb.commands.options import Overrides, Recipe
 from pareto_amb.errors import ExitCode, UserError
 from pareto_amb.signals import continued_by
 
@@ -21,6 +21,7 @@ def sweep(
     space: Annotated[
         str | None, typer.Argument(metavar="NAME|FILE.yaml", help="A search space; see: spaces.")
     ] = None,
+    recipe: Recipe = None,
     overrides: Overrides = None,
     trials: Annotated[
         int | None, typer.Option(help="Trials a train size, baselines apart (search.trials).")
@@ -67,9 +68,11 @@ def sweep(
     check_minutes(time_budget, "--time-budget")
     if resume is None and (trust_run or retry_failed):
         raise UserError("--trust-run and --retry-failed go with --resume RUN_DIR")
-    config, path = _resolve(space, resume, changes, bool(overrides), output)
+    if resume is not None and (space or recipe or overrides or output):
+        raise UserError("--resume RUN_DIR takes its space, recipe, keys and output from the run itself")
+    config, path = _resolve(space, recipe, resume, changes, output)
     if dry_run:
-        _print_plan(config)
+        _print_plan(config, space)
         return
     options = {"resumed": resume is not None, "trust_run": trust_run, "retry_failed": retry_failed}
     with continued_by(lambda: _resume_command(path, address, config.storage)):
@@ -80,7 +83,7 @@ def sweep(
 
 
 def _resolve(
-    space: str | None, resume: Path | None, changes: list[str], set_used: bool, output: Path | None
+    space: str | None, recipe: str | None, resume: Path | None, changes: list[str], output: Path | None
 ) -> "tuple[SweepConfig, Path]":
     """The configuration and run directory that the arguments of `sweep` stand for."""
     from pareto_amb import search_spaces
@@ -89,13 +92,15 @@ def _resolve(
     from pareto_amb.sweep_file import parse_sweep, without_secrets
 
     if resume is not None:
-        if space or set_used or output:
-            raise UserError("--resume RUN_DIR takes its space, keys and output from the run itself")
         values = RunDirectory(resume).config().model_dump(mode="json")
         return without_secrets(parse_sweep(apply_overrides(values, changes), str(resume))), resume
     if space is None:
         raise UserError("name a search space (see: pareto-amb spaces), a sweep file, or --resume RUN_DIR")
-    config = parse_sweep(apply_overrides(search_spaces.load(space), changes), space)
+    loaded = search_spaces.load(space, recipe)
+    values = apply_overrides(loaded, changes)
+    if values.get("recipe") != loaded.get("recipe"):
+        raise UserError("--set recipe: a recipe is chosen with --recipe NAME")
+    config = parse_sweep(values, space)
     config = without_secrets(config).with_absolute_path()
     return config, output or Path("runs") / f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
 
@@ -130,13 +135,14 @@ def _run(
     )
 
 
-def _print_plan(config: "SweepConfig") -> None:
+def _print_plan(config: "SweepConfig", space: str | None) -> None:
     """The resolved configuration and what it costs; loads images only where `auto` needs them."""
     from pareto_amb.config_file import to_yaml
     from pareto_amb.diffusion.methods import METHODS
     from pareto_amb.running.materials import describe_auto, load_splits, resolve_auto
     from pareto_amb.running.room import describe_room, room_needed
     from pareto_amb.search.cost import describe_plan, planned_trainings
+    from pareto_amb.search_spaces import describe_recipe
     from pareto_amb.sweep_file import declare
     from pareto_amb.terminal import make_console
 
@@ -146,7 +152,8 @@ def _print_plan(config: "SweepConfig") -> None:
     print(to_yaml(config))
     trainings = sum(planned_trainings(config, declared))
     room = describe_room(room_needed(config, METHODS, trainings))
-    for line in (*describe_auto(config, declared), *describe_plan(config, declared), room):
+    recipe = describe_recipe(config.recipe, space)
+    for line in (*recipe, *describe_auto(config, declared), *describe_plan(config, declared), room):
         print(f"# {line}")
 
 

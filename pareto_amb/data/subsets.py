@@ -36,13 +36,13 @@ def take_training_set(image_set: ImageSet, index: Tensor, conditional: bool) -> 
     return TrainingSet(image_set.images[index], index.tolist(), image_set.labels[index], image_set.n_classes)
 
 
-def split(image_set: ImageSet, train_size: int, seed: int) -> Split:
+def split(image_set: ImageSet, train_size: int, seed: int, conditional: bool) -> Split:
     """Draw a training subset; the other images are held out.
 
-    The draw depends on `seed`, the number of images and the labels only. Subsets are nested: a
-    smaller one is the beginning of a larger one. With labels, every prefix is as class-balanced as
-    the set allows. A held-out image whose pixels equal those of a training image is dropped:
-    it would make copying look normal.
+    The draw depends on `seed` and the number of images only, and when training is `conditional` on the
+    labels: every prefix is then as class-balanced as the set allows. Without, labels play no part. Subsets
+    are nested: a smaller one is the beginning of a larger one. A held-out image whose pixels equal those of
+    a training image is dropped: it would make copying look normal.
 
     Raises UserError when `train_size` is more than the images there are.
     """
@@ -53,7 +53,7 @@ def split(image_set: ImageSet, train_size: int, seed: int) -> Split:
             f"{image_set.name}; lower it or add images"
         )
     order = torch.randperm(n_images, generator=make_generator(seed, "data subset"))
-    if image_set.labels is not None:
+    if conditional and image_set.labels is not None:
         order = _round_robin(order, image_set.labels)
     train, rest = order[:train_size], order[train_size:]
     return Split(train, _without_copies(image_set.images, rest, train))

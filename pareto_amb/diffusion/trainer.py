@@ -45,7 +45,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 """Weight decay is coupled in Adam (L2 in the gradient), decoupled in AdamW."""
 
-VERSION = 2
+VERSION = 3
 """Raised when the same configuration and seed train another model than before."""
 
 _MAY_CHANGE = {"images", "checkpoint_seconds", "compile"}
@@ -357,6 +357,7 @@ class Trainer:
     def _identity(self) -> dict[str, Any]:
         """What must agree for a checkpoint to belong to this training; the budget may grow."""
         return {
+            "version": VERSION,
             "training": self.config.model_dump(mode="json", exclude=_MAY_CHANGE),
             "method": self.method.name,
             **asdict(self.method),

@@ -86,7 +86,9 @@ def load_splits(config: SweepConfig, console: Console) -> tuple[ImageSet, dict[i
         image_set = load_images(config.data)
     for note in image_set.notes:
         console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
-    return image_set, {size: split(image_set, size, config.seed) for size in config.space.train_size}
+    conditional = config.data.conditional
+    sizes = config.space.train_size
+    return image_set, {size: split(image_set, size, config.seed, conditional) for size in sizes}
 
 
 def resolve_auto(

@@ -203,6 +203,16 @@ def test_a_checkpoint_of_another_training_is_refused() -> None:
         make_trainer().restore(saved.checkpoint())
 
 
+def test_a_checkpoint_of_before_trainings_changed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as before:
+        before.setattr("pareto_amb.diffusion.trainer.VERSION", 2)
+        saved = make_trainer()
+        saved.train(16)
+        content = saved.checkpoint()
+    with pytest.raises(UserError, match="another training, version differ"):
+        make_trainer().restore(content)
+
+
 def test_the_checkpoint_alone_rebuilds_the_averaged_denoiser() -> None:
     trainer = make_trainer()
     trainer.train(64)

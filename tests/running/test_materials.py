@@ -28,7 +28,7 @@ def sweep(**training: object) -> SweepConfig:
             "data": {"source": "digits", "resolution": 8, "channels": 1},
             "space": {"train_size": [20], "sigma_tn": {"low": 0.1, "high": 1.0}},
             "training": {"images": 64, "batch_size": 16, **training},
-            "evaluation": {"fid_encoder": "pixels", "similarity_encoder": "pixels"},
+            "evaluation": {"fid_encoder": "pixels", "similarity_encoder": "pixels", "rungs": [1.0]},
         },
         "check",
     )
@@ -93,6 +93,18 @@ def test_a_range_stays_and_no_posterior_is_computed_for_it(monkeypatch: pytest.M
     monkeypatch.delattr("pareto_amb.diffusion.theory.TrainingPosterior")
     for config in (by_hand, by_auto):
         assert resolve_auto(config, DECLARED, image_set, splits) == config
+
+
+def test_training_images_are_balanced_by_class_only_where_the_model_is_told_classes() -> None:
+    config, console = sweep(), Console(quiet=True)
+    told = config.model_copy(update={"data": config.data.model_copy(update={"conditional": True})})
+    counts = []
+    for each in (config, told):
+        image_set, splits = load_splits(each, console)
+        assert image_set.labels is not None
+        counts.append(image_set.labels[splits[20].train].bincount(minlength=10))
+    assert (counts[1] == 2).all()
+    assert (counts[0] != 2).any()
 
 
 def test_each_parameter_says_what_auto_means_for_it() -> None:

@@ -1,5 +1,6 @@
 """What is refused before a sweep starts, and what is left of it then: nothing."""
 
+import json
 import multiprocessing
 import socket
 from collections import namedtuple
@@ -18,6 +19,7 @@ from pareto_amb.errors import UserError
 from pareto_amb.results.run_directory import RunDirectory
 from pareto_amb.results.table import shipped
 from pareto_amb.running.claim import claimed
+from pareto_amb.running.materials import load_materials
 from pareto_amb.running.start import start_sweep
 from pareto_amb.running.state import SweepState
 from pareto_amb.running.trust import check_storage_is_trusted
@@ -180,6 +182,18 @@ def test_of_sweeps_started_at_one_moment_one_wins_and_its_file_is_on_disk(
             process.join(60)
         (winner,) = [name for name in names if name]
         assert (path / "sweep.yaml").read_text() == winner
+
+
+@pytest.mark.parametrize("before", [{"version": 2}, None])
+def test_a_run_that_drew_other_images_is_not_resumed(tmp_path: Path, before: dict[str, int] | None) -> None:
+    """Version 2 balanced every subset by class; runs from before versions were counted did so, too."""
+    config = parse_sweep(apply_overrides(search_spaces.load("smoke"), PIXELS), "smoke")
+    found = load_materials(config, Console(quiet=True)).fingerprints()
+    assert found["training"] != before
+    (tmp_path / "sweep.yaml").write_text("name: smoke")
+    (tmp_path / "environment.json").write_text(json.dumps({**found, "training": before}))
+    with pytest.raises(UserError, match="the training changed since this run began; start a new run"):
+        start(tmp_path, resumed=True)
 
 
 RESUMED = {
