@@ -17,7 +17,7 @@ from pareto_amb.diffusion.noise import LogNormal, natural_mix_ratio
 from pareto_amb.errors import UserError
 from pareto_amb.results.table import ResultsTable, shipped, trial_columns
 from pareto_amb.running.searcher import ParetoSearcher
-from pareto_amb.search.proposals import ParetoSampler
+from pareto_amb.search.proposals import ParetoSampler, make_sampler
 from pareto_amb.sweep_file import declare, parse_sweep
 from pareto_amb.trial import Trial
 
@@ -190,6 +190,18 @@ def test_once_started_the_sampler_that_was_asked_for_steers(tmp_path: Path) -> N
     assert all(len(set(values)) == 16 for values in later.values())
     assert later["gp"].mean() < later["random"].mean() - 0.5
     assert later["tpe"].mean() < later["random"].mean() - 0.5
+
+
+def test_a_sampler_is_told_which_parameters_have_a_logarithmic_scale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+    monkeypatch.setattr(
+        "pareto_amb.running.searcher.make_sampler",
+        lambda config, seed, log=(): told.append(list(log)) or make_sampler(config, seed, log),
+    )
+    open_searcher(tmp_path, make_config("search.methods=[algorithm1, masking]"))
+    assert told == [["sigma_tn"], []]
 
 
 def test_every_method_has_its_own_study_parameters_and_trials(tmp_path: Path) -> None:
