@@ -36,7 +36,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("Full budget", _budget(config)),
         ("Measured at", _rungs(config)),
         *_searched_parameters(config, run.results.declared),
-        ("Search", _search(config)),
+        ("Search", _search(config, run.results.declared)),
         *_rivals(config, run.results.declared),
         ("DDPM baseline", _baseline(config.search.baseline_seeds)),
         ("Seed of the run", str(config.seed)),
@@ -162,9 +162,12 @@ def _baseline(seeds: int) -> str:
     return f"{seeds} {'seed' if seeds == 1 else 'seeds'}, to full budget, never stopped early"
 
 
-def _search(config: SweepConfig) -> str:
+def _search(config: SweepConfig, declared: Declared) -> str:
     search = config.search
     each = " and method" if len(search.methods) > 1 else ""
+    if search.sampler == "grid":
+        counts = " and ".join(str(count) for count in config.n_trials(declared).values())
+        return f"grid, every combination of the listed values: {counts} trials for each train size{each}"
     return (
         f"{search.sampler}, {search.trials} trials for each train size{each}, the first "
         f"{min(search.startup_trials, search.trials)} spread evenly"

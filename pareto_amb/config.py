@@ -491,7 +491,9 @@ class SearchConfig(_Model):
     """How the space is searched. Each train size and method has a search, and its trials, of its own."""
 
     sampler: Literal["gp", "tpe", "random", "grid"] = Field(
-        "gp", description="compared in docs/search.md; grid: every combination of the listed choices once"
+        "gp",
+        description="compared in docs/search.md; grid: every combination of the listed values once, in full "
+        "with reduction_factor null",
     )
     methods: tuple[Annotated[str, AfterValidator(_is_declared("method"))], ...] = Field(
         ("algorithm1",), min_length=1, description="what competes; the DDPM baselines always do"
@@ -501,7 +503,11 @@ class SearchConfig(_Model):
         min_length=2,
         description="what trials are judged by; fid and memorization, and any that follow",
     )
-    trials: Trials = Field(24, description="begun for each train size and method, baselines apart")
+    trials: Trials = Field(
+        24,
+        description="begun for each train size and method, baselines apart; a grid has its own number, at "
+        "most this",
+    )
     startup_trials: Trials = Field(4, description="spread evenly before the sampler steers")
     baseline_seeds: Trials = Field(3, description="DDPM trainings a train size; spread = noise")
     reduction_factor: Annotated[float, Field(gt=1, le=1e6)] | None = Field(
@@ -579,6 +585,8 @@ class SweepConfig(_Model):
         for parameter in declared.parameters.values() if declared else ():
             if parameter.kind == "level":
                 self._check_level(parameter.name)
+        if declared is not None and self.search.sampler == "grid":
+            self._check_grid(declared)
         _check_network(self.training.network, self.data, info)
         if len(set(self.rung_images())) < len(self.evaluation.rungs):
             raise ValueError("evaluation.rungs lie less than one batch apart")
@@ -617,6 +625,41 @@ class SweepConfig(_Model):
                         f"space.{name}{end} {level} is above sampling.sigma_max {sigma_max}: "
                         "such a model would never see a noisy image"
                     )
+
+    def _check_grid(self, declared: Declared) -> None:
+        """Raise ValueError where a compared method has no grid, or one of more points than trials."""
+        for method in map(declared.method, self.search.methods):
+            for parameter in method.parameters:
+                searched = self.space[parameter.name]
+                if isinstance(searched, tuple):
+                    continue
+                word, values = "auto" if searched == "auto" else "a range", "VALUE, VALUE, ..."
+                if isinstance(searched, Range):
+                    low, high = searched.low, searched.high
+                    middle = math.sqrt(low * high) if parameter.log else (low + high) / 2
+                    values = f"{low:g}, {middle:.3g}, {high:g}"
+                raise ValueError(
+                    f"space.{parameter.name} is {word}; search.sampler grid needs a list, such as "
+                    f"space.{parameter.name}=[{values}]"
+                )
+            points = self.n_trials(declared)[method.name]
+            if points > self.search.trials:
+                raise ValueError(
+                    f"search.trials {self.search.trials}: the grid of {method.name} has {points} points; "
+                    f"raise it to {points}, or list fewer values"
+                )
+
+    def n_trials(self, declared: Declared) -> dict[str, int]:
+        """How many trials the search of each method begins at each train size: a grid has its own number."""
+        methods = [declared.method(name) for name in self.search.methods]
+        if self.search.sampler != "grid":
+            return {method.name: self.search.trials for method in methods}
+        listed = {
+            name: len(searched)
+            for name, searched in (self.space.__pydantic_extra__ or {}).items()
+            if isinstance(searched, tuple)
+        }
+        return {m.name: math.prod(listed.get(name, 1) for name in m.parameter_names) for m in methods}
 
     def n_confirmations(self, declared: Declared) -> int:
         """Trainings a train size that follow the search: none where no method may be recommended."""

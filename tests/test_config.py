@@ -69,6 +69,11 @@ def test_every_shipped_space_is_valid_and_survives_being_written_out(name: str) 
         ("space.mix_ratio=[natural, 0]", "space.mix_ratio.1: must lie strictly"),
         ("space.mix_ratio={low: 0.5, high: 0.2}", "space.mix_ratio: the range is empty"),
         ("space.mix_ratio=[]", "space.mix_ratio: needs at least one choice"),
+        (
+            "search.sampler=grid",
+            "space.sigma_tn is a range; search.sampler grid needs a list, such as "
+            "space.sigma_tn=[0.1, 0.447, 2]",
+        ),
         ("space.train_size=[]", "space.train_size"),
         ("space.train_size=[50, 50]", "names a size twice"),
         ("evaluation.rungs=[0.5]", "rungs must rise strictly and end with 1"),
@@ -85,6 +90,21 @@ def test_a_bad_value_is_refused_in_one_line_that_names_it(change: str, message: 
         resolve(change)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_grid_needs_lists_of_what_is_compared_and_no_more_points_than_trials() -> None:
+    grid, listed = "search.sampler=grid", "space.sigma_tn=[0.1, 0.4]"
+    config = resolve(grid, listed)  # two mix ratios; masking's corruption, a range, is not searched
+    assert config.n_trials(declare()) == {"algorithm1": 4}
+    for change, message in (
+        ("space.sigma_tn=auto", "space.sigma_tn is auto; search.sampler grid needs a list"),
+        ("search.methods=[masking]", "space.corruption is a range; search.sampler grid needs a list"),
+        ("search.trials=3", "search.trials 3: the grid of algorithm1 has 4 points; raise it to 4"),
+    ):
+        with pytest.raises(UserError) as caught:
+            resolve(grid, listed, change)
+        assert message in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 def test_overrides_set_nested_keys_and_leave_the_rest() -> None:

@@ -167,8 +167,8 @@ def _unfinished(facts: Facts) -> str:
     own = last[last.confirms == ""]
     running, planned = int(last.status.isin({"running", "interrupted"}).sum()), len(own)
     if config is not None and not facts.stopped:
-        search = config.search
-        planned = max(search.baseline_seeds + search.trials * len(search.methods), planned)
+        searched = sum(config.n_trials(size.declared).values())
+        planned = max(config.search.baseline_seeds + searched, planned)
     left = planned - len(own) + running
     if not left:
         return ""
@@ -260,13 +260,16 @@ def _range_end(facts: Facts) -> str:
 
 
 def range_caution(parameter: Parameter, searched: Range | tuple[Choice, ...], value: float) -> str:
-    """One sentence when the recommended value lies at an end of the range that was searched."""
-    if not isinstance(searched, Range):
-        return ""
-    place = _place(parameter, searched, value)
-    if EDGE <= place <= 1 - EDGE:
+    """One sentence when the recommended value lies at an end of what was searched: a range, or a list."""
+    ends = _ends(searched)
+    if ends is None or EDGE <= (place := _place(parameter, ends, value)) <= 1 - EDGE:
         return ""
     end, name = "low" if place < EDGE else "high", parameter.name
+    if not isinstance(searched, Range):
+        return (
+            f"{name} lies at the {end} end of the listed values {ends[0]:g} to {ends[1]:g}; "
+            f"list {end}er ones in space.{name} and search again to see beyond it"
+        )
     remedy = f"move space.{name}.{end}"
     if isinstance(searched, AutoRange):
         remedy = f"replace space.{name}: auto by a range with a {end}er {end} end"
@@ -279,9 +282,10 @@ def range_caution(parameter: Parameter, searched: Range | tuple[Choice, ...], va
 def _unsettled(facts: Facts) -> str:
     found, searched = facts.found, facts.searched
     parameter = facts.size.declared.parameters.get(found.main)
-    if parameter is None or found.interval is None or not isinstance(searched, Range):
+    ends = _ends(searched)
+    if parameter is None or found.interval is None or ends is None:
         return ""
-    low, high = (_place(parameter, searched, end) for end in found.interval)
+    low, high = (_place(parameter, ends, end) for end in found.interval)
     if high - low < UNSETTLED:
         return ""
     return (
@@ -300,10 +304,18 @@ def _seldom_served(facts: Facts) -> str:
     )
 
 
-def _place(parameter: Parameter, searched: Range, value: float) -> float:
-    """Where a value lies in a range, from 0 to 1, on the parameter's own scale."""
+def _ends(searched: Range | tuple[Choice, ...]) -> tuple[float, float] | None:
+    """The ends of a range or of the numbers of a list; None where there are not two of them."""
+    if isinstance(searched, Range):
+        return searched.low, searched.high
+    numbers = {choice for choice in searched if not isinstance(choice, str)}
+    return (min(numbers), max(numbers)) if len(numbers) > 1 else None
+
+
+def _place(parameter: Parameter, ends: tuple[float, float], value: float) -> float:
+    """Where a value lies between two, from 0 to 1, on the parameter's own scale."""
     scale: Callable[[float], float] = np.log if parameter.log else float
-    low, high = scale(searched.low), scale(searched.high)
+    low, high = map(scale, ends)
     return float((scale(value) - low) / (high - low))
 
 

@@ -34,6 +34,7 @@ from pareto_amb.search.proposals import (
     ParetoSampler,
     carry_over,
     distributions,
+    grid_point,
     make_sampler,
     startup_point,
 )
@@ -71,6 +72,7 @@ class ParetoSearcher(Searcher):
         self._signs = {objective.name: objective.sign for objective in self._objectives}
         self._config, self._methods, self._stopped = config, methods, stopped
         self._noise = noise_distribution(config.training)
+        self._n_trials, self._is_grid = config.n_trials(results.declared), config.search.sampler == "grid"
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         contexts = [(size, method) for size in config.space.train_size for method in config.search.methods]
         self._distributions = {
@@ -120,26 +122,29 @@ class ParetoSearcher(Searcher):
     def _again(self, context: Context, number: int, row: Mapping[str, float] | None) -> FrozenTrial:
         """Trial `number` as the study had it, from its parameters in the table.
 
-        One that has no row is what the startup points have in its place, so that its checkpoint fits, or,
-        after those, one that has failed.
+        One that has no row is what the grid or the startup points have in its place, so that its checkpoint
+        fits, or, after those, one that has failed.
         """
-        searched, search = self._distributions[context], self._config.search
-        params = startup_point(searched, number, derive_seed(self._config.seed, f"startup/{_label(context)}"))
-        lost = row is None and number >= search.startup_trials
+        searched, lost = self._distributions[context], False
         if row is not None:
-            params = {name: self._choice(context, name, params, row) for name in searched}
+            params = {name: self._choice(context, name, row) for name in searched}
+        elif self._is_grid:
+            params = grid_point(searched, number)
+        else:
+            seed = derive_seed(self._config.seed, f"startup/{_label(context)}")
+            params = startup_point(searched, number, seed)
+            lost = number >= self._config.search.startup_trials
         state = TrialState.FAIL if lost else TrialState.RUNNING
         return create_trial(params=params, distributions=searched, state=state)
 
-    def _choice(
-        self, context: Context, name: str, params: Mapping[str, Any], row: Mapping[str, float]
-    ) -> Any:
+    def _choice(self, context: Context, name: str, row: Mapping[str, float]) -> Any:
         """What was chosen for a parameter, words among the choices, where the table has a number."""
-        distribution = self._distributions[context][name]
+        searched = self._distributions[context]
+        distribution = searched[name]
         if not isinstance(distribution, CategoricalDistribution):
             return row[name]
         for choice in distribution.choices:
-            chosen = {**{n: row[n] for n in params}, name: choice}
+            chosen = {**{n: row[n] for n in searched}, name: choice}
             if _same({name: self._methods[context[1]].resolve(chosen, self._noise)[name]}, row):
                 return choice
         raise ValueError(f"{name} {row[name]:g} of the results table is none of the choices")
@@ -148,9 +153,10 @@ class ParetoSearcher(Searcher):
         """The search of a context, as far as its study and the results table have it."""
         search, seed, label = self._config.search, self._config.seed, _label(context)
         searched, known = self._distributions[context], self._studies[context].get_trials()
+        log = [p.name for p in results.declared.method(context[1]).parameters if p.log]
         found = ParetoSampler(
             searched,
-            make_sampler(search, derive_seed(seed, f"search/{label}/{len(known)}")),
+            make_sampler(search, derive_seed(seed, f"search/{label}/{len(known)}"), log),
             n_objectives=len(self._objectives),
             n_startup=search.startup_trials,
             n_rungs=len(self._config.evaluation.rungs),
@@ -171,10 +177,10 @@ class ParetoSearcher(Searcher):
         return [self._signs.get(name, 1.0) * row[name] for name in self._reported]
 
     def _count_planned(self) -> int:
-        search, sizes = self._config.search, self._config.space.train_size
+        sizes = len(self._config.space.train_size)
         begun = sum(found.n_begun for found in self._searches.values())
-        trials = begun if self._stopped else search.trials * len(self._studies)
-        return search.baseline_seeds * len(sizes) + trials
+        trials = begun if self._stopped else sum(self._n_trials.values()) * sizes
+        return self._config.search.baseline_seeds * sizes + trials
 
     def stop(self) -> None:
         """Begin no more trials; those that were begun go on, and are all that `n_total` counts."""
@@ -230,7 +236,7 @@ class ParetoSearcher(Searcher):
 
     def _ask(self) -> Trial | None:
         """A new trial for the search that has begun the fewest, None when all have had theirs."""
-        wanting = [c for c, search in self._searches.items() if search.n_begun < self._config.search.trials]
+        wanting = [c for c, search in self._searches.items() if search.n_begun < self._n_trials[c[1]]]
         if self._stopped or not wanting:
             return None
         ready = [context for context in wanting if self._is_ready(context)]
@@ -247,7 +253,9 @@ class ParetoSearcher(Searcher):
         return self._trial(context, number, params)
 
     def _smaller(self, context: Context) -> Context | None:
-        """The search of the next smaller train size, None for the smallest."""
+        """The search of the next smaller train size, None for the smallest and where a grid is searched."""
+        if self._is_grid:
+            return None
         size, method = context
         smaller = [other for other in self._config.space.train_size if other < size]
         return (max(smaller), method) if smaller else None

@@ -17,24 +17,30 @@ NOISE = 0.3
 def planned_trainings(config: SweepConfig, declared: Declared) -> tuple[int, int]:
     """How many trainings a sweep begins at most, and how many of the best it then repeats."""
     search, sizes = config.search, len(config.space.train_size)
-    searched = (search.baseline_seeds + search.trials * len(search.methods)) * sizes
+    searched = (search.baseline_seeds + sum(config.n_trials(declared).values())) * sizes
     return searched, config.n_confirmations(declared) * sizes
 
 
 def expected_trainings(config: SweepConfig, declared: Declared) -> float:
     """How many full trainings a sweep costs on average, baselines and confirmation included."""
-    search, rungs, share = config.search, config.rung_images(), 1.0
-    if search.reduction_factor is not None:
-        count = min(search.trials, N_SIMULATED)
-        shape = (count, len(search.objectives))
-        shares = [
-            _simulated_share(rungs, search.reduction_factor, search.brackets, shape, seed)
-            for seed in range(-(-N_SIMULATED // count))
-        ]
-        share = float(np.mean(shares))
-    searched = search.trials * len(search.methods) * share
-    repeated = config.n_confirmations(declared)
-    return (search.baseline_seeds + searched + repeated) * len(config.space.train_size)
+    counts = list(config.n_trials(declared).values())
+    costs = {count: count * _expected_share(config, count) for count in set(counts)}
+    searched, repeated = sum(costs[count] for count in counts), config.n_confirmations(declared)
+    return (config.search.baseline_seeds + searched + repeated) * len(config.space.train_size)
+
+
+def _expected_share(config: SweepConfig, trials: int) -> float:
+    """What a trial of so many costs on average, in full trainings."""
+    search = config.search
+    if search.reduction_factor is None:
+        return 1.0
+    count = min(trials, N_SIMULATED)
+    shape = (count, len(search.objectives))
+    shares = [
+        _simulated_share(config.rung_images(), search.reduction_factor, search.brackets, shape, seed)
+        for seed in range(-(-N_SIMULATED // count))
+    ]
+    return float(np.mean(shares))
 
 
 def describe_plan(config: SweepConfig, declared: Declared) -> list[str]:
@@ -46,11 +52,14 @@ def describe_plan(config: SweepConfig, declared: Declared) -> list[str]:
     some, about, at_most = "", "", ""
     if search.reduction_factor is not None:
         some, about, at_most = " that runs to the end", "about ", "at most "
-    methods = ", ".join(f"{search.trials} of {method}" for method in search.methods)
+    methods = ", ".join(f"{count} of {method}" for method, count in config.n_trials(declared).items())
     lines = [
         f"{searched + repeated} trainings: for each of the train sizes {', '.join(map(str, sizes))},",
         f"  {search.baseline_seeds} DDPM baselines, {methods}",
     ]
+    if search.sampler == "grid":
+        in_full = "; all to the end with search.reduction_factor=null" if some else ""
+        lines.append(f"  a grid: every combination of the listed values{in_full}")
     if repeated:
         best, seeds = search.confirm.candidates, search.confirm.seeds
         lines.append(f"  and after the search the best {best} again, each with {seeds} fresh seeds")

@@ -7,7 +7,8 @@ times as long; scikit-learn's Gaussian process with the same posterior takes 9 t
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from pareto_amb.search.pareto import hypervolume_growth, non_dominated
 from pareto_amb.search.surrogate import LENGTHS, length_prior, squared_exponential
 
 CATEGORY_LENGTHS = (0.5, 1.5)
-"""Length scales for a categorical choice, whose values are at distance sqrt(2) from each other."""
+"""Length scales for a choice of words, which are at distance sqrt(2) from each other."""
 NOISES = (0.02, 0.1, 0.3)
 """Shares of the variance that may be noise."""
 N_CANDIDATES = 300
@@ -88,8 +89,9 @@ class EHVISampler(BaseSampler):
     Running trials are taken to come out as the model expects, so that parallel workers spread.
     """
 
-    def __init__(self, seed: int) -> None:
-        self._rng = np.random.default_rng(seed)
+    def __init__(self, seed: int, log: Collection[str] = ()) -> None:
+        """`log` names the parameters whose listed values lie on a logarithmic scale; ranges say so."""
+        self._rng, self._log = np.random.default_rng(seed), frozenset(log)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return IntersectionSearchSpace().calculate(study)
@@ -102,16 +104,17 @@ class EHVISampler(BaseSampler):
         candidates = [_draw(search_space, self._rng) for _ in range(N_CANDIDATES)]
         if not complete or not search_space:
             return candidates[0] if search_space else {}
-        x = _encode([t.params for t in complete], search_space)
+        parts = _parts(search_space, self._log)
+        x = _encode([t.params for t in complete], parts)
         y = np.minimum(np.array([t.values for t in complete]), CLIP)
-        groups = _groups(search_space)
+        groups = _groups(parts)
         models = [GaussianProcess(x, column, groups) for column in y.T]
         if running:
-            pending = _encode([t.params for t in running], search_space)
+            pending = _encode([t.params for t in running], parts)
             x = np.concatenate([x, pending])
             y = np.concatenate([y, np.stack([model(pending)[0] for model in models], axis=1)])
             models = [model.refit(x, column) for model, column in zip(models, y.T, strict=True)]
-        growth = self._expected_growth(models, x, _encode(candidates, search_space))
+        growth = self._expected_growth(models, x, _encode(candidates, parts))
         return candidates[int(growth.argmax())]
 
     def _expected_growth(self, models: list[GaussianProcess], seen: Array, x: Array) -> Array:
@@ -155,27 +158,63 @@ def quantile_of(distribution: FloatDistribution, value: float) -> float:
     return float((scale(value) - low) / (high - low)) if high > low else 0.0
 
 
-def _width(distribution: BaseDistribution) -> int:
-    return len(distribution.choices) if isinstance(distribution, CategoricalDistribution) else 1
+@dataclass(frozen=True)
+class _Part:
+    """Columns of a parameter that share a length scale, one of `lengths`: `place` maps a value to them."""
+
+    name: str
+    width: int
+    lengths: tuple[float, ...]
+    place: Callable[[Any], list[float]]
 
 
-def _groups(space: dict[str, BaseDistribution]) -> list[tuple[slice, tuple[float, ...]]]:
-    """The columns of each parameter in `_encode`, with its length scales."""
-    ends = np.cumsum([_width(distribution) for distribution in space.values()])
-    return [
-        (slice(int(end) - _width(d), int(end)), CATEGORY_LENGTHS if _width(d) > 1 else LENGTHS)
-        for end, d in zip(ends, space.values(), strict=True)
-    ]
+def _parts(space: dict[str, BaseDistribution], log: Collection[str] = ()) -> list[_Part]:
+    """How the values of each parameter become columns.
 
-
-def _encode(params: list[dict[str, Any]], space: dict[str, BaseDistribution]) -> Array:
-    """Parameters as points (n, d): ranges on the unit interval, choices as indicators."""
-    columns: list[list[float]] = []
+    Ranges and listed numbers lie on the unit interval, on the parameter's own scale. Words are indicators,
+    and numbers listed beside them have one in common.
+    """
+    found = []
     for name, distribution in space.items():
-        values = [row[name] for row in params]
         if isinstance(distribution, CategoricalDistribution):
-            columns += [[float(value == choice) for value in values] for choice in distribution.choices]
+            words = [choice for choice in distribution.choices if isinstance(choice, str)]
+            numbers = sorted({float(c) for c in distribution.choices if isinstance(c, (int, float))})
+            if words:
+                found.append(_indicators(name, words, bool(numbers)))
+            if len(numbers) > 1 or not words:
+                on_log = name in log and numbers[0] > 0
+                found.append(_interval(name, FloatDistribution(numbers[0], numbers[-1], log=on_log)))
         else:
             assert isinstance(distribution, FloatDistribution)
-            columns.append([quantile_of(distribution, value) for value in values])
-    return np.array(columns, dtype=np.float64).T
+            found.append(_interval(name, distribution))
+    return found
+
+
+def _interval(name: str, between: FloatDistribution) -> _Part:
+    """One column: where a value lies; a word is as far from the one end as from the other."""
+    return _Part(
+        name, 1, LENGTHS, lambda value: [0.5 if isinstance(value, str) else quantile_of(between, value)]
+    )
+
+
+def _indicators(name: str, words: list[str], numbers: bool) -> _Part:
+    """A column for each word and, with `numbers`, one for all of these."""
+    width = len(words) + numbers
+    return _Part(
+        name,
+        width,
+        CATEGORY_LENGTHS if width > 1 else LENGTHS,
+        lambda value: [float(value == w) for w in words] + [float(not isinstance(value, str))] * numbers,
+    )
+
+
+def _groups(parts: list[_Part]) -> list[tuple[slice, tuple[float, ...]]]:
+    """The columns of each part in `_encode`, with its length scales."""
+    ends = itertools.accumulate(part.width for part in parts)
+    return [(slice(end - part.width, end), part.lengths) for end, part in zip(ends, parts, strict=True)]
+
+
+def _encode(params: list[dict[str, Any]], parts: list[_Part]) -> Array:
+    """Parameters as points (n, d)."""
+    rows = [[column for part in parts for column in part.place(row[part.name])] for row in params]
+    return np.array(rows, dtype=np.float64)

@@ -1,7 +1,7 @@
 """Which parameters a search tries next: one search a train size and method, steered by an Optuna sampler."""
 
 import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -77,6 +77,19 @@ def startup_point(searched: dict[str, BaseDistribution], number: int, seed: int)
     }
 
 
+def grid_point(searched: dict[str, BaseDistribution], number: int) -> dict[str, Any]:
+    """Point `number`, from 0, of all combinations of the listed choices: the last parameter changes first.
+
+    Raises ValueError where there are fewer of them.
+    """
+    choices: dict[str, Sequence[Any]] = {}
+    for name, distribution in searched.items():
+        assert isinstance(distribution, CategoricalDistribution)
+        choices[name] = distribution.choices
+    places = np.unravel_index(number, [len(listed) for listed in choices.values()])
+    return {name: listed[int(k)] for (name, listed), k in zip(choices.items(), places, strict=True)}
+
+
 def carry_over(
     params: dict[str, Any], source: dict[str, BaseDistribution], target: dict[str, BaseDistribution]
 ) -> dict[str, Any]:
@@ -89,13 +102,18 @@ def carry_over(
     return carried
 
 
-def make_sampler(config: SearchConfig, seed: int) -> BaseSampler:
-    """The Optuna sampler that steers once the startup points are spent."""
+def make_sampler(config: SearchConfig, seed: int, log: Collection[str] = ()) -> BaseSampler | None:
+    """The Optuna sampler that steers once the startup points are spent; None for a grid, which none steers.
+
+    `log` names the parameters whose own scale is logarithmic: the listed values of one lie on that scale.
+    """
     seed %= 2**32
+    if config.sampler == "grid":
+        return None
     if config.sampler == "random":
         return RandomSampler(seed=seed)
     if config.sampler == "gp":
-        return EHVISampler(seed)
+        return EHVISampler(seed, log)
     return TPESampler(
         n_startup_trials=config.startup_trials, multivariate=True, constant_liar=True, seed=seed
     )
@@ -104,7 +122,8 @@ def make_sampler(config: SearchConfig, seed: int) -> BaseSampler:
 class ParetoSampler:
     """One search: proposes the parameters of the next trial from what the earlier ones have shown so far.
 
-    The startup points come first, and as long as nothing is known; then an Optuna sampler steers. A trial
+    The startup points come first, and as long as nothing is known; then an Optuna sampler steers. Without
+    one the points of the grid come in their order, whatever the trials show. A trial
     that was stopped early counts with what the finished ones let expect of it at full budget, never with
     what it had when it stopped. The sampler sees a study made afresh for each proposal, because what is
     known of a trial changes while it runs, and a study takes the values of a trial only once.
@@ -113,7 +132,7 @@ class ParetoSampler:
     def __init__(
         self,
         searched: dict[str, BaseDistribution],
-        sampler: BaseSampler,
+        sampler: BaseSampler | None,
         *,
         n_objectives: int,
         n_startup: int,
@@ -140,6 +159,8 @@ class ParetoSampler:
         The sampler models the objectives with the ideal of `box` at 0 and its reference point at 1; by
         default these are the floor and the worst values seen.
         """
+        if self._sampler is None:
+            return grid_point(self._searched, self.n_begun)
         rows, values = self._expected()
         if self.n_begun < self._n_startup or not len(rows):
             start, self._start = self._start, None

@@ -105,6 +105,16 @@ def test_the_searched_range_is_told_in_both_units_and_whether_auto_set_it(
     assert "auto, not set yet" in page_of(new_run(results, unresolved)).words
 
 
+def test_a_grid_is_told_with_its_values_and_its_own_number_of_trials(
+    new_run: Callable[..., Path], make_config: Callable[..., SweepConfig], results: pd.DataFrame
+) -> None:
+    space = {"train_size": [300], "sigma_tn": [0.1, 0.4, 1.0], "mix_ratio": ["natural", 0.5]}
+    words = page_of(new_run(results, make_config(space=space, search={"sampler": "grid"}))).words
+    assert "grid, every combination of the listed values: 6 trials for each train size" in words
+    assert "0.100 (VP 0.100), 0.400 (VP 0.371), 1.00 (VP 0.707)" in words
+    assert "spread evenly" not in words
+
+
 def test_gallery_and_failed_trial_are_shown(run_dir: Path) -> None:
     page = page_of(run_dir)
     images = [str(attrs["src"]) for tag, attrs in page.tags if tag == "img"]

@@ -32,8 +32,13 @@ def test_at_an_end_of_the_range_that_auto_set_the_caution_asks_for_a_range() -> 
     assert range_caution(SIGMA_TN, searched, 0.1) == ""
 
 
-def test_choices_have_no_ends() -> None:
-    assert range_caution(SIGMA_TN, (0.1, 0.4), 0.1) == ""
+def test_at_an_end_of_listed_values_the_caution_asks_for_further_ones() -> None:
+    listed = (0.4, 2.0, 0.1)
+    assert range_caution(SIGMA_TN, listed, 0.4) == ""
+    low = range_caution(SIGMA_TN, listed, 0.1)
+    assert "the low end of the listed values 0.1 to 2; list lower ones in space.sigma_tn" in low
+    assert "list higher ones" in range_caution(SIGMA_TN, listed, 2.0)
+    assert range_caution(SIGMA_TN, (0.4,), 0.4) == range_caution(SIGMA_TN, (), 0.4) == ""
 
 
 @pytest.mark.parametrize("size", [[1], {}, "50", None, 1.5])

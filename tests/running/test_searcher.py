@@ -17,7 +17,7 @@ from pareto_amb.diffusion.noise import LogNormal, natural_mix_ratio
 from pareto_amb.errors import UserError
 from pareto_amb.results.table import ResultsTable, shipped, trial_columns
 from pareto_amb.running.searcher import ParetoSearcher
-from pareto_amb.search.proposals import ParetoSampler
+from pareto_amb.search.proposals import ParetoSampler, make_sampler
 from pareto_amb.sweep_file import declare, parse_sweep
 from pareto_amb.trial import Trial
 
@@ -192,6 +192,18 @@ def test_once_started_the_sampler_that_was_asked_for_steers(tmp_path: Path) -> N
     assert later["tpe"].mean() < later["random"].mean() - 0.5
 
 
+def test_a_sampler_is_told_which_parameters_have_a_logarithmic_scale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+    monkeypatch.setattr(
+        "pareto_amb.running.searcher.make_sampler",
+        lambda config, seed, log=(): told.append(list(log)) or make_sampler(config, seed, log),
+    )
+    open_searcher(tmp_path, make_config("search.methods=[algorithm1, masking]"))
+    assert told == [["sigma_tn"], []]
+
+
 def test_every_method_has_its_own_study_parameters_and_trials(tmp_path: Path) -> None:
     config = make_config(
         "search.methods=[algorithm1, masking, noise_only]", "space.train_size=[50, 80]", "search.trials=3"
@@ -303,6 +315,69 @@ def test_a_study_that_was_lost_is_made_again_from_the_table(tmp_path: Path) -> N
     again, _ = open_searcher(tmp_path, config)
     assert again.n_remaining == straight.n_total - baselines - 2
     assert ask(again, "ray") == trials[baselines + 1]
+
+
+GRID = ("search.sampler=grid", "space.sigma_tn=[0.4, 0.1, 1]", "space.mix_ratio=[natural, 0.5]")
+POINTS = [(0.4, "natural"), (0.4, 0.5), (0.1, "natural"), (0.1, 0.5), (1.0, "natural"), (1.0, 0.5)]
+
+
+def grid_config(*changes: str) -> SweepConfig:
+    return make_config(*GRID, "search.baseline_seeds=1", "search.trials=9", *changes)
+
+
+def points(trials: list[Trial]) -> list[tuple[float, float | str]]:
+    """What the trials of Algorithm 1 have, the word where it is meant."""
+    chosen = [trial.parameters for trial in trials if trial.method == "algorithm1"]
+    natural = {s: natural_mix_ratio(LogNormal(), s) for s in (0.1, 0.4, 1.0)}
+    return [
+        (p["sigma_tn"], "natural" if p["mix_ratio"] == natural[p["sigma_tn"]] else p["mix_ratio"])
+        for p in chosen
+    ]
+
+
+def test_a_grid_is_run_once_in_its_order_for_each_size_and_method(tmp_path: Path) -> None:
+    config = grid_config(
+        "space.train_size=[50, 80]", "search.methods=[algorithm1, masking]", "space.corruption=[0.3, 0.7]"
+    )
+    searcher, results = open_searcher(tmp_path, config)
+    assert searcher.n_total == 2 * (1 + 6 + 2)
+    trials = run_through(searcher, results)
+    for size in (50, 80):
+        ours = [trial for trial in trials if trial.train_size == size]
+        assert points(ours) == POINTS
+        assert [t.parameters["corruption"] for t in ours if t.method == "masking"] == [0.3, 0.7]
+    again, _ = open_searcher(tmp_path, config)
+    assert (again.n_total, again.n_remaining) == (18, 0)
+
+
+def test_a_grid_begins_all_sizes_alike(tmp_path: Path) -> None:
+    searcher, _ = open_searcher(tmp_path, grid_config("space.train_size=[50, 80]"))
+    begun = [ask(searcher, f"ray{k}") for k in range(6)]
+    assert [trial.train_size for trial in begun[2:]] == [50, 80, 50, 80]
+    assert points(begun) == [POINTS[0], POINTS[0], POINTS[1], POINTS[1]]
+
+
+@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize("killed", range(1, 6))
+def test_a_grid_killed_anywhere_runs_each_point_exactly_once(tmp_path: Path, killed: int, lost: bool) -> None:
+    """Killed with two trials under way, one of which has a row; then study.db may be lost as well."""
+    config = grid_config()
+    searcher, results = open_searcher(tmp_path, config)
+    begun = [ask(searcher, f"ray{k}") for k in range(1 + killed)]
+    for k, trial in enumerate(begun[:-2]):
+        finish(searcher, results, f"ray{k}", trial, status="failed" if k == 1 else "complete")
+    results.record(row(begun[-1], "running", rung=1, budget=0.5))
+    ended = len(begun[:-2])
+    if lost:
+        (tmp_path / "study.db").unlink()
+    again, results = open_searcher(tmp_path, config)
+    assert (again.n_total, again.n_remaining) == (7, 7 - ended)
+    handed_out = [ask(again, f"again{k}") for k in range(7 - ended)]
+    assert again.suggest("more") == Searcher.FINISHED
+    trials = sorted([*begun[:ended], *handed_out], key=lambda trial: trial.id)
+    assert len({trial.id for trial in trials}) == 7
+    assert points(trials) == POINTS
+    assert [t.seed for t in trials if t.method == "algorithm1"] == list(range(6))
 
 
 @pytest.mark.parametrize("case", ["bytes", "folder", "pipe", "version", "other", "locked"])

@@ -2,7 +2,7 @@ import pytest
 
 from pareto_amb import search_spaces
 from pareto_amb.config_file import apply_overrides
-from pareto_amb.search.cost import expected_trainings
+from pareto_amb.search.cost import describe_plan, expected_trainings, planned_trainings
 from pareto_amb.search.halving import expected_budget
 from pareto_amb.sweep_file import declare, parse_sweep
 
@@ -36,3 +36,16 @@ def test_a_longer_search_saves_more_a_trial_but_never_what_halving_at_once_would
 
 def test_later_brackets_cost_more() -> None:
     assert expected(100, "search.brackets=3") > expected(100)
+
+
+def test_a_grid_costs_its_points_of_each_method_and_the_plan_says_so() -> None:
+    lists = ["space.sigma_tn=[0.1, 0.4, 1, 2, 4]", "space.mix_ratio=[natural, 0.5]", "space.corruption=[0.3]"]
+    grid = ["search.sampler=grid", "search.methods=[algorithm1, masking]", *lists]
+    assert expected(24, "search.reduction_factor=null", *grid) == 5 * 2 + 1
+    both = expected(24, "search.reduction_factor=null", "space.train_size=[50, 100]", *grid)
+    assert both == 2 * 11 + 2
+    assert expected(24, *grid) == pytest.approx(expected(10) + 1)  # a single masking has no rival
+    config = parse_sweep(apply_overrides(search_spaces.load("digits"), [*grid, "search.trials=10"]), "digits")
+    confirmations = config.n_confirmations(declare())
+    assert planned_trainings(config, declare()) == (config.search.baseline_seeds + 11, confirmations)
+    assert "10 of algorithm1, 1 of masking" in describe_plan(config, declare())[1]

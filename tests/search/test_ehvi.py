@@ -1,6 +1,8 @@
 import numpy as np
 import optuna
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 from sklearn.gaussian_process import GaussianProcessRegressor
@@ -82,6 +84,56 @@ def test_without_a_finished_trial_it_draws_from_the_space() -> None:
     assert {p["mix_ratio"] for p in drawn} == {"natural", 0.5}
     assert all(0.01 <= p["sigma_tn"] <= 10 for p in drawn)
     assert len({p["sigma_tn"] for p in drawn}) == 20
+
+
+NUMBERS = st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=6, unique=True)
+
+
+def places(choices: list, log: bool) -> np.ndarray:
+    """Where the choices of a list lie for the model: (choices, columns)."""
+    space: dict[str, BaseDistribution] = {"p": CategoricalDistribution(choices)}
+    parts = ehvi._parts(space, ["p"] if log else [])
+    return ehvi._encode([{"p": choice} for choice in choices], parts)
+
+
+@given(NUMBERS, st.booleans())
+def test_listed_numbers_lie_where_they_lie_in_the_range_that_they_span(
+    numbers: list[float], log: bool
+) -> None:
+    span: dict[str, BaseDistribution] = {"p": FloatDistribution(min(numbers), max(numbers), log=log)}
+    expected = ehvi._encode([{"p": number} for number in numbers], ehvi._parts(span))
+    assert places(numbers, log) == pytest.approx(expected)
+
+
+@given(NUMBERS, st.sampled_from([["natural"], ["natural", "other"]]), st.randoms())
+def test_words_are_as_far_from_each_other_as_from_numbers(numbers: list, words: list, random) -> None:
+    choices = random.sample(words + numbers, len(words + numbers))
+    at = dict(zip(choices, places(choices, True), strict=True))
+    kinds = {choice: row[: len(words) + 1] for choice, row in at.items()}
+    assert all((kinds[number] == kinds[numbers[0]]).all() for number in numbers)
+    apart = [words[0], words[-1], numbers[0]][2 - len(words) :]
+    for a, b in zip(apart[1:], apart, strict=False):
+        assert np.linalg.norm(kinds[a] - kinds[b]) == pytest.approx(np.sqrt(2) if a != b else 0)
+    assert {at[word][-1] for word in words} == {0.5}
+
+
+def test_one_number_beside_a_word_is_a_choice_of_two_and_a_single_choice_tells_nothing() -> None:
+    assert places(["natural", 0.5], False).tolist() == [[1, 0], [0, 1]]
+    assert places(["natural"], False).tolist() == [[1]]
+    assert places([0.5], True).tolist() == [[0]]
+
+
+def test_what_was_seen_of_listed_values_tells_of_those_between() -> None:
+    levels = np.geomspace(0.05, 20, 13).tolist()
+    space: dict[str, BaseDistribution] = {"sigma_tn": CategoricalDistribution(levels[::-1])}
+    study = optuna.create_study(directions=["minimize"] * 2, sampler=EHVISampler(0, ["sigma_tn"]))
+    for level in levels[::4]:
+        values = objectives({"sigma_tn": level, "mix_ratio": "natural"})
+        study.add_trial(
+            create_trial(params={"sigma_tn": level}, distributions=space, values=np.add(values, 0.4))
+        )
+    for _ in range(3):  # the frontier lies from 1/e to e; the others were never seen either
+        assert 0.3 < study.ask(space).params["sigma_tn"] < 3.5
 
 
 def three_objectives(params: dict) -> list[float]:

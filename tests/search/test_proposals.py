@@ -1,9 +1,12 @@
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import optuna
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pareto_amb.declared import MethodInfo, Parameter
 from pareto_amb.search.extrapolation import extrapolate
@@ -13,6 +16,7 @@ from pareto_amb.search.proposals import (
     ParetoSampler,
     Range,
     distributions,
+    grid_point,
     startup_point,
 )
 
@@ -103,6 +107,34 @@ def test_a_search_may_start_elsewhere() -> None:
     assert search.propose() == {"sigma_tn": 7.0}
     search.begin(0, {"sigma_tn": 7.0})
     assert search.propose() == startup_point(SEARCHED, 1, seed=0)
+
+
+CHOICES = st.lists(st.sampled_from(["natural", 0.1, 0.4, 1.0, 2.0]), min_size=1, max_size=5, unique=True)
+
+
+@given(st.lists(CHOICES, max_size=3))
+def test_a_grid_is_every_combination_once_the_first_parameter_outermost(lists: list[list]) -> None:
+    searched: dict[str, optuna.distributions.BaseDistribution] = {
+        f"p{k}": optuna.distributions.CategoricalDistribution(choices) for k, choices in enumerate(lists)
+    }
+    combinations = [dict(zip(searched, values, strict=True)) for values in itertools.product(*lists)]
+    assert [grid_point(searched, k) for k in range(len(combinations))] == combinations
+    with pytest.raises(ValueError, match="out of bounds"):
+        grid_point(searched, len(combinations))
+
+
+def test_a_grid_goes_its_way_whatever_the_trials_show() -> None:
+    searched: dict[str, optuna.distributions.BaseDistribution] = {
+        "sigma_tn": optuna.distributions.CategoricalDistribution([2.0, 0.1, 0.4])
+    }
+    search = ParetoSampler(searched, None, n_objectives=2, n_startup=1, n_rungs=1)
+    search.start_from({"sigma_tn": 0.4})
+    for key, sigma_tn in enumerate([2.0, 0.1, 0.4]):
+        assert search.propose() == search.propose() == {"sigma_tn": sigma_tn}
+        search.begin(key, {"sigma_tn": sigma_tn})
+        search.report(key, 1, [sigma_tn, 1.0])
+        if key == 1:
+            search.forget(key)
 
 
 def begin_all(search: ParetoSampler, count: int) -> None:
