@@ -28,7 +28,7 @@ def sweep(**training: object) -> SweepConfig:
             "data": {"source": "digits", "resolution": 8, "channels": 1},
             "space": {"train_size": [20], "sigma_tn": {"low": 0.1, "high": 1.0}},
             "training": {"images": 64, "batch_size": 16, **training},
-            "evaluation": {"fid_encoder": "pixels", "similarity_encoder": "pixels"},
+            "evaluation": {"fid_encoder": "pixels", "similarity_encoder": "pixels", "rungs": [1]},
         },
         "check",
     )
