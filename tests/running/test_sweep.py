@@ -122,7 +122,7 @@ def test_the_table_has_a_row_for_every_trial_and_the_rungs_it_reached(finished: 
 def test_the_best_training_is_repeated_with_a_fresh_seed_and_a_control_when_the_search_is_over(
     finished: tuple[Path, str],
 ) -> None:
-    folder, printed = finished
+    folder, _ = finished
     table = pd.read_parquet(folder / "run" / "results.parquet")
     again, controls = table[table.confirms != ""], table[table.controls != ""]
     assert (len(again), len(controls)) == (1, 1)  # measured where they stop only
