@@ -339,8 +339,9 @@ def test_an_environment_that_is_no_object_is_named(run_dir: Path, content: str) 
         Run.read(run_dir)
 
 
-def test_names_of_an_export_are_taken() -> None:
-    for name in ExportedRecommendation.model_fields.keys() - {"sigma_tn", "mix_ratio"}:
+def test_names_of_an_export_and_of_columns_are_taken() -> None:
+    exported = ExportedRecommendation.model_fields.keys() - {"sigma_tn", "mix_ratio"}
+    for name in (*exported, "controls", "final_n_samples", "final_sharpness", "sharpness_se"):
         values = DECLARED.to_json()
         values["objectives"].append({"name": name, "label": "", "description": ""})
         with pytest.raises(UserError, match=f"{name}: the name is taken"):
