@@ -20,6 +20,7 @@ from pareto_amb.dashboards.formats import (
 from pareto_amb.declared import BASELINE, Declared, Objective, Parameter
 from pareto_amb.results.recommendation import Recommendation
 from pareto_amb.results.size import SizeResults
+from pareto_amb.results.table import searched
 from pareto_amb.results.words import capitalized, joined
 
 
@@ -215,7 +216,7 @@ def confirmation(recommendation: Recommendation, objectives: Sequence[Objective]
 
 def stopped_early(size: SizeResults) -> str:
     """How many trials were stopped early, when, and what that saved."""
-    rows = size.frame[(size.frame.method != BASELINE) & (size.frame.confirms == "")]
+    rows = searched(size.frame[size.frame.method != BASELINE])
     last = rows.sort_values("rung").groupby("trial_id").tail(1)
     stopped = last[last.status == "paused"]
     if stopped.empty:

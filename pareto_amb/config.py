@@ -483,8 +483,12 @@ def _auto_word(parameter: Parameter) -> list[str]:
 class ConfirmConfig(_Model):
     """What is trained again after the search, so that the recommended trial is not its luckiest draw."""
 
-    candidates: int = Field(2, ge=0, le=1000, description="the best trials a train size; 0: none")
-    seeds: int = Field(2, ge=0, le=1000, description="fresh seeds for each, always to full budget; 0: none")
+    candidates: int = Field(
+        2, ge=0, le=1000, description="the best trainings a train size, over all stopping points; 0: none"
+    )
+    seeds: int = Field(
+        2, ge=0, le=1000, description="fresh seeds for each, trained to its own stopping point; 0: none"
+    )
 
 
 class SearchConfig(_Model):
@@ -666,6 +670,12 @@ class SweepConfig(_Model):
         confirm = self.search.confirm
         recommended = any(declared.method(name).recommended for name in self.search.methods)
         return confirm.candidates * confirm.seeds if recommended else 0
+
+    def n_controls(self, declared: Declared) -> int:
+        """Trainings a train size that are controls of those, at most: not every method has one."""
+        methods = [declared.method(name) for name in self.search.methods]
+        controlled = self.search.controls and any(m.control and m.recommended for m in methods)
+        return self.n_confirmations(declared) if controlled else 0
 
     def rung_images(self) -> tuple[int, ...]:
         """Images seen at each rung, whole batches, rising: (n_rungs,)."""

@@ -120,7 +120,8 @@ class MethodInfo:
     """What is known of a training method without its code.
 
     `constants` are what its rows hold of other methods' parameters, where that is not their `absent`.
-    `recommended`: recommendations may come from it; otherwise it only takes part in the frontier.
+    `recommended`: recommendations may come from it; otherwise it only takes part in the frontier. `control`
+    names the method that is trained beside its confirming trainings, at the same parameters; empty: none.
     """
 
     name: str
@@ -130,6 +131,7 @@ class MethodInfo:
     parameters: tuple[Parameter, ...] = ()
     constants: Mapping[str, float] = field(default_factory=dict)
     recommended: bool = True
+    control: str = ""
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
@@ -144,7 +146,7 @@ class Declared:
     objectives: Mapping[str, Objective]
 
     def __post_init__(self) -> None:
-        """Raise UserError when two methods declare different parameters of one name."""
+        """Raise UserError when two methods declare different parameters of one name, or a control is none."""
         known: dict[str, Parameter] = {}
         for method in self.methods.values():
             for parameter in method.parameters:
@@ -152,6 +154,22 @@ class Declared:
                     raise UserError(
                         f"method {method.name}: another method declares {parameter.name} otherwise"
                     )
+            if method.control:
+                self._check_control(method)
+
+    def _check_control(self, method: MethodInfo) -> None:
+        """Raise UserError where a method's control cannot be trained at its parameters."""
+        control, why = self.methods.get(method.control), ""
+        if control is None:
+            why = "is not declared"
+        elif control.name in (method.name, BASELINE):
+            why = "is the method itself, or the baseline"
+        elif further := set(control.parameter_names) - set(method.parameter_names):
+            why = f"has a parameter of its own, {min(further)}"
+        if why:
+            raise UserError(
+                f"method {method.name}: its control '{method.control:.64}' {why}; name another, or none"
+            )
 
     @property
     def parameters(self) -> dict[str, Parameter]:

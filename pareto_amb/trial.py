@@ -11,8 +11,8 @@ class Trial:
 
     `parameters` are the numbers of its method's parameters. `confirms` names the trial that it repeats with
     a fresh seed, `controls` the one whose control it is; empty for others. `last` is the rung that it ends
-    with, counted from 1; 0 stands for the last of the sweep. `measured` counts the rungs that the results table
-    held of it when it was handed out: they are not measured again.
+    with, counted from 1; 0 stands for the last of the sweep. `measured` counts the rungs that the results
+    table held of it when it was handed out: they are not measured again.
     """
 
     id: str
@@ -24,6 +24,11 @@ class Trial:
     controls: str = ""
     last: int = 0
     measured: int = 0
+
+    @property
+    def follows(self) -> bool:
+        """Whether it follows the search, as a repeat or a control: it is measured at its end only."""
+        return bool(self.confirms or self.controls)
 
     def config(self) -> dict[str, Any]:
         """The trial as Ray carries it: plain data."""

@@ -149,12 +149,12 @@ def test_a_dry_run_prints_the_whole_plan_and_its_cost_and_starts_nothing(
     done = call("sweep", "digits", "--dry-run", "--trials", "5", cwd=tmp_path)
     assert done.returncode == 0
     assert "rho: 7.0" in done.stdout
-    assert "# 12 trainings" in done.stdout
+    assert "# 16 trainings" in done.stdout
     assert "images seen by each that runs to the end, about" in done.stdout
     whole = call("sweep", "digits", "--dry-run", "--set", "search.reduction_factor=null", cwd=tmp_path)
-    assert f"# 96,000 images seen by each, {20 * 96_000:,} in all" in whole.stdout
+    assert f"# 96,000 images seen by each, {24 * 96_000:,} in all" in whole.stdout
     assert "#   and after the search the best 2 again, each with 2 fresh seeds" in whole.stdout
-    assert f"#   {(16 * 6 + 4) * 1000:,} images generated in all" in whole.stdout
+    assert f"#   {(16 * 6 + 8) * 1000:,} images generated in all" in whole.stdout
     alone = call("sweep", "digits", "--dry-run", "--set", "search.confirm.seeds=0", cwd=tmp_path)
     assert "fresh seeds" not in alone.stdout.split("# 16 trainings")[1]
     assert list(tmp_path.iterdir()) == []
@@ -210,7 +210,7 @@ def test_the_recipe_of_every_cell_is_in_the_dry_run(call: Callable[..., Done], t
     done = call("sweep", "cifar10", "--set", "data.path=tiny.zip", "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"path: {tmp_path / 'tiny.zip'}\n" in done.stdout
-    assert "# 93 trainings: for each of the train sizes 300, 1000, 3000," in done.stdout
+    assert "# 105 trainings: for each of the train sizes 300, 1000, 3000," in done.stdout
     assert "# 7,680,000 images seen by each" in done.stdout
     assert not (tmp_path / "runs").exists()
 

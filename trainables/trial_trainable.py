@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,24 @@ from typing import Any
 import ray
 import torch
 from ray.tune import Trainable
-from torch import Tensor
 
 from pareto_amb.config import SweepConfig
 from pareto_amb.data import TrainingSet
-from pareto_amb.declared import Declared
+from pareto_amb.declared import BASELINE, Declared
 from pareto_amb.diffusion.conditioning import sampling_conditioning
 from pareto_amb.diffusion.methods import Method
 from pareto_amb.diffusion.sampler import generate
 from pareto_amb.diffusion.trainer import Trainer
+from pareto_amb.errors import UserError
 from pareto_amb.evaluation.encoders import Encoder
-from pareto_amb.evaluation.trial import Evaluation, TrialReference, evaluate_samples
+from pareto_amb.evaluation.trial import (
+    EncodedSamples,
+    TrialReference,
+    encode_samples,
+    evaluate_encoded,
+)
 from pareto_amb.results.run_directory import checkpoint_name
-from pareto_amb.results.table import trial_columns
+from pareto_amb.results.table import final_figures, trial_columns
 from pareto_amb.storage import Storage
 from pareto_amb.trainables.faults import machine_told_apart, storing
 from pareto_amb.trainables.pictures import pictures
@@ -96,20 +101,31 @@ class TrialTrainable(Trainable):
         self._continue()
         self._begun = True
 
-    def _continue(self) -> None:
-        """Go on to the first rung that was not measured.
+    @property
+    def _last(self) -> int:
+        """The rung that the trial ends with."""
+        return self._trial.last or len(self._rungs)
 
-        One that was trained but not yet measured when the trial was killed is measured now. A repeat of
-        another trial is measured at the end only.
+    def _continue(self) -> None:
+        """Go on to the first rung that was not measured; where the trial was cut off after its last, to that.
+
+        One that was trained but not yet measured when the trial was killed is measured now. What follows the
+        search is measured at its end only. Raises UserError for a training that is past the end.
         """
-        trial, seen = self._trial, self._trainer.images_seen
-        first = len(self._rungs) if trial.confirms else trial.measured + 1
-        self._rung = next(k for k, images in enumerate(self._rungs, 1) if images >= seen and k >= first)
-        if trial.measured and seen == self._rungs[trial.measured - 1]:
+        trial, seen, last = self._trial, self._trainer.images_seen, self._last
+        first = last if trial.follows else min(trial.measured + 1, last)
+        ahead = [k for k, images in enumerate(self._rungs[:last], 1) if images >= seen and k >= first]
+        if not ahead:
+            raise UserError(
+                f"{checkpoint_name(trial.id)}: has seen {seen:,} images, and the trial ends at "
+                f"{self._rungs[last - 1]:,}; restore the sweep.yaml that it was trained by, or remove it"
+            )
+        self._rung = ahead[0]
+        if 0 < trial.measured < self._rung and seen == self._rungs[trial.measured - 1]:
             self._trainer.train(seen)  # no step; the next loss begins here
 
     def step(self) -> dict[str, Any]:
-        """Train to the next rung, measure, and return its row; the last rung ends the trial.
+        """Train to the next rung, measure, and return its row; the trial's last rung ends it.
 
         Raises MachineError where the machine is to blame, what training or measurement raise otherwise.
         """
@@ -126,20 +142,22 @@ class TrialTrainable(Trainable):
         finally:
             self._lookout.saved(trial.id)
         started = time.monotonic()
-        samples = self._sample()
-        evaluation = self._evaluate(samples)
+        encoded = self._sample(range(self._assets.config.evaluation.n_samples))
+        evaluation = evaluate_encoded(encoded, self._reference, self._assets.declared.objectives)
         images, shown = self._reference.train_images, self._assets.config.evaluation.n_shown
-        for name, content in pictures(trial.id, rung, samples, evaluation, images, shown):
+        for name, content in pictures(trial.id, rung, encoded.samples, evaluation, images, shown):
             with storing():
                 self._store.write(name, content)
+        done = rung == self._last
+        final = self._measure_finally(encoded) if done else {}
         self._trial, self._rung = trial.after(rung), rung + 1
-        done = rung == len(self._rungs)
         row = {
             **trial_columns(trial, self._assets.declared),
             "rung": rung,
             "images_seen": self._trainer.images_seen,
             "budget": self._rungs[rung - 1] / self._rungs[-1],
             **evaluation.metrics,
+            **final,
             "train_loss": loss,
             "train_seconds": self._trainer.train_seconds,
             "eval_seconds": time.monotonic() - started,
@@ -157,28 +175,37 @@ class TrialTrainable(Trainable):
             self._lookout.saved(self._trial.id)
             self._lookout.hold()
 
-    def _sample(self) -> Tensor:
-        """Images from the averaged weights; every trial starts from the same latents."""
+    def _measure_finally(self, encoded: EncodedSamples) -> dict[str, float]:
+        """The figures of `evaluation.final_samples` images, of which `encoded` are the first.
+
+        None where that is not set, or where the trial is one of the search and no baseline.
+        """
+        trial, count = self._trial, self._assets.config.evaluation.final_samples
+        if count is None or not (trial.follows or trial.method == BASELINE):
+            return {}
+        everything = encoded.joined(self._sample(range(len(encoded.samples), count)))
+        declared = self._assets.declared
+        found = evaluate_encoded(everything, self._reference, declared.objectives)
+        return final_figures(declared, found.metrics)
+
+    def _sample(self, seeds: Sequence[int]) -> EncodedSamples:
+        """Images from the averaged weights, encoded; every trial starts from the same latents."""
         sweep, method = self._assets.config, self._trainer.method
         denoiser = self._trainer.ema_denoiser()
-        return generate(
+        samples = generate(
             denoiser,
-            range(sweep.evaluation.n_samples),
+            seeds,
             sampling_conditioning(denoiser, method.hidden),
             base_seed=sweep.seed,
             sigma_stop=method.sigma_stop,
             device=self._device,
             **sweep.sampling.model_dump(),
         )
-
-    def _evaluate(self, samples: Tensor) -> Evaluation:
-        return evaluate_samples(
+        return encode_samples(
             samples,
-            self._reference,
-            self._assets.declared.objectives,
             self._assets.fid_encoder,
             self._assets.similarity_encoder,
-            batch_size=self._assets.config.evaluation.batch_size,
+            batch_size=sweep.evaluation.batch_size,
             device=self._device,
         )
 

@@ -61,6 +61,24 @@ class MeasuredSamples:
         return len(self.samples)
 
 
+@dataclass(frozen=True, eq=False)
+class EncodedSamples:
+    """N samples of one trial in the features of both encoders."""
+
+    samples: Tensor  # (N, C, H, W) uint8
+    fid_features: Tensor  # (N, D1) float32
+    similarity_features: Tensor  # (N, D2) float32
+
+    def joined(self, more: "EncodedSamples") -> "EncodedSamples":
+        """These samples, then `more` of the same trial."""
+        same = self.similarity_features is self.fid_features
+        fid_features = torch.cat([self.fid_features, more.fid_features])
+        similarity_features = (
+            fid_features if same else torch.cat([self.similarity_features, more.similarity_features])
+        )
+        return EncodedSamples(torch.cat([self.samples, more.samples]), fid_features, similarity_features)
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """The figures of one set of samples, and the nearest training image of each sample."""
@@ -123,21 +141,39 @@ def evaluate_samples(
     batch_size: int = 128,
     device: torch.device | str = "cpu",
 ) -> Evaluation:
-    """The objectives and the copying of `samples`, uint8 (N, C, H, W), against `reference`.
+    """`evaluate_encoded` of `samples`, uint8 (N, C, H, W), once they are encoded."""
+    encoded = encode_samples(samples, fid_encoder, similarity_encoder, batch_size, device)
+    return evaluate_encoded(encoded, reference, objectives)
+
+
+def encode_samples(
+    samples: Tensor,
+    fid_encoder: Encoder,
+    similarity_encoder: Encoder,
+    batch_size: int = 128,
+    device: torch.device | str = "cpu",
+) -> EncodedSamples:
+    """`samples`, uint8 (N, C, H, W), in the features of the encoders that their reference was built with.
+
+    A batch at a time, and once where both encoders are the same.
+    """
+    features = _encode_with_both(samples, fid_encoder, similarity_encoder, batch_size, device)
+    return EncodedSamples(samples, *features)
+
+
+def evaluate_encoded(
+    encoded: EncodedSamples, reference: TrialReference, objectives: Mapping[str, Objective]
+) -> Evaluation:
+    """The objectives and the copying of encoded samples against `reference`.
 
     Each objective is measured once and gives the figures `name` and, where it has a standard error,
-    `name_se`. The encoders are the ones the reference was built with; when both are the same, the samples
-    are encoded once. Raises UserError for fewer than 2 samples, and when an objective gives no finite
-    number.
+    `name_se`. Raises UserError for fewer than 2 samples, and when an objective gives no finite number.
     """
-    fid_features, similarity_features = _encode_with_both(
-        samples, fid_encoder, similarity_encoder, batch_size, device
-    )
-    similarity, neighbour = nearest_neighbours(similarity_features, reference.train_features)
+    similarity, neighbour = nearest_neighbours(encoded.similarity_features, reference.train_features)
     measured = MeasuredSamples(
-        samples=samples,
-        fid_features=fid_features,
-        similarity_features=similarity_features,
+        samples=encoded.samples,
+        fid_features=encoded.fid_features,
+        similarity_features=encoded.similarity_features,
         similarity=similarity,
         neighbour=neighbour,
         copied=is_copy(similarity, reference.threshold),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from pareto_amb.declared import Declared
+from pareto_amb.declared import BASELINE, Declared
 from pareto_amb.printable import printable
 
 TRIAL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
@@ -29,6 +29,7 @@ _REAL = {
     "eval_seconds": (0.0, LARGEST),
     "recorded_at": (0.0, 1e12),
     "heldout_memorization": (0.0, 1.0),
+    "final_n_samples": (0.0, 1e9),
 }
 _SHARE = re.compile(r"(heldout_)?memorization_at_.*")
 
@@ -74,7 +75,8 @@ def _check_numbers(frame: pd.DataFrame, declared: Declared) -> None:
         _refuse(frame, name, ~frame[name].between(least, most), f"does not lie between {least} and {most}")
     _refuse(frame, "n_samples", (frame.rung > 0) & (frame.n_samples < 1), "samples cannot be measured")
     _refuse(frame, "budget", ~frame.budget.between(0.0, 1.0), "does not lie between 0 and 1")
-    shares = {o.name: (0.0, 1.0) for o in declared.objectives.values() if o.kind == "share"}
+    objectives = [o.name for o in declared.objectives.values() if o.kind == "share"]
+    shares = {f"{prefix}{name}": (0.0, 1.0) for name in objectives for prefix in ("", "final_")}
     shares |= {str(name): (0.0, 1.0) for name in frame.columns if _SHARE.fullmatch(str(name))}
     errors = {str(name): (0.0, LARGEST) for name in frame.columns if str(name).endswith("_se")}
     ranges: dict[str, tuple[float, float]] = {**errors, **_REAL, **shares}
@@ -97,16 +99,19 @@ def _check_parameters(frame: pd.DataFrame, declared: Declared) -> None:
 
 
 def _check_trials(frame: pd.DataFrame) -> None:
-    """Raise ValueError where rows of a trial contradict each other, or it repeats one that cannot be."""
+    """Raise ValueError where rows of a trial contradict each other, or it follows one that cannot be."""
     again = frame.duplicated(["trial_id", "rung"])
     _refuse(frame, "rung", again, "is there twice")
     first = frame.drop_duplicates("trial_id").set_index("trial_id")
-    for name in ("method", "train_size", "confirms", "status"):
+    for name in ("method", "train_size", "confirms", "controls", "status"):
         other = frame.trial_id.map(first[name]) != frame[name]
         _refuse(frame, name, other, "is not what another row of this trial says")
-    repeats = frame.confirms != ""
-    originals = first[first.confirms == ""]
+    originals = first[(first.confirms == "") & (first.controls == "")]
+    repeats, controls = frame.confirms != "", frame.controls != ""
     _refuse(frame, "confirms", repeats & ~frame.confirms.isin(originals.index), "is no trial that can repeat")
-    for name in ("method", "train_size"):
-        other = repeats & (frame.confirms.map(originals[name]) != frame[name])
-        _refuse(frame, "confirms", other, f"has another {name}")
+    _refuse(frame, "controls", controls & repeats, "is named by a trial that confirms one, too")
+    compared = originals.index[originals.method != BASELINE]
+    _refuse(frame, "controls", controls & ~frame.controls.isin(compared), "is no trial that has a control")
+    for column, name in (("confirms", "method"), ("confirms", "train_size"), ("controls", "train_size")):
+        other = (frame[column] != "") & (frame[column].map(originals[name]) != frame[name])
+        _refuse(frame, column, other, f"has another {name}")

@@ -6,7 +6,7 @@ from pareto_amb.declared import Declared
 from pareto_amb.errors import UserError
 from pareto_amb.results.baseline import Baseline
 from pareto_amb.results.recommendation import Recommendation
-from pareto_amb.results.table import columns
+from pareto_amb.results.table import FINAL, columns
 
 _OF_EXPORTS = {"training", "caution", "cautions", "verdict", "verdict_words"}
 """Keys of an entry of recommendation.yaml beside those of a recommendation."""
@@ -24,7 +24,8 @@ def check_names(declared: Declared) -> None:
     fixed = {*columns(Declared({}, {})), *Baseline.model_fields, *_OF_POINTS}
     fixed |= _OF_EXPORTS | (Recommendation.model_fields.keys() - {"sigma_tn", "mix_ratio"})
     for name in own:
-        if name in fixed or own.count(name) > 1 or name.endswith(("_se", "_sd")):
+        formed = name.endswith(("_se", "_sd")) or name.startswith(FINAL)
+        if name in fixed or own.count(name) > 1 or formed:
             raise UserError(f"{name}: the name is taken in the files of a run, choose another")
     for name, parameter in declared.parameters.items():
         if parameter.log and parameter.bounds[0] < 0:

@@ -134,7 +134,10 @@ class _Choice:
         if not self._chosen.confirmed:
             return None
         rows, chosen = self._size.full, self._chosen
-        search = rows[rows.trial_id == chosen.trial_id].iloc[0]
+        searched = rows[rows.trial_id == chosen.trial_id]
+        if searched.empty:
+            return None
+        search = searched.iloc[0]
         figures: dict[str, Any] = {}
         for name in (objective.name for objective in self._size.objectives):
             figures[f"search_{name}"] = float(search[name])

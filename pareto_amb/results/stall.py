@@ -3,6 +3,7 @@
 from pareto_amb.declared import BASELINE
 from pareto_amb.results.points import average_seeds, comparable
 from pareto_amb.results.size import SizeResults
+from pareto_amb.results.table import searched
 
 GROWTH = 0.01
 """A hypervolume that has grown by no more than this share of itself has stalled."""
@@ -11,11 +12,11 @@ GROWTH = 0.01
 def has_stalled(size: SizeResults, patience: int) -> bool:
     """Whether the last `patience` trials to reach their full budget have hardly moved the frontier.
 
-    That is: without them the normalised hypervolume would be at most 1% smaller. Baselines and repeats with
-    fresh seeds are no such trials. Never where the hypervolume is not known: no baseline has finished, or
+    That is: without them the normalised hypervolume would be at most 1% smaller. Baselines, and what follows
+    the search, are no such trials. Never where the hypervolume is not known: no baseline has finished, or
     DDPM copies nothing.
     """
-    rows = size.frame[size.frame.confirms == ""].sort_values("recorded_at", kind="stable")
+    rows = searched(size.frame).sort_values("recorded_at", kind="stable")
     finished = comparable(rows, size.objectives)
     latest = finished[finished.method != BASELINE].tail(patience)
     if len(latest) < patience:

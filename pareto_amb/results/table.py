@@ -3,7 +3,8 @@
 Columns that every row has are those of `columns`. Further metrics may follow as extra float columns, among
 them `memorization_at_T` and `heldout_memorization_at_T`, the shares above each similarity threshold T, and
 `NAME_se`, the standard deviation of an objective over sets of n_samples images of the same model (how far
-another training would move it is not in it).
+another training would move it is not in it). Columns that begin with `final_` are of a second measurement,
+on more samples, of the trials that have one: never to be drawn or judged beside figures of fewer.
 
 The file carries what its sweep declared, and a description of each column as that field's metadata.
 """
@@ -12,7 +13,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -39,6 +40,9 @@ METADATA = b"pareto_amb"
 """The key of the file's metadata that holds the declarations, as JSON."""
 
 _MAX_METADATA = 1_000_000
+
+FINAL = "final_"
+"""Begins the columns of a trial's final measurement."""
 
 _LONGEST_ERROR = 2_000
 """Characters kept of why a trial failed."""
@@ -86,6 +90,13 @@ _FIGURES = (
     ),
     Column("error", "str", "why the trial was interrupted or failed, one line"),
     Column("confirms", "str", "the trial that this one repeats with a fresh seed; empty for others", ""),
+    Column(
+        "controls",
+        "str",
+        "the trial that this one is a control of: clean images at its noise levels, beside one of its "
+        "repeats; empty for others",
+        "",
+    ),
     Column("recorded_at", "float64", "seconds since 1970 at which the row was first written", math.nan),
 )
 _PATTERNS = (
@@ -100,8 +111,27 @@ def columns(declared: Declared) -> dict[str, Column]:
     """The columns that every row has, in their order, by name."""
     parameters = (Column(p.name, "float64", _of_parameter(p), p.absent) for p in declared.parameters.values())
     objectives = (Column(o.name, "float64", o.description) for o in declared.objectives.values())
-    every = (*_IDENTITY, *parameters, *_PROGRESS, *objectives, *_FIGURES)
+    every = (*_IDENTITY, *parameters, *_PROGRESS, *objectives, *_FIGURES, *_final_columns(declared))
     return {column.name: column for column in every}
+
+
+def _final_columns(declared: Declared) -> Iterator[Column]:
+    """Those of the final measurement, NaN in rows that have none."""
+    yield _final("n_samples", "generated images of a second, final measurement; NaN where there is none")
+    for objective in declared.objectives.values():
+        yield _final(objective.name, f"{objective.name} of those final_n_samples images")
+        error = f"standard error of {FINAL}{objective.name}; NaN where it has none"
+        yield _final(objective.error_column, error)
+
+
+def _final(name: str, description: str) -> Column:
+    return Column(f"{FINAL}{name}", "float64", description, math.nan)
+
+
+def final_figures(declared: Declared, metrics: Mapping[str, float]) -> dict[str, float]:
+    """The columns of a final measurement that found `metrics`."""
+    named = {column.name: column.name.removeprefix(FINAL) for column in _final_columns(declared)}
+    return {column: float(metrics[name]) for column, name in named.items() if name in metrics}
 
 
 def _of_parameter(parameter: Parameter) -> str:
@@ -127,7 +157,13 @@ def trial_columns(trial: Trial, declared: Declared) -> dict[str, Any]:
         **declared.columns_of(trial.method, trial.parameters),
         "seed": trial.seed,
         "confirms": trial.confirms,
+        "controls": trial.controls,
     }
+
+
+def searched(rows: pd.DataFrame) -> pd.DataFrame:
+    """Those of `rows` that are of the search, baselines included: no repeats, and no controls."""
+    return rows[(rows.confirms == "") & (rows.controls == "")]
 
 
 class ResultsTable:
@@ -152,7 +188,7 @@ class ResultsTable:
         rungs = self._trials.setdefault(row["trial_id"], {})
         if row["rung"] > 0:
             rungs.pop(0, None)
-        new = {"confirms": "", "recorded_at": time.time()}
+        new = {"confirms": "", "controls": "", "recorded_at": time.time()}
         rungs[row["rung"]] = {**new, **rungs.get(row["rung"], {}), **row}
         for known in rungs.values():
             known["status"], known["error"] = row["status"], row.get("error", "")[:_LONGEST_ERROR]

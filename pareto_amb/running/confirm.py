@@ -1,13 +1,15 @@
-"""After the search: its best trials again, with seeds that had no part in choosing them."""
+"""After the search: its best trainings again, with seeds that had no part in choosing them, and controls."""
 
+import re
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ray.tune.search import Searcher
 
 from pareto_amb.config import SweepConfig
-from pareto_amb.declared import Objective
+from pareto_amb.declared import Declared, Objective
 from pareto_amb.results.confirm import worth_confirming
 from pareto_amb.results.table import ResultsTable
 from pareto_amb.trial import Trial
@@ -16,37 +18,82 @@ FIRST_SEED = 1_000_000
 """Fresh seeds start here, counted from the sweep's, beyond those of any trial."""
 
 
-def confirmations(config: SweepConfig, results: ResultsTable) -> list[Trial]:
-    """The trials that confirm a finished search and have not ended.
+def followers(config: SweepConfig, results: ResultsTable) -> list[Trial]:
+    """The trials that follow a finished search: its best trainings repeated, and then the repeats' controls.
 
-    All candidates are given the same fresh seeds. They follow from the table, so that a resumed sweep finds
-    the same ones; those that were begun for an earlier, shorter search are among them.
+    A repeat ends where the training that it confirms is best; all are given the same fresh seeds. They follow
+    from the table, so that a resumed sweep finds the same ones; those that were begun for an earlier, shorter
+    search are among them, under the ids that they have.
     """
     found, confirm = results.results(), config.search.confirm
+    known = [row for row in map(results.last_row, results.trial_ids()) if row is not None]
+    begun = [_begun(config, results.declared, row) for row in known if row["confirms"] or row["controls"]]
     wanted = [
-        (trial_id, k)
+        _repeat(config, results, trial_id, rung, k)
         for size in config.space.train_size
-        for trial_id in worth_confirming(found.size(size), confirm.candidates)
+        for trial_id, rung in worth_confirming(found.size(size), confirm.candidates)
         for k in range(1, confirm.seeds + 1)
     ]
-    begun = found.frame[found.frame.confirms != ""].drop_duplicates("trial_id")
-    earlier = [(row.confirms, int(row.trial_id.rpartition("-c")[2])) for row in begun.itertuples()]
-    trials = [_repeat(config, results, *pair) for pair in dict.fromkeys(wanted + earlier)]
+    repeats = _once([*wanted, *(trial for trial in begun if trial.confirms)])
+    controls = [control for trial in repeats for control in _controls(config, results.declared, trial)]
+    return [*repeats, *_once([*controls, *(trial for trial in begun if trial.controls)])]
+
+
+def unfinished(trials: Iterable[Trial], results: ResultsTable) -> list[Trial]:
+    """Those that have not ended."""
     return [trial for trial in trials if results.status(trial.id) not in {"complete", "failed"}]
 
 
-def _repeat(config: SweepConfig, results: ResultsTable, trial_id: str, k: int) -> Trial:
+def _repeat(config: SweepConfig, results: ResultsTable, trial_id: str, rung: int, k: int) -> Trial:
     original = results.last_row(trial_id)
     assert original is not None
-    chosen = results.declared.method(original["method"]).parameter_names
     return Trial(
-        id=f"{trial_id}-c{k}",
+        id=f"{trial_id}-r{rung}-c{k}",
         method=original["method"],
         train_size=int(original["train_size"]),
         seed=config.seed + FIRST_SEED + k,
-        parameters={name: float(original[name]) for name in chosen},
+        parameters=_parameters(results.declared, original),
         confirms=trial_id,
+        last=rung,
     )
+
+
+def _controls(config: SweepConfig, declared: Declared, repeat: Trial) -> list[Trial]:
+    """The control of a repeat, which differs from it in the method alone; none where there is none."""
+    name = declared.method(repeat.method).control
+    if not (config.search.controls and name):
+        return []
+    chosen = {key: repeat.parameters[key] for key in declared.method(name).parameter_names}
+    control = replace(repeat, id=f"{repeat.id}-{name}", method=name, parameters=chosen)
+    return [replace(control, confirms="", controls=repeat.confirms)]
+
+
+def _begun(config: SweepConfig, declared: Declared, row: Mapping[str, Any]) -> Trial:
+    """The trial that a row is of. Until it is measured, the rung that it ends with stands in its id alone.
+
+    In older tables it does not: those all ended with the last.
+    """
+    named = re.search(r"-r(\d+)-c\d+", row["trial_id"])
+    planned = int(named[1]) if named else len(config.evaluation.rungs)
+    return Trial(
+        id=row["trial_id"],
+        method=row["method"],
+        train_size=int(row["train_size"]),
+        seed=int(row["seed"]),
+        parameters=_parameters(declared, row),
+        confirms=row["confirms"],
+        controls=row["controls"],
+        last=int(row["rung"]) or planned,
+    )
+
+
+def _parameters(declared: Declared, row: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(row[name]) for name in declared.method(row["method"]).parameter_names}
+
+
+def _once(trials: Iterable[Trial]) -> list[Trial]:
+    """Each training once, in the order of its first mention, as the last one has it."""
+    return list({(t.confirms, t.controls, t.method, t.last, t.seed): t for t in trials}.values())
 
 
 class GivenTrials(Searcher):

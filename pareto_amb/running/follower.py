@@ -93,7 +93,7 @@ class PatienceWatch(tune.Callback):
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, result: dict[str, Any], **_: Any
     ) -> None:
         state, patience = self._state, self._state.config.search.patience
-        done = result["status"] == "complete" and not result["row"]["confirms"]
+        done = result["status"] == "complete" and not Trial.from_config(trial.config).follows
         if patience is None or not done or state.run.stopped.exists():
             return
         results = state.results.results()
@@ -101,7 +101,7 @@ class PatienceWatch(tune.Callback):
             reason = describe_stall(patience)
             write_text(state.run.stopped, reason)
             state.searcher.stop()
-            self._progress.stopped(reason, state.searcher.n_total + state.n_confirmations)
+            self._progress.stopped(reason, state.n_planned)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,15 @@ from pareto_amb.randomness import make_generator
 from pareto_amb.search.proposals import distributions
 
 
+def trained_methods(config: SweepConfig, methods: Mapping[str, type[Method]]) -> list[str]:
+    """The names of all methods that a sweep trains: DDPM, those that compete, and their controls."""
+    competing = [BASELINE, *config.search.methods]
+    controls = [
+        methods[name].control for name in competing if config.search.controls and methods[name].control
+    ]
+    return list(dict.fromkeys([*competing, *controls]))
+
+
 @dataclass(frozen=True)
 class Materials:
     """The images, how they are split for each train size, and the encoders."""
@@ -136,7 +145,7 @@ def rehearse(
     Each makes examples of two images; the network and the optimizer are tried without memory for weights.
     """
     size, training_set = next(iter(materials.training_sets(config.data.conditional).items()))
-    for name in (BASELINE, *config.search.methods):
+    for name in trained_methods(config, methods):
         try:
             _first_step(config, declared, methods[name], size, training_set)
         except UserError:
@@ -144,8 +153,14 @@ def rehearse(
         except Exception as error:  # an own method raises what it likes
             raise UserError(
                 f"method {name}: its first training step fails ({type(error).__name__}: {reason(error)}); "
-                "correct it, or take it out of search.methods"
+                f"correct it, or {_without(name, config)}"
             ) from error
+
+
+def _without(name: str, config: SweepConfig) -> str:
+    """How a sweep is had without a method."""
+    competes = name in (BASELINE, *config.search.methods)
+    return f"take {name} out of search.methods" if competes else "set search.controls to false"
 
 
 def _first_step(
@@ -190,7 +205,7 @@ def _check_training(config: SweepConfig, image_set: ImageSet, methods: Mapping[s
     training, data = config.training, config.data
     shape = (data.channels, data.resolution, data.resolution)
     label_dim = image_set.n_classes if data.conditional else 0
-    for name in (BASELINE, *config.search.methods):
+    for name in trained_methods(config, methods):
         with torch.device("meta"):
             denoiser = build_denoiser(training, shape, label_dim, methods[name])
         if training.init_from is not None:
@@ -199,6 +214,6 @@ def _check_training(config: SweepConfig, image_set: ImageSet, methods: Mapping[s
             except UserError as error:
                 if name == BASELINE:
                     raise
-                raise UserError(f"{error}; take {name} out of search.methods") from error
+                raise UserError(f"{error}; {_without(name, config)}") from error
     if training.compile:
         require_compiler()

@@ -76,7 +76,8 @@ class SweepProgress:
     def started(self, trial: Trial) -> None:
         """A trial occupies a worker now."""
         row = self._results.last_row(trial.id) or {}
-        self._running[trial.id] = {**trial_columns(trial, self._declared), **row}
+        ends = {"last": trial.last or self._n_rungs}
+        self._running[trial.id] = {**trial_columns(trial, self._declared), **row, **ends}
 
     def row(self, row: Mapping[str, Any]) -> None:
         """A trial has reached a rung."""
@@ -86,7 +87,8 @@ class SweepProgress:
         trial.update(row)
         if row["status"] == "complete":
             self._fronts = self._frontiers()
-            self._end(row["trial_id"], f"{self._describe(row)}: {self._figures(row)}")
+            place = f"stopped {self._place(row)}, " if row["rung"] < self._n_rungs else ""
+            self._end(row["trial_id"], f"{self._describe(row)}: {place}{self._figures(row)}")
         elif row["status"] == "paused":
             self._paused += 1
             place = f"paused {self._place(row)}"
@@ -102,6 +104,11 @@ class SweepProgress:
         self._left -= (self._total - total) * self._each
         self._total = total
         self._say(reason)
+
+    def following(self, trials: int, total: int, trainings: float) -> None:
+        """The search is over, and of `total` trials there are left so many; their cost in full trainings."""
+        self._total, self._finished, self._left = total, total - trials, trainings
+        self._each = trainings / max(trials, 1)
 
     def failed(self, trial: Trial, error: str, interrupted: bool = False) -> None:
         """A trial has failed for good, or was `interrupted` and goes on in a resumed sweep."""
@@ -144,7 +151,7 @@ class SweepProgress:
             running.add_row(
                 row["trial_id"],
                 self._declared.describe(row["method"], row),
-                f"{row.get('rung', 0)}/{self._n_rungs}",
+                f"{row.get('rung', 0)}/{row.get('last', self._n_rungs)}",
                 *(o.text(row[o.name]) if o.name in row else "" for o in self._objectives),
             )
         return Group(running, *self._fronts)

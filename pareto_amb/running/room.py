@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 
 from pareto_amb.config import SweepConfig
-from pareto_amb.declared import BASELINE
 from pareto_amb.diffusion.methods import Method
 from pareto_amb.diffusion.networks import build_denoiser
 from pareto_amb.errors import UserError
 from pareto_amb.printable import printable, reason
 from pareto_amb.results.run_directory import RunDirectory
+from pareto_amb.running.materials import trained_methods
 from pareto_amb.storage import Storage, existing_folder
 
 TABLES = 32 * 2**20
@@ -48,7 +48,7 @@ def room_needed(config: SweepConfig, methods: Mapping[str, type[Method]], traini
                 int(data.conditional),
                 methods[name],
             )
-            for name in (BASELINE, *config.search.methods)
+            for name in trained_methods(config, methods)
         ]
     weights = max(sum(p.numel() for p in network.parameters()) for network in networks)
     image = data.channels * data.resolution**2

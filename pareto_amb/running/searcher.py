@@ -191,7 +191,7 @@ class ParetoSearcher(Searcher):
         """The trials that need no more work as far as one knows; without halving the paused ones do."""
         paused = set() if self._config.search.reduction_factor is None else {"paused"}
         rows = [results.last_row(trial_id) for trial_id in results.trial_ids()]
-        search = [row["status"] for row in rows if row and not row["confirms"]]
+        search = [row["status"] for row in rows if row and not (row["confirms"] or row["controls"])]
         return sum(status in {"complete", "failed"} | paused for status in search)
 
     def _unfinished(self, results: ResultsTable) -> list[Trial]:

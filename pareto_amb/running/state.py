@@ -12,7 +12,7 @@ from pareto_amb.declared import BASELINE, Declared
 from pareto_amb.diffusion.methods import Method
 from pareto_amb.results.run_directory import RunDirectory
 from pareto_amb.results.table import ResultsTable, trial_columns
-from pareto_amb.running.confirm import confirmations
+from pareto_amb.running.confirm import followers, unfinished
 from pareto_amb.running.retry import retry_failed
 from pareto_amb.running.scheduler import ParetoHalving
 from pareto_amb.running.searcher import ParetoSearcher
@@ -22,7 +22,7 @@ from pareto_amb.trial import Trial
 
 @dataclass(frozen=True)
 class SweepState:
-    """A sweep as its files have it: first its trials are searched, then the best of them confirmed.
+    """A sweep as its files have it: first its trials are searched, then others follow from what was found.
 
     `methods` has the code of those that are compared. `halving` is None where every trial runs to the end.
     """
@@ -81,9 +81,15 @@ class SweepState:
         return self.results.declared
 
     @property
-    def n_confirmations(self) -> int:
-        """The trainings that follow the search, over all train sizes."""
-        return self.config.n_confirmations(self.declared) * len(self.config.space.train_size)
+    def n_planned(self) -> int:
+        """All trials, as far as one knows before the search is over."""
+        return self.searcher.n_total + self.n_following
+
+    @property
+    def n_following(self) -> int:
+        """The trials that follow the search, over all train sizes, at most."""
+        each = self.config.n_confirmations(self.declared) + self.config.n_controls(self.declared)
+        return each * len(self.config.space.train_size)
 
     def n_searching(self) -> int:
         """The trials of the search that have not ended, or are good enough to resume."""
@@ -91,17 +97,17 @@ class SweepState:
         return self.searcher.n_total - self.searcher.count_ended(self.results) + promotable
 
     def n_unfinished(self) -> int:
-        """All trials that have not ended; which ones are confirmed is known once the search is over."""
+        """All trials that have not ended; which ones follow the search is known once it is over."""
         if searching := self.n_searching():
-            return searching + self.n_confirmations
-        return len(self.confirmations())
+            return searching + self.n_following
+        return len(unfinished(self.followers(), self.results))
 
     def end(self, trial: Trial, error: str, interrupted: bool) -> None:
         """Record that a trial has ended without a result, for good unless it was only `interrupted`."""
         row = self.results.last_row(trial.id) or self._empty_row(trial)
         status = "interrupted" if interrupted else "failed"
         self.results.record({**row, "status": status, "error": error})
-        if not interrupted and not trial.confirms:
+        if not interrupted and not trial.follows:
             self.searcher.failed(trial)
 
     def _empty_row(self, trial: Trial) -> dict[str, Any]:
@@ -109,9 +115,9 @@ class SweepState:
         start = {"rung": 0, "images_seen": 0, "budget": 0.0, "n_samples": 0}
         return {**trial_columns(trial, self.declared), **start}
 
-    def confirmations(self) -> list[Trial]:
-        """The trials that confirm the search, once it is over, and have not ended."""
-        return confirmations(self.config, self.results)
+    def followers(self) -> list[Trial]:
+        """The trials that follow the search, once it is over, ended ones among them."""
+        return followers(self.config, self.results)
 
 
 def _make_halving(config: SweepConfig, results: ResultsTable, closed: bool) -> ParetoHalving | None:
@@ -132,7 +138,7 @@ def _make_halving(config: SweepConfig, results: ResultsTable, closed: bool) -> P
         ideal=[objective.ideal for objective in objectives.values()],
         brackets=search.brackets,
         group_by=lambda trial: (trial["train_size"], trial["method"]),
-        protect=lambda trial: trial["method"] == BASELINE or bool(trial["confirms"]),
+        protect=lambda trial: trial["method"] == BASELINE or bool(trial["confirms"] or trial["controls"]),
         name_of=lambda trial: str(trial["id"]),
     )
     for trial_id in results.trial_ids():

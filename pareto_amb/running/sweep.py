@@ -30,7 +30,7 @@ from pareto_amb.results.run_directory import RunDirectory
 from pareto_amb.running.assets import measure_references
 from pareto_amb.running.claim import Claim
 from pareto_amb.running.cluster import gpus_per_trial, ray_cluster
-from pareto_amb.running.confirm import GivenTrials
+from pareto_amb.running.confirm import GivenTrials, unfinished
 from pareto_amb.running.follower import Follower, PatienceWatch, SilentRay
 from pareto_amb.running.halt import halting_in_order
 from pareto_amb.running.materials import Materials, describe_auto
@@ -183,7 +183,7 @@ def _run_on_cluster(
     gpus: float,
     time_budget: float | None,
 ) -> None:
-    config, total = state.config, state.searcher.n_total + state.n_confirmations
+    config, total = state.config, state.n_planned
     with SweepProgress(
         console,
         state.results,
@@ -194,17 +194,18 @@ def _run_on_cluster(
     ) as progress:
         follower = Follower(state, tracker, progress)
         callbacks = [follower, PatienceWatch(state, progress), stopping]
-        _run_trials(state, assets, callbacks, gpus, time_budget)
+        _run_trials(state, assets, progress, callbacks, gpus, time_budget)
 
 
 def _run_trials(
     state: SweepState,
     assets: SweepAssets,
+    progress: SweepProgress,
     callbacks: Sequence[tune.Callback],
     gpus: float,
     time_budget: float | None,
 ) -> None:
-    """Search, and when that is over before the time is up, confirm what was found."""
+    """Search, and when that is over before the time is up, confirm what was found, beside its controls."""
     started = time.monotonic()
     if state.n_searching():
         searcher = state.searcher
@@ -212,7 +213,10 @@ def _run_trials(
     left = None if time_budget is None else time_budget - (time.monotonic() - started)
     if state.n_searching() or (left is not None and left <= 0):
         return
-    if trials := state.confirmations():
+    trials = unfinished(following := state.followers(), state.results)
+    shares, total = state.config.evaluation.rungs, state.searcher.n_total + len(following)
+    progress.following(len(trials), total, sum(shares[trial.last - 1] for trial in trials))
+    if trials:
         given = GivenTrials(trials, list(state.declared.objectives.values()))
         _tuner(assets, given, None, len(trials), callbacks, gpus, left).fit()
 

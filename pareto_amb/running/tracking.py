@@ -315,8 +315,7 @@ class Mirror:
             "method": row["method"],
             "train_size": str(row["train_size"]),
         }
-        if row.get("confirms"):
-            tags["confirms"] = row["confirms"]
+        tags |= {name: row[name] for name in ("confirms", "controls") if row.get(name)}
         began, name = _milliseconds(row) or None, row["trial_id"]
         run = client.create_run(self._experiment, start_time=began, tags=tags, run_name=name)
         self._trials[row["trial_id"]] = _Logged(str(run.info.run_id))

@@ -14,18 +14,22 @@ N_WORKERS = 4
 NOISE = 0.3
 
 
-def planned_trainings(config: SweepConfig, declared: Declared) -> tuple[int, int]:
-    """How many trainings a sweep begins at most, and how many of the best it then repeats."""
+def planned_trainings(config: SweepConfig, declared: Declared) -> tuple[int, int, int]:
+    """How many trainings a sweep begins at most, how many repeat its best, and their controls."""
     search, sizes = config.search, len(config.space.train_size)
     searched = (search.baseline_seeds + sum(config.n_trials(declared).values())) * sizes
-    return searched, config.n_confirmations(declared) * sizes
+    return searched, config.n_confirmations(declared) * sizes, config.n_controls(declared) * sizes
 
 
 def expected_trainings(config: SweepConfig, declared: Declared) -> float:
-    """How many full trainings a sweep costs on average, baselines and confirmation included."""
+    """How many full trainings a sweep costs on average, baselines included.
+
+    What follows the search is counted in full: it is not known yet where the best trainings stop.
+    """
     counts = list(config.n_trials(declared).values())
     costs = {count: count * _expected_share(config, count) for count in set(counts)}
-    searched, repeated = sum(costs[count] for count in counts), config.n_confirmations(declared)
+    searched = sum(costs[count] for count in counts)
+    repeated = config.n_confirmations(declared) + config.n_controls(declared)
     return (config.search.baseline_seeds + searched + repeated) * len(config.space.train_size)
 
 
@@ -46,15 +50,16 @@ def _expected_share(config: SweepConfig, trials: int) -> float:
 def describe_plan(config: SweepConfig, declared: Declared) -> list[str]:
     """What a sweep will do and cost, in lines for people."""
     sizes, search, rungs = config.space.train_size, config.search, config.rung_images()
-    searched, repeated = planned_trainings(config, declared)
+    searched, repeated, controls = planned_trainings(config, declared)
+    trainings = searched + repeated + controls
     seen = round(expected_trainings(config, declared) * rungs[-1])
-    generated = (searched * len(rungs) + repeated) * config.evaluation.n_samples
+    generated = (searched * len(rungs) + repeated + controls) * config.evaluation.n_samples
     some, about, at_most = "", "", ""
     if search.reduction_factor is not None:
         some, about, at_most = " that runs to the end", "about ", "at most "
     methods = ", ".join(f"{count} of {method}" for method, count in config.n_trials(declared).items())
     lines = [
-        f"{searched + repeated} trainings: for each of the train sizes {', '.join(map(str, sizes))},",
+        f"{trainings} trainings: for each of the train sizes {', '.join(map(str, sizes))},",
         f"  {search.baseline_seeds} DDPM baselines, {methods}",
     ]
     if search.sampler == "grid":
@@ -63,10 +68,17 @@ def describe_plan(config: SweepConfig, declared: Declared) -> list[str]:
     if repeated:
         best, seeds = search.confirm.candidates, search.confirm.seeds
         lines.append(f"  and after the search the best {best} again, each with {seeds} fresh seeds")
+    if controls:
+        lines.append("  and beside each of these its control, on clean images at the same noise levels")
+    final = config.evaluation.final_samples
+    if final is not None:
+        measured = search.baseline_seeds * len(sizes) + repeated + controls
+        generated += measured * (final - config.evaluation.n_samples)
+        lines.append(f"  of them {measured}, baselines too, are measured on {final:,} images at their end")
     return [
         *lines,
         f"{rungs[-1]:,} images seen by each{some}, {about}{seen:,} in all",
-        f"measured at {', '.join(f'{n:,}' for n in rungs)} images seen, repeats at the end,",
+        f"measured at {', '.join(f'{n:,}' for n in rungs)} images seen, repeats at their end,",
         f"  {at_most}{generated:,} images generated in all",
     ]
 

@@ -14,7 +14,13 @@ from pareto_amb.evaluation.frechet import fit_gaussian, frechet_distance, freche
 from pareto_amb.evaluation.intervals import wilson
 from pareto_amb.evaluation.memorization import calibrate_threshold, nearest_neighbours
 from pareto_amb.evaluation.objectives import FID, OBJECTIVES
-from pareto_amb.evaluation.trial import MeasuredSamples, build_references, evaluate_samples
+from pareto_amb.evaluation.trial import (
+    MeasuredSamples,
+    build_references,
+    encode_samples,
+    evaluate_encoded,
+    evaluate_samples,
+)
 
 PIXELS = load_encoder("pixels")
 
@@ -112,6 +118,24 @@ def test_a_third_maximised_objective_is_measured_beside_the_two(digits):
     assert measured.reference is reference
     assert torch.equal(measured.copied, four.copied)
     assert torch.equal(measured.similarity_features, PIXELS.encode(samples))
+
+
+@pytest.mark.parametrize("similarity", [PIXELS, other_pixels()], ids=["one encoder", "two"])
+def test_samples_that_are_joined_are_measured_as_all_of_them_at_once(digits, similarity):
+    reference = build_references(digits, split(1797, 300), PIXELS, similarity, config())[300]
+    objectives = {**OBJECTIVES, "brightness": Objective("brightness", "", "", measure=mean_brightness)}
+    with mock.patch.object(Encoder, "encode", autospec=True, side_effect=Encoder.encode) as encode:
+        first, more = (
+            encode_samples(some, PIXELS, similarity) for some in (digits[1000:1100], digits[200:500])
+        )
+        each_once = 1 if similarity is PIXELS else 2
+        assert [len(call.args[1]) for call in encode.call_args_list] == [100] * each_once + [300] * each_once
+    found = evaluate_encoded(first.joined(more), reference, objectives)
+    samples = torch.cat([digits[1000:1100], digits[200:500]])
+    once = evaluate_samples(samples, reference, objectives, PIXELS, similarity)
+    assert found.metrics == once.metrics
+    assert (found.metrics["n_samples"], found.metrics["memorization"]) == (400, pytest.approx(0.25, abs=0.05))
+    assert found.metrics["brightness"] == pytest.approx(float(samples.double().mean()))
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ FEW = settings(
 
 
 def rows() -> pd.DataFrame:
-    """A small sweep: two DDPM seeds, four trials, one of them repeated, one failed."""
+    """A small sweep: two DDPM seeds, four trials, one of them repeated with a control, one failed."""
     found = []
     for number, (trial_id, sigma) in enumerate(
         [
@@ -49,19 +49,22 @@ def rows() -> pd.DataFrame:
             ("a-2", 1.5),
             ("a-0-c1", 0.2),
             ("a-3", 0.4),
+            ("a-0-c1-control", 0.2),
         ]
     ):
-        rungs = [0] if trial_id == "a-3" else [2] if trial_id == "a-0-c1" else [1, 2]
+        rungs = [0] if trial_id == "a-3" else [2] if "-c1" in trial_id else [1, 2]
+        method = "control" if trial_id.endswith("control") else "algorithm1" if sigma else "ddpm"
         for rung in rungs:
             figures = {n: 0.1 * (number + 1) / (rung + 1) for n, c in COLUMNS.items() if c.dtype == "float64"}
             found.append(
                 figures
                 | {
-                    "trial_id": trial_id, "method": "algorithm1" if sigma else "ddpm", "train_size": 50,
+                    "trial_id": trial_id, "method": method, "train_size": 50,
                     "sigma_tn": sigma, "mix_ratio": 0.5 if sigma else 0.0, "corruption": 0.0, "seed": number,
                     "rung": rung, "images_seen": 100 * rung, "budget": rung / 2, "n_samples": 40 * (rung > 0),
                     "status": "complete" if rung else "failed", "error": "" if rung else "out of memory",
                     "confirms": "a-0" if trial_id == "a-0-c1" else "", "recorded_at": 1e9 + number,
+                    "controls": "a-0" if method == "control" else "",
                 }
             )  # fmt: skip
     return pd.DataFrame(found).reindex(columns=list(COLUMNS)).astype({n: c.dtype for n, c in COLUMNS.items()})
@@ -148,6 +151,8 @@ def test_any_table_of_the_types_gives_results_or_one_line(run_dir: Path, frame: 
         ("rung", -1), ("train_size", 0), ("n_samples", 0), ("budget", 1.5), ("budget", np.nan),
         ("fid", np.inf), ("memorization", 1.5), ("sigma_tn", np.nan), ("sigma_tn", -1.0), ("sigma_tn", 0.0),
         ("heldout_memorization", -0.1), ("train_seconds", -1.0), ("confirms", "gone"), ("train_loss", np.inf),
+        ("final_memorization", 1.5), ("final_fid_se", -1.0), ("final_n_samples", -1.0), ("controls", "gone"),
+        ("controls", "d-s0"), ("controls", "a-0-c1"), ("controls", "a-0-c1-control"),
     ],
 )  # fmt: skip
 def test_a_value_that_no_sweep_writes_is_named(run_dir: Path, column: str, value: Any) -> None:
@@ -157,6 +162,33 @@ def test_a_value_that_no_sweep_writes_is_named(run_dir: Path, column: str, value
     with pytest.raises(
         UserError, match=rf"results.parquet: not a results table, column '{column}'.*; restore"
     ):
+        load_results(run_dir / "results.parquet")
+
+
+@pytest.mark.parametrize(
+    ("trial_id", "change", "problem"),
+    [
+        (
+            "a-0-c1",
+            {"controls": "a-0"},
+            "'controls', trial a-0-c1: a-0 is named by a trial that confirms one",
+        ),
+        (
+            "a-0-c1-control",
+            {"train_size": 60},
+            "'controls', trial a-0-c1-control: a-0 has another train_size",
+        ),
+        ("a-0-c1", {"method": "control"}, "'confirms', trial a-0-c1: a-0 has another method"),
+        ("a-0-c1", {"confirms": "a-0-c1-control"}, "'confirms', .* is no trial that can repeat"),
+    ],
+)
+def test_a_trial_that_follows_none_that_it_can_is_named(
+    run_dir: Path, trial_id: str, change: dict[str, Any], problem: str
+) -> None:
+    frame = rows()
+    frame.loc[frame.trial_id == trial_id, list(change)] = list(change.values())
+    write_table(frame, run_dir / "results.parquet")
+    with pytest.raises(UserError, match=problem):
         load_results(run_dir / "results.parquet")
 
 
@@ -307,8 +339,9 @@ def test_an_environment_that_is_no_object_is_named(run_dir: Path, content: str) 
         Run.read(run_dir)
 
 
-def test_names_of_an_export_are_taken() -> None:
-    for name in ExportedRecommendation.model_fields.keys() - {"sigma_tn", "mix_ratio"}:
+def test_names_of_an_export_and_of_columns_are_taken() -> None:
+    exported = ExportedRecommendation.model_fields.keys() - {"sigma_tn", "mix_ratio"}
+    for name in (*exported, "controls", "final_n_samples", "final_sharpness", "sharpness_se"):
         values = DECLARED.to_json()
         values["objectives"].append({"name": name, "label": "", "description": ""})
         with pytest.raises(UserError, match=f"{name}: the name is taken"):

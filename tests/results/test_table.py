@@ -7,7 +7,15 @@ import pytest
 
 from pareto_amb.declared import Declared, MethodInfo, Objective, Parameter
 from pareto_amb.errors import UserError
-from pareto_amb.results.table import ResultsTable, columns, load_results, shipped, trial_columns
+from pareto_amb.results.table import (
+    ResultsTable,
+    columns,
+    final_figures,
+    load_results,
+    searched,
+    shipped,
+    trial_columns,
+)
 from pareto_amb.trial import Trial
 
 DECLARED = shipped()
@@ -97,7 +105,8 @@ def test_rows_keep_the_time_of_their_first_record(tmp_path: Path) -> None:
 def test_a_table_of_an_older_version_loads(tmp_path: Path) -> None:
     table = ResultsTable(tmp_path / "results.parquet", DECLARED)
     table.record(row("a"))
-    old = table.frame().drop(columns=["confirms", "recorded_at"])
+    newer = [name for name in table.frame() if name.startswith("final_")]
+    old = table.frame().drop(columns=["confirms", "controls", "recorded_at", *newer])
     old.to_parquet(tmp_path / "old.parquet", index=False)
     loaded = load_results(tmp_path / "old.parquet").frame
     assert {name: str(kind) for name, kind in loaded.dtypes.items()}.items() >= {
@@ -106,6 +115,33 @@ def test_a_table_of_an_older_version_loads(tmp_path: Path) -> None:
     again = ResultsTable(tmp_path / "old.parquet", DECLARED)
     again.record(row("b"))
     assert load_results(tmp_path / "old.parquet").frame.trial_id.tolist() == ["a", "b"]
+
+
+def test_final_figures_are_in_columns_of_their_own_that_only_rows_with_them_fill(tmp_path: Path) -> None:
+    table = ResultsTable(tmp_path / "results.parquet", DECLARED)
+    names = [name for name in columns(DECLARED) if name.startswith("final_")]
+    objectives = [name for o in DECLARED.objectives for name in (f"final_{o}", f"final_{o}_se")]
+    assert names == ["final_n_samples", *objectives]
+    without = {name: value for name, value in row("a").items() if name not in names}
+    table.record(without)
+    measured = {"n_samples": 500, "fid": 2.5, "fid_se": 0.5, "memorization": 0.25, "similarity_mean": 0.5}
+    table.record({**without, "rung": 2, **final_figures(DECLARED, measured)})
+    frame = load_results(table.path).frame
+    assert frame.loc[frame.rung == 1, names].isna().all(axis=None)
+    (last,) = frame.loc[frame.rung == 2, names].to_dict("records")
+    assert last.pop("final_memorization_se") != 0  # no number: NaN
+    assert last == {"final_n_samples": 500, "final_fid": 2.5, "final_fid_se": 0.5, "final_memorization": 0.25}
+
+
+def test_what_is_of_the_search_neither_repeats_nor_controls(tmp_path: Path) -> None:
+    table = ResultsTable(tmp_path / "results.parquet", DECLARED)
+    parameters = {"sigma_tn": 0.5, "mix_ratio": 0.5}
+    for name, follows in {"a": {}, "a-r1-c1": {"confirms": "a"}, "x": {"controls": "a"}}.items():
+        table.record(
+            {**row(), **trial_columns(Trial(name, "control", 1, 1, parameters, **follows), DECLARED)}
+        )
+    assert searched(table.frame()).trial_id.tolist() == ["a"]
+    assert load_results(table.path).frame.controls.tolist() == ["", "", "a"]
 
 
 def test_a_trial_that_was_pruned_by_an_older_version_is_paused(tmp_path: Path) -> None:
@@ -145,3 +181,23 @@ def test_declarations_of_another_version_are_read_as_far_as_they_are_known() -> 
     assert Declared.from_json(values) == DECLARED
     del values["objectives"][1]["predictors"]
     assert Declared.from_json(values).predictors == []
+    for entry in values["methods"]:
+        del entry["control"]
+    assert not any(method.control for method in Declared.from_json(values).methods.values())
+
+
+@pytest.mark.parametrize(
+    ("control", "problem"),
+    [
+        ("gone", "is not declared"),
+        ("own", "is the method itself, or the baseline"),
+        ("ddpm", "is the method itself, or the baseline"),
+        ("masking", "has a parameter of its own, corruption"),
+    ],
+)
+def test_a_control_that_cannot_be_trained_is_refused(control: str, problem: str) -> None:
+    own = MethodInfo("own", "Own", "", control=control)
+    with pytest.raises(UserError, match=f"^method own: its control '{control}' {problem}; name another"):
+        Declared({**DECLARED.methods, "own": own}, DECLARED.objectives)
+    assert DECLARED.method("algorithm1").control == "control"
+    assert not any(DECLARED.method(name).control for name in ("ddpm", "control", "masking"))

@@ -6,8 +6,9 @@ import pytest
 from pareto_amb import search_spaces
 from pareto_amb.config import SweepConfig
 from pareto_amb.config_file import apply_overrides
+from pareto_amb.declared import Declared, MethodInfo
 from pareto_amb.results.table import ResultsTable, columns, shipped
-from pareto_amb.running.confirm import GivenTrials, confirmations
+from pareto_amb.running.confirm import GivenTrials, followers, unfinished
 from pareto_amb.sweep_file import parse_sweep
 from pareto_amb.trial import Trial
 
@@ -19,16 +20,18 @@ def make_config(*changes: str) -> SweepConfig:
     return parse_sweep(apply_overrides(search_spaces.load("smoke"), changes), "smoke")
 
 
-def row(trial_id: str, fid: float, memorization: float, **more: Any) -> dict[str, Any]:
+def row(trial_id: str, fid: float, memorization: float, rung: int = 2, **more: Any) -> dict[str, Any]:
     numbers: dict[str, Any] = {name: 1 for name, c in columns(DECLARED).items() if c.dtype != "str"}
     words = {"trial_id": trial_id, "method": "algorithm1", "status": "complete", "error": ""}
-    return {**numbers, **words, "train_size": 50, "fid": fid, "memorization": memorization, **more}
+    place = {"rung": rung, "budget": rung / 2, "images_seen": 6400 * rung, "train_size": 50}
+    return {**numbers, **words, **place, "fid": fid, "memorization": memorization, **more}
 
 
 def finished_search(folder: Path) -> ResultsTable:
     """DDPM at fids 100 and 104: no worse is up to 102 + 2 * 2.83."""
     results = ResultsTable(folder / "results.parquet", DECLARED)
     for k, fid in enumerate((100.0, 104.0)):
+        results.record(row(f"n50-ddpm-s{k}", 150.0, 0.1, 1, method="ddpm"))
         results.record(row(f"n50-ddpm-s{k}", fid, 0.5, method="ddpm"))
     for name, fid, memorization in [
         ("a", 101.0, 0.3),
@@ -37,18 +40,29 @@ def finished_search(folder: Path) -> ResultsTable:
         ("d", 130.0, 0.0),
         ("e", 95.0, 0.4),
     ]:
+        results.record(row(name, 150.0, 0.4, 1, sigma_tn=ord(name) / 100, seed=ord(name)))
         results.record(row(name, fid, memorization, sigma_tn=ord(name) / 100, seed=ord(name)))
-    results.record(row("f", 90.0, 0.0, status="paused", budget=0.5))
+    results.record(row("f", 106.0, 0.25, 1, status="paused", sigma_tn=ord("f") / 100, seed=ord("f")))
     results.record(row("g", 90.0, 0.0, status="failed"))
-    results.record(row("h", 90.0, 0.0, method="masking"))
+    results.record(row("h", 90.0, 0.0, method="control"))  # may not be recommended
     return results
 
 
-def test_each_candidate_is_trained_again_as_it_was_with_the_same_fresh_seeds(tmp_path: Path) -> None:
-    found = confirmations(make_config(), finished_search(tmp_path))
-    assert [trial.id for trial in found] == ["b-c1", "b-c2", "a-c1", "a-c2"]
-    assert [trial.confirms for trial in found] == ["b", "b", "a", "a"]
-    chosen = [{"sigma_tn": ord(name) / 100, "mix_ratio": 1.0} for name in "bbaa"]
+def left(config: SweepConfig, results: ResultsTable) -> list[Trial]:
+    return unfinished(followers(config, results), results)
+
+
+def ids(trials: list[Trial]) -> list[str]:
+    return [trial.id for trial in trials]
+
+
+def test_each_candidate_is_trained_again_to_its_own_stopping_point_with_the_same_fresh_seeds(
+    tmp_path: Path,
+) -> None:
+    found = left(make_config("search.controls=false"), finished_search(tmp_path))
+    assert ids(found) == ["b-r2-c1", "b-r2-c2", "f-r1-c1", "f-r1-c2"]
+    assert [(trial.confirms, trial.last) for trial in found] == [("b", 2), ("b", 2), ("f", 1), ("f", 1)]
+    chosen = [{"sigma_tn": ord(name) / 100, "mix_ratio": 1.0} for name in "bbff"]
     assert [trial.parameters for trial in found] == chosen
     first, second, *others = [trial.seed for trial in found]
     assert others == [first, second]
@@ -56,31 +70,91 @@ def test_each_candidate_is_trained_again_as_it_was_with_the_same_fresh_seeds(tmp
     assert {(trial.method, trial.train_size, trial.measured) for trial in found} == {("algorithm1", 50, 0)}
 
 
+def test_each_repeat_has_a_control_that_differs_in_the_method_alone(tmp_path: Path) -> None:
+    found = left(make_config(), finished_search(tmp_path))
+    repeats, controls = found[:4], found[4:]
+    assert ids(controls) == [f"{trial.id}-control" for trial in repeats]
+    for repeat, control in zip(repeats, controls, strict=True):
+        assert (control.method, control.confirms, control.controls) == ("control", "", repeat.confirms)
+        same = ("train_size", "seed", "parameters", "last")
+        assert [getattr(control, name) for name in same] == [getattr(repeat, name) for name in same]
+        assert repeat.controls == ""
+
+
+def test_a_control_is_trained_at_those_parameters_that_it_has(tmp_path: Path) -> None:
+    own = {
+        "own": MethodInfo(
+            "own", "Own", "", control="plain", parameters=DECLARED.method("control").parameters
+        ),
+        "plain": MethodInfo("plain", "Plain", "", parameters=DECLARED.method("control").parameters[:1]),
+    }
+    results = finished_search(tmp_path)
+    declared = Declared({**DECLARED.methods, **own}, DECLARED.objectives)
+    results = ResultsTable(results.path, declared)
+    results.record(row("o", 80.0, 0.0, method="own", sigma_tn=0.25, mix_ratio=0.5))
+    repeat, control = (next(t for t in left(make_config(), results) if t.method == m) for m in own)
+    assert (repeat.parameters, repeat.id) == ({"sigma_tn": 0.25, "mix_ratio": 0.5}, "o-r2-c1")
+    assert (control.parameters, control.id) == ({"sigma_tn": 0.25}, "o-r2-c1-plain")
+
+
 @pytest.mark.parametrize("off", ["candidates", "seeds"])
 def test_none_are_trained_where_confirmation_is_off(tmp_path: Path, off: str) -> None:
     config = make_config(f"search.confirm.{off}=0")
-    assert confirmations(config, finished_search(tmp_path)) == []
-    assert config.n_confirmations(DECLARED) == 0
-    assert make_config("search.methods=[masking]").n_confirmations(DECLARED) == 0
-    assert make_config().n_confirmations(DECLARED) == 4
+    assert followers(config, finished_search(tmp_path)) == []
+    assert (config.n_confirmations(DECLARED), config.n_controls(DECLARED)) == (0, 0)
 
 
-def test_what_has_been_confirmed_changes_no_candidate(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "planned"),
+    [
+        ("search.methods=[control]", (0, 0)),
+        ("search.methods=[masking]", (0, 0)),
+        ("search.methods=[algorithm1, masking]", (4, 4)),
+        ("search.controls=false", (4, 0)),
+        ("seed=0", (4, 4)),
+    ],
+)
+def test_what_follows_a_search_is_planned_for(change: str, planned: tuple[int, int]) -> None:
+    config = make_config(change)
+    assert (config.n_confirmations(DECLARED), config.n_controls(DECLARED)) == planned
+
+
+def test_what_has_been_trained_changes_no_candidate(tmp_path: Path) -> None:
     results = finished_search(tmp_path)
-    before = confirmations(make_config(), results)
+    before = left(make_config(), results)
     for done, trial in enumerate(before):
-        assert confirmations(make_config(), results) == before[done:]
-        results.record(row(trial.id, 500.0, 0.9, confirms=trial.confirms))
-    assert confirmations(make_config(), results) == []
+        assert left(make_config(), results) == before[done:]
+        own = {"confirms": trial.confirms, "controls": trial.controls, "method": trial.method}
+        results.record(row(trial.id, 0.0, 0.0, trial.last, **own, seed=trial.seed, **trial.parameters))
+    assert left(make_config(), results) == []
+    assert followers(make_config(), results) == before
 
 
-def test_a_longer_search_keeps_the_repeats_begun_for_the_shorter_one(tmp_path: Path) -> None:
-    results = finished_search(tmp_path)
-    results.record(row("b-c1", 500.0, 0.9, confirms="b", status="running"))
+def test_a_longer_search_keeps_what_was_begun_for_the_shorter_one(tmp_path: Path) -> None:
+    results, config = finished_search(tmp_path), make_config()
+    _, _, repeat, _, *_, control, _ = followers(config, results)
+    assert (repeat.id, control.id) == ("f-r1-c1", "f-r1-c1-control")
+    unmeasured = {"rung": 0, "budget": 0.0, "status": "interrupted"}
+    for trial in (repeat, control):
+        own = {"confirms": trial.confirms, "controls": trial.controls, "method": trial.method}
+        results.record(row(trial.id, 0, 0, **own, seed=trial.seed, **trial.parameters) | unmeasured)
     for name in "xy":
         results.record(row(name, 90.0, 0.01))
-    found = [trial.id for trial in confirmations(make_config(), results)]
-    assert found == ["x-c1", "x-c2", "y-c1", "y-c2", "b-c1"]
+    found = followers(config, results)
+    assert ids(found[:5]) == ["x-r2-c1", "x-r2-c2", "y-r2-c1", "y-r2-c2", "f-r1-c1"]
+    assert ids(found[5:]) == [f"{name}-control" for name in ids(found[:5])]
+    assert (found[4], found[9]) == (repeat, control)
+
+
+def test_repeats_of_an_older_version_went_to_the_end_and_are_not_trained_twice(tmp_path: Path) -> None:
+    results, config = finished_search(tmp_path), make_config("search.controls=false")
+    first, second, *others = followers(config, results)
+    results.record(row("b-c1", 500.0, 0.9, confirms="b", seed=first.seed))
+    old = {"confirms": "b", "seed": second.seed, "status": "interrupted", "sigma_tn": ord("b") / 100}
+    results.record(row("b-c2", 500.0, 0.9, 0, **old))
+    found = left(config, results)
+    assert ids(found) == ["b-c2", *ids(others)]
+    assert found[0].last == 2
 
 
 def test_given_trials_are_handed_out_in_order_and_then_no_more() -> None:

@@ -222,7 +222,7 @@ def test_a_resumed_sweep_takes_up_what_was_interrupted_and_not_what_failed(tmp_p
     assert [trial.state.name for trial in study.trials] == ["RUNNING", "RUNNING", "FAIL"]
 
     resumed = open_state(run)
-    assert resumed.n_unfinished() == state.n_unfinished() == 4 + resumed.n_confirmations
+    assert resumed.n_unfinished() == state.n_unfinished() == 4 + resumed.n_following
     handed_out = ask(resumed, 4)
     assert handed_out[:3] == [other, cut, late.after(1)]
     assert handed_out[3].id not in {trial.id for trial in (baseline, other, cut, late, bad)}

@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,26 @@ def test_a_search_that_ends_itself_has_fewer_trials_and_less_time_left(
     assert lines[1] == "nothing grows any more"
     assert lines[2].startswith("[2/3] b")
     assert "about 1m00s left" in lines[2]
+
+
+def test_once_the_search_is_over_it_is_known_what_follows_and_what_that_costs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("pareto_amb.running.progress.time.monotonic", lambda: now[0])
+    output = io.StringIO()
+    results = ResultsTable(tmp_path / "results.parquet", DECLARED)
+    console = Console(file=output, force_terminal=True, width=120)
+    with SweepProgress(console, results, total=8, finished=1, n_rungs=2, trainings=8.0) as progress:
+        progress.following(2, total=5, trainings=1.0)
+        progress.started(replace(trial("a-r1-c1"), last=1))
+        now[0] = 60.0
+        progress.row(row("a-r1-c1", 1, 1, 0.5, status="complete"))
+        progress.started(replace(trial("b-r1-c1"), last=1))
+    printed = output.getvalue()
+    line = next(line for line in printed.splitlines() if "[4/5] a-r1-c1 (" in line)
+    assert "stopped at rung 1 of 2, FID 1, memorization 0.500 (1m00s elapsed, about 1m00s left)" in line
+    assert "0/1" in printed
 
 
 def test_on_a_terminal_running_trials_and_the_frontier_stay_in_view(tmp_path: Path) -> None:

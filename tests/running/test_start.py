@@ -14,12 +14,13 @@ from rich.console import Console
 
 from pareto_amb import search_spaces
 from pareto_amb.config_file import apply_overrides
-from pareto_amb.diffusion.methods import METHODS, Algorithm1
+from pareto_amb.diffusion.methods import METHODS, Algorithm1, Control
 from pareto_amb.errors import UserError
 from pareto_amb.results.run_directory import RunDirectory
 from pareto_amb.results.table import shipped
 from pareto_amb.running.claim import claimed
 from pareto_amb.running.materials import load_materials
+from pareto_amb.running.materials import trained_methods
 from pareto_amb.running.start import start_sweep
 from pareto_amb.running.state import SweepState
 from pareto_amb.running.trust import check_storage_is_trusted
@@ -263,4 +264,44 @@ def test_a_method_whose_first_step_fails_is_refused_before_a_sweep_starts(tmp_pa
         start_sweep(
             config, tmp_path / "run", declared, {**METHODS, "broken": Broken}, console=Console(quiet=True)
         )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "trained"),
+    [
+        ([], ["ddpm", "algorithm1", "control"]),
+        (["search.methods=[masking, control, algorithm1]"], ["ddpm", "masking", "control", "algorithm1"]),
+        (["search.methods=[masking]"], ["ddpm", "masking"]),
+        (["search.controls=false"], ["ddpm", "algorithm1"]),
+    ],
+)
+def test_the_controls_of_a_sweep_are_among_the_methods_that_it_trains(
+    changes: list[str], trained: list[str]
+) -> None:
+    config = parse_sweep(apply_overrides(search_spaces.load("smoke"), changes), "smoke")
+    assert trained_methods(config, METHODS) == trained
+
+
+def test_a_control_whose_first_step_fails_is_refused_before_a_sweep_starts(tmp_path: Path) -> None:
+    class Broken(Control):
+        """Breaks."""
+
+        name = "broken"
+
+        def loss(self, *_: Any) -> torch.Tensor:
+            raise ZeroDivisionError("by me")
+
+    class Own(Algorithm1):
+        """Has a control of its own."""
+
+        name = "own"
+        control = "broken"
+
+    declared = declare([Own, Broken])
+    values = apply_overrides(search_spaces.load("smoke"), [*PIXELS, "search.methods=[own]"])
+    config = parse_sweep(values, "smoke", declared)
+    methods = {**METHODS, "own": Own, "broken": Broken}
+    with pytest.raises(UserError, match=r"method broken: .* correct it, or set search\.controls to false"):
+        start_sweep(config, tmp_path / "run", declared, methods, console=Console(quiet=True))
     assert not list(tmp_path.iterdir())

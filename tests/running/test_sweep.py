@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from pareto_amb.config import SearchConfig
 from pareto_amb.results.confirm import worth_confirming
-from pareto_amb.results.table import load_results, shipped
+from pareto_amb.results.table import load_results, searched, shipped
 from pareto_amb.search.extrapolation import extrapolate
 from pareto_amb.search.pareto import best_first
 
@@ -87,7 +87,7 @@ def test_the_sweep_leaves_every_file_of_a_run(finished: tuple[Path, str]) -> Non
 
 def assert_halved(table: pd.DataFrame) -> None:
     """All of a search: what is expected to end best finished, like the baselines; the others paused."""
-    table = table[table.confirms == ""]
+    table = searched(table)
     rungs = table.groupby("trial_id").rung.apply(list)
     status = table.groupby("trial_id").status.first()
     assert set(status) == {"complete", "paused"}
@@ -107,34 +107,48 @@ def assert_halved(table: pd.DataFrame) -> None:
 def test_the_table_has_a_row_for_every_trial_and_the_rungs_it_reached(finished: tuple[Path, str]) -> None:
     folder, printed = finished
     table = pd.read_parquet(folder / "run" / "results.parquet")
-    searched = table[table.confirms == ""]
-    assert searched.groupby("trial_id").rung.apply(list).tolist() == [[1, 2]] * 6
+    search = searched(table)
+    assert search.groupby("trial_id").rung.apply(list).tolist() == [[1, 2]] * 6
     assert set(table.status) == {"complete"}  # four trials: too few to foresee any
     assert "paused" not in printed
     assert (table[table.method == "ddpm"].sigma_tn == 0).all()
     assert table[table.method == "algorithm1"].sigma_tn.between(0.1, 2).all()
     assert table[["fid", "similarity_mean", "heldout_memorization"]].notna().all(axis=None)
-    fid = searched.pivot_table(index="trial_id", columns="rung", values="fid")
+    fid = search.pivot_table(index="trial_id", columns="rung", values="fid")
     assert (fid[2] < fid[1]).all()
     assert table.heldout_memorization.between(0, 0.05).all()
 
 
-def test_the_best_trial_is_trained_again_with_a_fresh_seed_when_the_search_is_over(
+def test_the_best_training_is_repeated_with_a_fresh_seed_and_a_control_when_the_search_is_over(
     finished: tuple[Path, str],
 ) -> None:
+    folder, _ = finished
+    table = pd.read_parquet(folder / "run" / "results.parquet")
+    again, controls = table[table.confirms != ""], table[table.controls != ""]
+    assert (len(again), len(controls)) == (1, 1)  # measured where they stop only
+    repeat, control = again.iloc[0], controls.iloc[0]
+    ((original, rung),) = worth_confirming(load_results(folder / "run" / "results.parquet").size(50), 1)
+    assert (repeat.trial_id, repeat.confirms) == (f"{original}-r{rung}-c1", original)
+    assert (repeat.rung, repeat.budget, repeat.status) == (rung, rung / 2, "complete")
+    before = table[(table.trial_id == original) & (table.rung == rung)].iloc[0]
+    assert (repeat.sigma_tn, repeat.mix_ratio) == (before.sigma_tn, before.mix_ratio)
+    assert repeat.seed not in set(searched(table).seed)
+    assert repeat.fid != before.fid
+    assert repeat.recorded_at > searched(table).recorded_at.max()
+    assert (control.trial_id, control.method) == (f"{repeat.trial_id}-control", "control")
+    assert (control.controls, control.confirms) == (original, "")
+    same = ["train_size", "seed", "sigma_tn", "mix_ratio", "rung", "images_seen", "status"]
+    assert control[same].tolist() == repeat[same].tolist()
+    assert control.fid != repeat.fid
+    assert (folder / "run" / "checkpoints" / f"{repeat.trial_id}.safetensors").exists()
+
+
+def test_the_summary_says_what_became_of_the_repeated_training(finished: tuple[Path, str]) -> None:
     folder, printed = finished
     table = pd.read_parquet(folder / "run" / "results.parquet")
-    again = table[table.confirms != ""]
-    assert len(again) == 1  # measured at the end only
-    repeat = again.iloc[0]
-    (original,) = worth_confirming(load_results(folder / "run" / "results.parquet").size(50), 1)
-    assert (repeat.trial_id, repeat.confirms) == (f"{original}-c1", original)
-    assert (repeat.rung, repeat.budget, repeat.status) == (2, 1.0, "complete")
-    before = table[(table.trial_id == original) & (table.rung == 2)].iloc[0]
-    assert (repeat.sigma_tn, repeat.mix_ratio) == (before.sigma_tn, before.mix_ratio)
-    assert repeat.seed not in set(table[table.confirms == ""].seed)
-    assert repeat.fid != before.fid
-    assert repeat.recorded_at > table[table.confirms == ""].recorded_at.max()
+    repeat = table[table.confirms != ""].iloc[0]
+    original = repeat.confirms
+    before = table[(table.trial_id == original) & (table.rung == repeat.rung)].iloc[0]
     entry = yaml.safe_load((folder / "run" / "recommendation.yaml").read_text())["recommendations"][0]
     ddpm = entry["baseline"]["fid"]
     refuted = bool(repeat.fid > ddpm["value"] + 2 * ddpm["deviation"])
@@ -153,18 +167,20 @@ def test_the_summary_names_the_recommendation_and_what_to_do_next(finished: tupl
     for text in (entry["verdict_words"], "open run/report.html", "mlflow ui --backend-store-uri sqlite:///"):
         assert text in printed
     assert ("pareto-amb train run/" in printed) == entry["verdict"].startswith("copies-less")
-    assert "[7/7]" in printed
+    assert "[8/8]" in printed
     assert "WARNING" not in printed
 
 
 def test_mlflow_has_a_parent_run_and_a_nested_run_a_trial(finished: tuple[Path, str]) -> None:
     folder, _ = finished
     client = MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
+    table = pd.read_parquet(folder / "run" / "results.parquet")
+    reached = table.groupby("trial_id").rung.apply(list)
     experiment = client.get_experiment_by_name("pareto-amb")
     runs = client.search_runs([experiment.experiment_id])
     parent = next(r for r in runs if r.data.tags.get("kind") == "sweep")
     trials = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    assert len(trials) == 7
+    assert len(trials) == 8
     assert parent.info.status == "FINISHED"
     for trial in trials:
         complete = trial.data.tags["status"] == "complete"
@@ -178,13 +194,13 @@ def test_mlflow_has_a_parent_run_and_a_nested_run_a_trial(finished: tuple[Path, 
             "corruption",
             "seed",
         }
-        rungs = [2] if trial.data.tags.get("confirms") else [1, 2] if complete else [1]
+        rungs = reached[trial.data.tags["trial_id"]]
         steps = [m.step for m in client.get_metric_history(trial.info.run_id, "fid")]
         assert steps == [6400 * rung for rung in rungs]
         pictures = client.list_artifacts(trial.info.run_id, "samples")
         assert [p.path for p in pictures] == [f"samples/rung-{rung}.png" for rung in rungs]
     assert parent.data.tags["n50.sigma_tn"]
-    assert sum("confirms" in trial.data.tags for trial in trials) == 1
+    assert [sum(tag in trial.data.tags for trial in trials) for tag in ("confirms", "controls")] == [1, 1]
     attached = {a.path for a in client.list_artifacts(parent.info.run_id)}
     assert {"report.html", "recommendation.yaml", "results.parquet"} <= attached
     assert mlflow.active_run() is None
@@ -283,8 +299,12 @@ def wait_for_table(
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "enough",
-    [lambda table: len(table) > 0, lambda table: (table.status == "paused").any()],
-    ids=["one row", "a paused trial"],
+    [
+        lambda table: len(table) > 0,
+        lambda table: (table.status == "paused").any(),
+        lambda table: (table.confirms != "").any() and (table.controls == "").all(),
+    ],
+    ids=["one row", "a paused trial", "a control that runs"],
 )
 def test_a_sweep_killed_at_any_moment_loses_and_repeats_nothing(
     tmp_path: Path, start: Start, enough: Callable[[pd.DataFrame], bool]
@@ -297,7 +317,9 @@ def test_a_sweep_killed_at_any_moment_loses_and_repeats_nothing(
     printed = run("sweep", "--resume", "run", cwd=tmp_path).stdout
     resumed = pd.read_parquet(tmp_path / "run" / "results.parquet")
     assert_halved(resumed)
-    assert resumed.trial_id.nunique() == 2 + 10 + 1
+    assert resumed.trial_id.nunique() == 2 + 10 + 2
+    repeat, control = (resumed[resumed[name] != ""].iloc[0] for name in ("confirms", "controls"))
+    assert (control.controls, control.seed, control.rung) == (repeat.confirms, repeat.seed, repeat.rung)
     paused = resumed[resumed.status == "paused"].trial_id
     paused_now = paused[~paused.isin(killed[killed.status == "paused"].trial_id)]
     assert paused_now.map(lambda trial: f"{trial} (sigma_tn" in printed).all()
@@ -308,7 +330,7 @@ def test_a_sweep_killed_at_any_moment_loses_and_repeats_nothing(
         assert (kept[column] == kept[f"{column}_before"]).all()
     with sqlite3.connect(tmp_path / "run" / "study.db") as database:
         states = [state for (state,) in database.execute("select state from trials")]
-    complete = resumed[resumed.status == "complete"].trial_id.nunique() - 3
+    complete = resumed[resumed.status == "complete"].trial_id.nunique() - 4
     assert len(states) == 10
     assert states.count("COMPLETE") == complete
 
@@ -361,7 +383,7 @@ def test_a_time_budget_stops_in_order_and_resumes(tmp_path: Path) -> None:
         "sweep", "smoke", "--output", "run", "--time-budget", "0.02", "--set", "training.images=320000",
         "--set", "training.network.options.model_channels=4", *TINY[2:], cwd=tmp_path
     )  # fmt: skip
-    assert "7 trials are not finished: pareto-amb sweep --resume run" in done.stdout
+    assert "8 trials are not finished: pareto-amb sweep --resume run" in done.stdout
     assert (tmp_path / "run" / "report.html").exists()
     assert not (tmp_path / "run" / "recommendation.yaml").exists()
 
@@ -383,8 +405,8 @@ def test_a_search_that_has_stalled_ends_itself_and_a_resumed_one_only_finishes_w
     assert "not finished" not in done.stdout
     resumed = pd.read_parquet(table)
     assert not set(resumed.status) & {"running", "failed"}
-    assert resumed[resumed.confirms == ""].trial_id.nunique() == begun + 2 < 12
-    assert (resumed.confirms != "").sum() == 1
+    assert searched(resumed).trial_id.nunique() == begun + 2 < 12
+    assert [(resumed[name] != "").sum() for name in ("confirms", "controls")] == [1, 1]
     assert "The search ended itself" in (tmp_path / "run" / "report.html").read_text()
 
 

@@ -102,6 +102,23 @@ def test_a_trial_has_its_parameters_figures_and_pictures(sweep: Sweep) -> None:
     assert mirror.missing() == Missing(ending=True)
 
 
+def test_a_trial_that_follows_the_search_says_which_one_it_follows(sweep: Sweep) -> None:
+    for name, follows in {
+        "a": {},
+        "a-r1-c1": {"confirms": "a"},
+        "a-r1-c1-control": {"controls": "a"},
+    }.items():
+        sweep.record(name, **{"method": "control", "sigma_tn": 0.5, "mix_ratio": 0.5, **follows})
+    sweep.mirror().update()
+    tags = {name: run.data.tags for name, run in sweep.trials().items()}
+    told = {name: {key: tags[name].get(key) for key in ("confirms", "controls")} for name in tags}
+    assert told == {
+        "a": {"confirms": None, "controls": None},
+        "a-r1-c1": {"confirms": "a", "controls": None},
+        "a-r1-c1-control": {"confirms": None, "controls": "a"},
+    }
+
+
 def test_logging_goes_on_in_the_same_runs_after_a_kill_and_twice_adds_nothing(sweep: Sweep) -> None:
     sweep.record(rung=1)
     sweep.mirror().update()

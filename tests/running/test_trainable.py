@@ -15,9 +15,13 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from pareto_amb import search_spaces
+from pareto_amb.config import SweepConfig
 from pareto_amb.config_file import apply_overrides
 from pareto_amb.diffusion.checkpoint import unpack
 from pareto_amb.diffusion.methods import METHODS
+from pareto_amb.errors import UserError
+from pareto_amb.evaluation.encoders import load_encoder
+from pareto_amb.evaluation.trial import evaluate_samples
 from pareto_amb.results.run_directory import RunDirectory, checkpoint_name
 from pareto_amb.results.table import shipped
 from pareto_amb.running.assets import references_of
@@ -26,7 +30,7 @@ from pareto_amb.running.confirm import GivenTrials
 from pareto_amb.running.materials import load_materials
 from pareto_amb.running.stopping import put_up_sign
 from pareto_amb.sweep_file import parse_sweep
-from pareto_amb.trainables import SweepAssets, TrialTrainable
+from pareto_amb.trainables import SweepAssets, TrialTrainable, trial_trainable
 from pareto_amb.trial import Trial
 
 pytestmark = pytest.mark.slow
@@ -84,11 +88,22 @@ def begin(prepared: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Callable
     monkeypatch.setattr("pareto_amb.trainables.trial_trainable.ray.get_gpu_ids", list)
     monkeypatch.setattr("pareto_amb.trainables.trial_trainable.Lookout", Lookout)
 
-    def start(folder: Path, measured: int, trial_id: str = "t", confirms: str = "") -> TrialTrainable:
-        parameters = {"sigma_tn": 0.5, "mix_ratio": 0.5}
-        trial = Trial(trial_id, "algorithm1", 50, 1, parameters, confirms, measured)
+    def start(
+        folder: Path,
+        measured: int,
+        trial_id: str = "t",
+        method: str = "algorithm1",
+        final_samples: int | None = None,
+        **more: Any,
+    ) -> TrialTrainable:
+        parameters = {"sigma_tn": 0.5, "mix_ratio": 0.5} if method != "ddpm" else {}
+        trial = Trial(trial_id, method, 50, 1, parameters, measured=measured, **more)
+        config: SweepConfig = prepared["config"]
+        evaluation = config.evaluation.model_copy(update={"final_samples": final_samples})
+        config = config.model_copy(update={"evaluation": evaluation})
         trainable = TrialTrainable.__new__(TrialTrainable)
-        trainable.setup(trial.config(), SweepAssets(storage_uri=str(folder), **prepared))
+        assets = SweepAssets(storage_uri=str(folder), **{**prepared, "config": config})
+        trainable.setup(trial.config(), assets)
         return trainable
 
     return start
@@ -117,14 +132,103 @@ def test_a_rung_that_was_trained_but_has_no_row_is_measured(
     assert next_row(begin(tmp_path, 0)) == next_row(begin(tmp_path, 0))
 
 
-def test_a_repeat_is_trained_like_its_trial_and_measured_at_the_end_only(
+def test_a_repeat_is_trained_like_its_trial_and_measured_where_it_stops_only(
     begin: Callable[..., TrialTrainable], tmp_path: Path
 ) -> None:
     whole = begin(tmp_path / "whole", 0)
-    _, last = (next_row(whole) for _ in range(2))
-    repeat = next_row(begin(tmp_path / "again", 0, "t-c1", confirms="t"))
-    assert (repeat["rung"], repeat["status"], repeat["confirms"]) == (2, "complete", "t")
-    assert repeat["fid"] == last["fid"]  # the seed is the same here
+    rows = [next_row(whole) for _ in range(2)]
+    for rung in (1, 2):
+        trainable = begin(tmp_path / "again", 0, f"t-r{rung}-c1", confirms="t", last=rung)
+        repeat = trainable.step()
+        assert repeat["done"]
+        own = repeat["row"]
+        assert (own["rung"], own["status"], own["confirms"]) == (rung, "complete", "t")
+        assert (own["budget"], own["images_seen"]) == (rung / 2, 256 * rung)
+        assert own["fid"] == rows[rung - 1]["fid"]  # the seed is the same here
+        saved = trainable._store.read(checkpoint_name(f"t-r{rung}-c1"))
+        assert saved is not None
+        assert unpack(saved, "")[0]["images_seen"] == 256 * rung
+    without = begin(tmp_path / "old", 0, "t-c1", confirms="t")  # of an older version, to the end
+    assert next_row(without)["rung"] == 2
+
+
+def test_a_control_is_measured_where_its_repeat_stops_and_says_whose_it_is(
+    begin: Callable[..., TrialTrainable], tmp_path: Path
+) -> None:
+    control = next_row(begin(tmp_path, 0, "t-r1-c1-control", "control", controls="t", last=1))
+    found = {name: control[name] for name in ("method", "controls", "confirms", "rung", "status", "sigma_tn")}
+    assert found == {
+        "method": "control", "controls": "t", "confirms": "", "rung": 1, "status": "complete", "sigma_tn": 0.5
+    }  # fmt: skip
+
+
+def test_a_trial_that_was_cut_off_after_its_last_rung_measures_that_again(
+    begin: Callable[..., TrialTrainable], tmp_path: Path
+) -> None:
+    whole = begin(tmp_path, 0)
+    rows = [next_row(whole) for _ in range(2)]
+    again = next_row(begin(tmp_path, 2))
+    assert again.pop("train_loss") == pytest.approx(rows[1].pop("train_loss"))
+    assert again == rows[1]
+
+
+def test_a_checkpoint_past_the_end_of_a_trial_is_named(
+    begin: Callable[..., TrialTrainable], tmp_path: Path
+) -> None:
+    whole = begin(tmp_path, 0)
+    for _ in range(2):
+        whole.step()
+    with pytest.raises(UserError, match=r"^checkpoints/t\.safetensors: has seen 512 images, .* ends at 256;"):
+        begin(tmp_path, 0, confirms="x", last=1).step()
+
+
+@pytest.mark.parametrize(
+    ("more", "at_rungs"),
+    [
+        ({"confirms": "x", "last": 1}, [1]),
+        ({"method": "control", "controls": "x", "last": 1}, [1]),
+        ({"method": "ddpm"}, [2]),
+        ({}, []),
+    ],
+    ids=["repeat", "control", "baseline", "one of the search"],
+)
+def test_what_is_compared_in_the_end_is_measured_on_more_samples_once(
+    begin: Callable[..., TrialTrainable],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    more: dict[str, Any],
+    at_rungs: list[int],
+) -> None:
+    drawn: list[torch.Tensor] = []
+    generate = trial_trainable.generate
+
+    def drawing(*arguments: Any, **named: Any) -> torch.Tensor:
+        drawn.append(generate(*arguments, **named))
+        return drawn[-1]
+
+    monkeypatch.setattr(trial_trainable, "generate", drawing)
+    plain, final = (
+        begin(tmp_path / "plain", 0, **more),
+        begin(tmp_path / "final", 0, final_samples=50, **more),
+    )
+    for rung in range(more.get("last", 1), more.get("last", 2) + 1):
+        row = next_row(plain)
+        drawn.clear()
+        found = next_row(final)
+        assert {name: found[name] for name in row} == row
+        added = found.keys() - row.keys()
+        if rung not in at_rungs:
+            assert (len(drawn), added) == (1, set())
+            continue
+        assert [len(samples) for samples in drawn] == [20, 30]
+        pixels, objectives = load_encoder("pixels"), final._assets.declared.objectives
+        once = evaluate_samples(torch.cat(drawn), final._reference, objectives, pixels, pixels).metrics
+        expected = {f"final_{name}": once[name] for name in ("n_samples", "fid", "fid_se", "memorization")}
+        assert {name: found[name] for name in expected} == expected
+        assert added == {*expected, "final_memorization_se"}
+        assert (
+            next_row(begin(tmp_path / "final", 0, final_samples=50, **more)) == found
+        )  # killed before the row
 
 
 def test_a_note_of_what_was_measured_goes_with_a_trial_that_pauses(
@@ -141,13 +245,30 @@ def test_a_note_of_what_was_measured_goes_with_a_trial_that_pauses(
     assert next_row(other) == rows[1]
 
 
-@pytest.mark.parametrize("steps", [1, 3, 10**6], ids=["first step", "third step", "never"])
+FOLLOWER = {
+    "trial_id": "t-r1-c1-control",
+    "method": "control",
+    "controls": "t",
+    "last": 1,
+    "final_samples": 30,
+}
+
+
+@pytest.mark.parametrize(
+    ("steps", "more"),
+    [(1, {}), (3, {}), (10**6, {}), (3, {"confirms": "x", "last": 2}), (3, FOLLOWER)],
+    ids=["first step", "third step", "never", "a repeat", "a control"],
+)
 def test_a_trial_that_is_stopped_checkpoints_at_once_and_goes_on_as_if_nothing_was(
-    begin: Callable[..., TrialTrainable], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+    begin: Callable[..., TrialTrainable],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: int,
+    more: dict[str, Any],
 ) -> None:
-    whole = next_row(begin(tmp_path / "whole", 0))
+    whole = next_row(begin(tmp_path / "whole", 0, **more))
     monkeypatch.setattr(Lookout, "raised_at", steps)
-    stopped = begin(tmp_path / "parts", 0)
+    stopped = begin(tmp_path / "parts", 0, **more)
     with suppress(KeyboardInterrupt):
         next_row(stopped)
     lookout = cast(Lookout, stopped._lookout)
@@ -157,7 +278,7 @@ def test_a_trial_that_is_stopped_checkpoints_at_once_and_goes_on_as_if_nothing_w
     else:
         assert lookout.told == ["training", "saved"]
     monkeypatch.setattr(Lookout, "raised_at", float("inf"))
-    resumed = begin(tmp_path / "parts", 0)
+    resumed = begin(tmp_path / "parts", 0, **more)
     saved = stopped._store.read(checkpoint_name(stopped._trial.id))
     assert saved is not None
     assert unpack(saved, "")[0]["images_seen"] == stopped._trainer.images_seen

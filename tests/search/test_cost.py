@@ -34,6 +34,27 @@ def test_a_longer_search_saves_more_a_trial_but_never_what_halving_at_once_would
     assert expected(24, "search.reduction_factor=4") < expected(24)
 
 
+@pytest.mark.parametrize(
+    ("changes", "trainings", "generated", "words"),
+    [
+        ((), (16, 4, 4), 16 * 4 + 8, "and beside each of these its control"),
+        (("search.controls=false",), (16, 4, 0), 16 * 4 + 4, "the best 2 again, each with 2 fresh seeds"),
+        (("search.confirm.seeds=0",), (16, 0, 0), 16 * 4, "3 DDPM baselines"),
+        (("evaluation.final_samples=5000",), (16, 4, 4), 16 * 4 + 8 + 11 * 4, "of them 11, baselines too"),
+    ],
+)
+def test_the_plan_counts_repeats_controls_and_final_samples(
+    changes: tuple[str, ...], trainings: tuple[int, ...], generated: int, words: str
+) -> None:
+    shape = [f"evaluation.rungs={list(RUNGS)}", "evaluation.n_samples=1000"]
+    config = parse_sweep(apply_overrides(search_spaces.load("digits"), [*shape, *changes]), "digits")
+    assert planned_trainings(config, declare()) == trainings
+    plan = "\n".join(describe_plan(config, declare()))
+    assert f"{sum(trainings)} trainings" in plan
+    assert words in plan
+    assert f"at most {generated * 1000:,} images generated in all" in plan
+
+
 def test_later_brackets_cost_more() -> None:
     assert expected(100, "search.brackets=3") > expected(100)
 

@@ -54,6 +54,7 @@ class Algorithm1(Method):
     label = "Algorithm 1"
     color = "#0072B2"
     parameters: ClassVar[tuple[Parameter, ...]] = (SIGMA_TN, MIX_RATIO)
+    control = "control"
 
     @classmethod
     def create(cls, parameters: Mapping[str, float], sigma_max: float) -> "Algorithm1":
@@ -100,6 +101,7 @@ class DDPM(Algorithm1):
     color = "#D55E00"
     parameters = ()
     recommended = False
+    control = ""
 
     @classmethod
     def create(cls, parameters: Mapping[str, float], sigma_max: float) -> Algorithm1:

@@ -63,8 +63,9 @@ class Method(ABC):
     """A training method: a frozen dataclass, whose fields a checkpoint must agree with.
 
     The class declares the method's name, label, colour (`#RRGGBB`) and parameters, what its rows hold of
-    other methods' parameters, and whether it may be recommended. The first line of its docstring describes
-    it to users.
+    other methods' parameters, whether it may be recommended, and by name the method that is its control: one
+    of no further parameters, which is trained beside the confirming trainings. The first line of its
+    docstring describes it to users.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -75,6 +76,7 @@ class Method(ABC):
     parameters: ClassVar[tuple[Parameter, ...]] = ()
     constants: ClassVar[Mapping[str, float]] = {}
     recommended: ClassVar[bool] = True
+    control: ClassVar[str] = ""
     masked: ClassVar[bool] = False
     """Whether its denoiser is told, in `mask`, which pixels it may see."""
 
@@ -83,7 +85,14 @@ class Method(ABC):
         """The declaration without the code."""
         description = (cls.__doc__ or "").strip().partition("\n")[0]
         return MethodInfo(
-            cls.name, cls.label, description, cls.color, cls.parameters, dict(cls.constants), cls.recommended
+            cls.name,
+            cls.label,
+            description,
+            cls.color,
+            cls.parameters,
+            dict(cls.constants),
+            cls.recommended,
+            cls.control,
         )
 
     @classmethod

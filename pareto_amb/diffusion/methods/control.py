@@ -26,6 +26,7 @@ class Control(Algorithm1):
     label = "Control (clean images)"
     color = "#44AA99"
     recommended = False
+    control = ""
 
     def material(self, clean: Tensor, ids: Sequence[int], seed: int) -> Tensor:
         """The images: (N, C, H, W)."""
