@@ -26,7 +26,7 @@ def confirmations(config: SweepConfig, results: ResultsTable) -> list[Trial]:
     wanted = [
         (trial_id, k)
         for size in config.space.train_size
-        for trial_id in worth_confirming(found.size(size), confirm.candidates)
+        for trial_id, _ in worth_confirming(found.size(size), confirm.candidates)
         for k in range(1, confirm.seeds + 1)
     ]
     begun = found.frame[found.frame.confirms != ""].drop_duplicates("trial_id")

@@ -16,7 +16,14 @@ def table(*trials: tuple[float, float], ddpm: tuple[float, float] = (100.0, 0.5)
     rows = [("ddpm-0", "ddpm", *ddpm), *((f"t{k}", "algorithm1", *t) for k, t in enumerate(trials))]
     rows.append(("ddpm-1", "ddpm", *ddpm))
     frame = pd.DataFrame(rows, columns=["trial_id", "method", "fid", "memorization"])
-    shared = {"train_size": 50, "budget": 1.0, "n_samples": 100, "status": "complete", "confirms": ""}
+    shared = {
+        "train_size": 50,
+        "budget": 1.0,
+        "images_seen": 1000,
+        "n_samples": 100,
+        "status": "complete",
+        "confirms": "",
+    }
     return frame.assign(**shared, recorded_at=np.arange(len(frame), dtype=float))
 
 
