@@ -120,7 +120,8 @@ class MethodInfo:
     """What is known of a training method without its code.
 
     `constants` are what its rows hold of other methods' parameters, where that is not their `absent`.
-    `recommended`: recommendations may come from it; otherwise it only takes part in the frontier.
+    `recommended`: recommendations may come from it; otherwise it only takes part in the frontier. `control`
+    names the method that is trained beside its confirming trainings, at the same parameters; empty: none.
     """
 
     name: str
@@ -130,6 +131,7 @@ class MethodInfo:
     parameters: tuple[Parameter, ...] = ()
     constants: Mapping[str, float] = field(default_factory=dict)
     recommended: bool = True
+    control: str = ""
 
     @property
     def parameter_names(self) -> tuple[str, ...]:

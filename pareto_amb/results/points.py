@@ -29,12 +29,18 @@ def comparable(rows: pd.DataFrame, objectives: Sequence[Objective], budget: Budg
     only because it trained less. `any`: every rung of every trial measured with the same number of
     samples as the last one, early stopping included. Failed trials and controls appear in neither.
     """
-    rows = rows[rows[[objective.name for objective in objectives]].notna().all(axis=1)]
-    rows = rows[(rows.status != "failed") & ~is_control(rows)]
+    rows = measured(rows, objectives)
+    rows = rows[~is_control(rows)]
     complete = finished(rows)
     if budget == "full":
         return complete
     return rows[rows.n_samples == complete.n_samples.max()] if len(complete) else rows
+
+
+def measured(rows: pd.DataFrame, objectives: Sequence[Objective]) -> pd.DataFrame:
+    """Those of `rows` that have every figure, failed trials left out."""
+    rows = rows[rows[[objective.name for objective in objectives]].notna().all(axis=1)]
+    return rows[rows.status != "failed"]
 
 
 def finished(rows: pd.DataFrame) -> pd.DataFrame:
@@ -64,8 +70,8 @@ def average_seeds(rows: pd.DataFrame, declared: Declared) -> pd.DataFrame:
     key = _stop(configuration(kept), kept)
     groups = kept.groupby(key, sort=False)
     averaged = groups.first()
-    measured = kept.select_dtypes("float").columns.difference([*_NOT_MEASURED, *declared.parameters])
-    averaged[measured] = groups[measured].mean()
+    means = kept.select_dtypes("float").columns.difference([*_NOT_MEASURED, *declared.parameters])
+    averaged[means] = groups[means].mean()
     averaged["seeds"] = groups.size()
     averaged["confirmed"] = (kept.confirms != "").groupby(key).any()
     averaged["trial_id"] = averaged.trial_id.where(~averaged.confirmed, averaged.confirms)

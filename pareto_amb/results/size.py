@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,14 @@ from numpy.typing import NDArray
 
 from pareto_amb.declared import BASELINE, Declared, Objective
 from pareto_amb.errors import UserError
-from pareto_amb.results.baseline import Baseline, limits, spread_over_seeds
+from pareto_amb.results.baseline import (
+    Baseline,
+    Spread,
+    limits,
+    quantile_of_noise,
+    spread,
+    spread_over_seeds,
+)
 from pareto_amb.results.noise import (
     TrainingNoise,
     deviations,
@@ -24,6 +32,8 @@ from pareto_amb.results.points import (
     comparable,
     configuration,
     finished,
+    is_control,
+    measured,
     similarity_excess,
 )
 from pareto_amb.search.pareto import hypervolume, non_dominated
@@ -98,9 +108,19 @@ class SizeResults:
         return self.full if self.budget == "full" else self.anytime
 
     @cached_property
+    def controls(self) -> pd.DataFrame:
+        """The rows of controls, measured on as many samples as those of `rows`; they are no points."""
+        rows = measured(self.frame[is_control(self.frame)], self.objectives)
+        return rows[rows.n_samples.isin(self.rows.n_samples)]
+
+    @cached_property
     def full_images(self) -> int:
         """Images of a full training; 0 while none has ended."""
         return 0 if self.full.empty else int(self.full.images_seen.max())
+
+    def stops_early(self, images_seen: int | None) -> bool:
+        """Whether a training that stops there has not had its full budget; None stands for its end."""
+        return images_seen is not None and images_seen < self.full_images
 
     @cached_property
     def configurations(self) -> pd.DataFrame:
@@ -122,6 +142,21 @@ class SizeResults:
         """Points with the standard deviation of each figure, `NAME_sd`."""
         noise = self.noise_at(points)
         return points.assign(**{f"{o.name}_sd": deviations(points, noise, o) for o in self.objectives})
+
+    def behind(self, point: "pd.Series[Any]") -> pd.DataFrame:
+        """The rows whose mean one of `points` is."""
+        rows = self.rows[self.rows.images_seen == point.images_seen]
+        if point.method == BASELINE:
+            return rows[rows.method == BASELINE]
+        return rows[(rows.confirms if point.confirmed else rows.trial_id) == point.trial_id]
+
+    def spreads(self, point: "pd.Series[Any]") -> dict[str, Spread]:
+        """The figures of a point `with_noise`, each with its interval. UserError without a baseline."""
+        reach, found = quantile_of_noise(self.baseline.seeds), {}
+        for o in self.objectives:
+            deviation = float(point[f"{o.name}_sd"])
+            found[o.name] = spread(o, float(point[o.name]), reach * deviation, deviation)
+        return found
 
     @cached_property
     def frontier(self) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import pytest
@@ -68,8 +68,14 @@ def run_of(path: Path, table_rows: list[dict[str, Any]]) -> RunDirectory:
     return RunDirectory(path)
 
 
-def found_in(table_rows: list[dict[str, Any]], policy: str = "match-ddpm", limit: float | None = None) -> Any:
-    return recommend(Results(pd.DataFrame(table_rows), DECLARED).size(50), policy, limit, CONFIG)
+def found_in(
+    table_rows: list[dict[str, Any]],
+    policy: str = "match-ddpm",
+    limit: float | None = None,
+    budget: Literal["any", "full"] = "any",
+) -> Any:
+    size = Results(pd.DataFrame(table_rows), DECLARED).size(50)
+    return recommend(size, policy, limit, CONFIG, budget=budget)
 
 
 def words_of(table_rows: list[dict[str, Any]], **more: Any) -> dict[str, str]:
@@ -100,7 +106,8 @@ def test_the_verdict_is_the_first_thing_on_every_surface(case: str, tmp_path: Pa
     (entry,) = yaml.safe_load(run.recommendation.read_text(encoding="utf-8"))["recommendations"]
     assert list(entry)[:4] == ["train_size", "verdict", "verdict_words", "cautions"]
     assert (entry["verdict"], entry["verdict_words"]) == (word, found.verdict_words)
-    assert entry["training"]["parameters"]["sigma_tn"] == found.sigma_tn
+    assert entry["training"]["method"] == found.method
+    assert entry["training"]["parameters"].get("sigma_tn") == found.sigma_tn
     terminal = CliRunner().invoke(app, ["recommend", str(run.path)]).output
     assert terminal.startswith(found.verdict_words)
     page = write_report(run.path).read_text(encoding="utf-8").replace("&#39;", "'")
@@ -183,7 +190,8 @@ def test_each_caution_is_said_where_it_applies_and_only_there() -> None:
     rival = {**table[2], **_columns(Trial("m", "masking", 50, 0, {"corruption": 0.5})), "fid": 90.0}
     assert "Masking at" in words_of([*table, rival])["better-method"]
     early = {**table[0], "rung": 1, "budget": 0.5, "images_seen": 500, "fid": 50.0, "memorization": 0.0}
-    assert "DDPM, stopped after 500 images, has FID 50" in words_of([*table, early])["early-stopping"]
+    at_full = words_of([*table, early], budget="full")
+    assert "DDPM, stopped after 500 images, has FID 50" in at_full["early-stopping"]
 
 
 def test_trainings_that_have_not_finished_are_said() -> None:
