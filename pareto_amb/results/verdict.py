@@ -66,9 +66,9 @@ def _stop_early(facts: Facts) -> str:
     others = dict.fromkeys(m.parameters[0].terminal_label if m.parameters else m.label for m in methods)
     worse = [o.label for o in size.objectives if o.constraint and _is_worse(facts.found, o)]
     cost = f", at a worse {joined(worse)} than it can have" if worse else ""
-    return (
-        f"Stopping DDPM early does it{cost}: no {joined(list(others), 'or') or 'other training'} does better"
-    )
+    other = joined(list(others), "or") or "other training"
+    sure = " that fresh seeds confirmed" if size.configurations.confirmed.any() else ""
+    return f"Stopping DDPM early does it{cost}: no {other}{sure} does better"
 
 
 def _against_ddpm(facts: Facts) -> tuple[VerdictWord, str]:
@@ -128,8 +128,8 @@ def _training(facts: Facts) -> str:
     if found.images_seen is None:
         return what
     if facts.stops_early:
-        return f"{what}, stopped after {found.images_seen:,} of {facts.size.full_images:,} images,"
-    return f"{what}, trained to the end ({found.images_seen:,} images),"
+        return f"{what} (stopped after {found.images_seen:,} of {facts.size.full_images:,} images)"
+    return f"{what} (trained to the end, {found.images_seen:,} images)"
 
 
 def _ddpm(facts: Facts) -> str:
@@ -138,7 +138,7 @@ def _ddpm(facts: Facts) -> str:
     if not _stopped_baseline(facts):
         return "DDPM"
     held = next((o for o in facts.size.objectives if o.constraint), facts.size.objectives[0])
-    return f"DDPM stopped after {baseline.images_seen:,} images, where its {held.label} is best,"
+    return f"DDPM (stopped after {baseline.images_seen:,} images, where its {held.label} is best)"
 
 
 def _values(spreads: Figures, size: SizeResults) -> str:

@@ -98,7 +98,7 @@ def describe(found: Recommendation, objectives: Sequence[Objective]) -> list[str
 def _stop(found: Recommendation) -> str:
     """Where the training stops, and DDPM beside it."""
     theirs = found.baseline.images_seen
-    beside = "" if theirs is None else f"; DDPM, as given here, after {theirs:,}"
+    beside = "" if theirs is None else f"; the figures of DDPM are those after {theirs:,}"
     return f"stops after {found.images_seen:,} images{beside}"
 
 
