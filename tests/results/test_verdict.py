@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pandas as pd
 import pytest
@@ -14,7 +14,9 @@ from pareto_amb.cli import app
 from pareto_amb.commands.sweep import _print_summary
 from pareto_amb.config_file import apply_overrides, to_yaml
 from pareto_amb.dashboards.report import write_report
+from pareto_amb.results.cautions import _CAUTIONS
 from pareto_amb.results.recommend import recommend
+from pareto_amb.results.recommendation import VerdictWord
 from pareto_amb.results.recommendation_file import build_recommendation, write_recommendation
 from pareto_amb.results.run import Run
 from pareto_amb.results.run_directory import RunDirectory
@@ -208,3 +210,8 @@ def test_trainings_that_have_not_finished_are_said() -> None:
     size = Results(pd.DataFrame(table[:-1]), DECLARED).size(50)
     ended = recommend(size, config=CONFIG, stopped="the search ended itself")
     assert "unfinished" not in {caution.word for caution in ended.cautions}
+
+
+def test_every_verdict_and_caution_is_explained() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "frontier.md").read_text(encoding="utf-8")
+    assert [word for word in (*get_args(VerdictWord), *_CAUTIONS) if f"`{word}`" not in page] == []
