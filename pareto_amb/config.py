@@ -47,15 +47,20 @@ def _is_registered(kind: str) -> Callable[[str, ValidationInfo], str]:
     return check
 
 
-def _is_declared(kind: Literal["method", "objective"]) -> Callable[[str, ValidationInfo], str]:
-    """Check a name against the methods (DDPM always competes) or objectives that are declared."""
+def _is_declared(
+    kind: Literal["method", "objective"], baseline: bool = False
+) -> Callable[[str, ValidationInfo], str]:
+    """Check a name against the methods or objectives that are declared.
+
+    DDPM is among the methods with `baseline` only: a sweep names it nowhere, it always competes.
+    """
 
     def check(name: str, info: ValidationInfo) -> str:
         declared = _declared(info)
         if declared is None:
             return name
         named = declared.methods if kind == "method" else declared.objectives
-        known = [key for key in named if key != BASELINE]
+        known = [key for key in named if baseline or key != BASELINE]
         if name not in known:
             raise ValueError(f"unknown {kind} '{name}': {nearest(name, known)}")
         return name
@@ -710,7 +715,7 @@ class TrainingRun(_Model):
 
     data: DataConfig
     train_size: TrainSize | None = Field(None, description="null: the whole set")
-    method: Annotated[str, AfterValidator(_is_declared("method"))] = Field(
+    method: Annotated[str, AfterValidator(_is_declared("method", baseline=True))] = Field(
         "algorithm1", description="the training method"
     )
     parameters: dict[str, float] = Field(description="of the method; --set sigma_tn=... reaches them, too")

@@ -162,12 +162,18 @@ def scan(
 
 
 def recommend(
-    run: Run | str | Path, policy: str = "match-ddpm", max_memorization: float | None = None
+    run: Run | str | Path,
+    policy: str = "match-ddpm",
+    max_memorization: float | None = None,
+    *,
+    budget: str = "any",
 ) -> RecommendationFile:
-    """What to train with, by a rule of your choice, for every train size of a run.
+    """What to train with and where to stop, by a rule of your choice, for every train size of a run.
 
-    Raises UserError for an unknown policy, or where no train size can be served.
+    `budget` is any, among all stopping points of all trainings, or full, among full trainings.
+
+    Raises UserError for an unknown policy or budget, or where no train size can be served.
     """
     if isinstance(run, Run):
-        return build_recommendation(run.directory, policy, max_memorization, run.results)
-    return build_recommendation(RunDirectory(Path(run)), policy, max_memorization)
+        return build_recommendation(run.directory, policy, max_memorization, run.results, budget)
+    return build_recommendation(RunDirectory(Path(run)), policy, max_memorization, budget=budget)

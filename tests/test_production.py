@@ -6,10 +6,13 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from typer.testing import CliRunner
 
+from pareto_amb.cli import app
 from pareto_amb.config import TrainingRun
 from pareto_amb.config_file import parse
 from pareto_amb.diffusion.checkpoint import unpack
@@ -116,3 +119,17 @@ def test_a_training_that_is_stopped_loses_nothing_and_goes_on_bit_for_bit(
     train_model(run, tmp_path / "parts", console, World())
     first, second = (unpack(path.read_bytes(), "")[1] for path in (whole, parts))
     assert all(first[name].equal(second[name]) for name in first | second)
+
+
+def test_train_stops_where_it_is_recommended_and_says_why(tmp_path: Path) -> None:
+    block = a_training(images=48).model_dump(mode="json") | {"method": "ddpm", "parameters": {}}
+    found = {"train_size": 20, "images_seen": 48, "verdict_words": "Stopping DDPM early does it"}
+    path = tmp_path / "recommendation.yaml"
+    path.write_text(yaml.safe_dump({"recommendations": [{**found, "training": block}]}))
+    printed = CliRunner().invoke(app, ["train", str(path)], catch_exceptions=False).output
+    why = "stops after 48 images, the recommended stopping point: Stopping DDPM early does it"
+    assert why in " ".join(printed.split())
+    checkpoint = (tmp_path / "training" / CHECKPOINT).read_bytes()
+    assert unpack(checkpoint, "")[0]["images_seen"] == 48
+    set_otherwise = ["train", str(path), "--set", "training.images=64", "--output", str(tmp_path / "longer")]
+    assert "stops after 64 images, as set" in CliRunner().invoke(app, set_otherwise).output

@@ -20,19 +20,27 @@ def recommend(
     max_memorization: Annotated[
         float | None, typer.Option(metavar="SHARE", help="Limit for --policy max-memorization.")
     ] = None,
+    budget: Annotated[
+        str,
+        typer.Option(
+            metavar="any|full",
+            help="any: among all stopping points of all trainings, DDPM's too; full: among full trainings, "
+            "the paper's comparison at equal budget.",
+        ),
+    ] = "any",
     export: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write the recommendation to this YAML file."),
     ] = None,
 ) -> None:
-    """Recommend a sigma_tn from a run's results, by a rule of your choice."""
+    """Recommend from a run's results what to train with and where to stop, by a rule of your choice."""
     from pareto_amb.results.recommendation_file import build_recommendation, write_recommendation
     from pareto_amb.results.run_directory import RunDirectory
     from pareto_amb.results.words import describe
 
     run = RunDirectory(run_dir)
     results = run.load()
-    found = build_recommendation(run, policy, max_memorization, results)
+    found = build_recommendation(run, policy, max_memorization, results, budget)
     for entry in found.recommendations:
         print("\n".join(describe(entry, results.objectives)))
     for size, reason in found.not_recommended.items():

@@ -22,7 +22,7 @@ def train(
         Path | None, typer.Option(help="Default: the folder training beside the recommendation.")
     ] = None,
 ) -> None:
-    """Train a model as recommended; run it again to continue a training that was stopped.
+    """Train a model as recommended, up to the recommended stopping point; run it again to continue.
 
     Keys for --set are those of the file's training block, e.g. training.images=10000000,
     data.path=/my/images, parameters.sigma_tn=0.3 or train_size=null for the whole set.
@@ -32,7 +32,7 @@ def train(
     from pareto_amb.config_file import apply_overrides
     from pareto_amb.diffusion.parallel import join_world
     from pareto_amb.production import CHECKPOINT, train_model
-    from pareto_amb.results.recommendation_file import load_training_block
+    from pareto_amb.results.recommendation_file import load_entry, training_block, why_it_stops
     from pareto_amb.sweep_file import parse_training
     from pareto_amb.terminal import make_console
 
@@ -43,8 +43,12 @@ def train(
 
     with continued_by(same_command), join_world(print_error) as world:
         with world.together():
-            block: dict[str, Any] = load_training_block(recommendation, train_size)
+            entry = load_entry(recommendation, train_size)
+            block: dict[str, Any] = training_block(entry, recommendation)
             run = parse_training(apply_overrides(block, overrides or []), str(recommendation))
         console = make_console(quiet=not world.is_first)
+        images = run.training.images
+        why = why_it_stops(entry, images)
+        console.print(f"stops after {images:,} images, {why}", markup=False, soft_wrap=True)
         checkpoint = train_model(run, folder, console, world)
         console.print(f"next:\n  pareto-amb sample {checkpoint}", markup=False)

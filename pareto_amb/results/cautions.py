@@ -14,11 +14,12 @@ import pandas as pd
 from pareto_amb.config import AutoRange, Choice, Range, SweepConfig
 from pareto_amb.declared import BASELINE, Parameter
 from pareto_amb.evaluation.shares import share_posterior
-from pareto_amb.results.baseline import quantile_of_noise
+from pareto_amb.results.baseline import Baseline, quantile_of_noise
 from pareto_amb.results.interval import searched_of
+from pareto_amb.results.points import is_control
 from pareto_amb.results.recommendation import Caution, Recommendation
 from pareto_amb.results.size import SizeResults
-from pareto_amb.results.words import figures, joined, training
+from pareto_amb.results.words import excess_in_words, figures, joined, training
 
 EDGE = 0.05
 """A value in this share of the searched range, on the parameter's scale, lies at the range's end."""
@@ -39,12 +40,25 @@ class Facts:
     stopped: str = ""
 
     @property
+    def compared(self) -> SizeResults:
+        """The results at the budget of the recommendation."""
+        return self.size.over(self.found.budget)
+
+    @property
     def chosen(self) -> pd.DataFrame:
-        """The rows at full budget behind the recommended figures."""
-        full, trials = self.size.full, [self.found.trial_id]
-        if self.found.confirmation is not None:
-            trials = self.found.confirmation.trials
-        return full[full.trial_id.isin(trials)]
+        """The rows behind the recommended figures."""
+        found, rows = self.found, self.compared.rows
+        if found.images_seen is not None:
+            rows = rows[rows.images_seen == found.images_seen]
+        if found.method == BASELINE:
+            return rows[rows.method == BASELINE]
+        trials = [found.trial_id] if found.confirmation is None else found.confirmation.trials
+        return rows[rows.trial_id.isin(trials)]
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether the recommended training stops before its full budget."""
+        return self.size.stops_early(self.found.images_seen)
 
     @property
     def searched(self) -> Range | tuple[Choice, ...]:
@@ -57,6 +71,17 @@ class Facts:
         """The rows of DDPM at full budget."""
         return self.size.full[self.size.full.method == BASELINE]
 
+    @property
+    def at_its_end(self) -> Baseline:
+        """DDPM at full budget: what plain training does."""
+        full = self.size.over("full")
+        return full.baseline if self.found.budget == "any" and full.has_baseline else self.found.baseline
+
+
+def copies_less(found: Recommendation) -> bool:
+    """Whether the recommended training copies less than DDPM beyond its noise."""
+    return found["memorization"].value < found.baseline["memorization"].low
+
 
 def cautions(facts: Facts) -> list[Caution]:
     """Those that apply, the gravest first."""
@@ -65,12 +90,12 @@ def cautions(facts: Facts) -> list[Caution]:
 
 
 def excess(facts: Facts) -> tuple[float, float]:
-    """How far DDPM's share of copies lies above that of held-out images, and half its 95% interval.
+    """How far DDPM's share of copies at full budget lies above held-out images', and half its 95% interval.
 
     The share of held-out images has the error of a count where the table says of how many (`heldout_images`).
     """
-    ddpm, heldout = facts.found.baseline["memorization"], facts.found.heldout_memorization
-    seeds = max(facts.found.baseline.seeds, 1)
+    ddpm, heldout = facts.at_its_end["memorization"], facts.found.heldout_memorization
+    seeds = max(facts.at_its_end.seeds, 1)
     variance, images = (ddpm.deviation or 0.0) ** 2 / seeds, _mean(facts.size.full, "heldout_images")
     if images > 0:
         variance += float(share_posterior(heldout, round(images))[1]) ** 2
@@ -151,7 +176,7 @@ def _few_samples(facts: Facts) -> str:
     if len(counts) > 1:
         return (
             f"trainings were measured on different numbers of samples, {joined([f'{n:,}' for n in counts])}: "
-            "their FID is not comparable"
+            + ("only the most take part" if facts.found.budget == "any" else "their FID is not comparable")
         )
     if not counts or counts[0] >= FEW_SAMPLES:
         return ""
@@ -164,7 +189,7 @@ def _few_samples(facts: Facts) -> str:
 def _unfinished(facts: Facts) -> str:
     size, config = facts.size, facts.config
     last = size.frame.drop_duplicates("trial_id")
-    own = last[last.confirms == ""]
+    own = last[(last.confirms == "") & ~is_control(last)]
     running, planned = int(last.status.isin({"running", "interrupted"}).sum()), len(own)
     if config is not None and not facts.stopped:
         searched = sum(config.n_trials(size.declared).values())
@@ -187,8 +212,8 @@ def _gone(facts: Facts) -> str:
     if len(facts.chosen):
         return ""
     return (
-        f"the recommended trial {facts.found.trial_id} is not among the finished ones of the results table: "
-        "recommend again"
+        f"the recommended trial {facts.found.trial_id} is not among those of the results table that can be "
+        "compared: recommend again"
     )
 
 
@@ -206,7 +231,7 @@ def _still_copies(facts: Facts) -> str:
 
 
 def _not_confirmed(facts: Facts) -> str:
-    if facts.found.confirmation is not None:
+    if facts.found.confirmation is not None or facts.found.method == BASELINE:
         return ""
     return (
         "not confirmed by fresh seeds: it is one training, the best of many, and the best of many looks "
@@ -234,6 +259,50 @@ def _early_stopping(facts: Facts) -> str:
     )
 
 
+def _no_proof(facts: Facts) -> str:
+    """Where an early stop is recommended: how far its samples lean towards the training images even so."""
+    found = facts.found
+    if not facts.stops_early:
+        return ""
+    start = (
+        "an early stop is no proof of innocence: samples lean towards training images before the held-out "
+        "loss turns"
+    )
+    if found.similarity_excess is None:
+        return f"{start}; how far these do was not measured"
+    full = facts.at_its_end.similarity_excess
+    beside = "" if full is None else f", DDPM's at full budget {excess_in_words(full)}"
+    return f"{start}; the mean similarity of these lies {excess_in_words(found.similarity_excess)}{beside}"
+
+
+def _ddpm_close(facts: Facts) -> str:
+    """Where DDPM stopped early cannot be told from the training that was taken instead."""
+    found, size = facts.found, facts.compared
+    if found.budget == "full" or found.method == BASELINE or not copies_less(found):
+        return ""
+    rows = size.configurations
+    rows = rows[(rows.method == BASELINE) & (rows.budget < 1)]
+    ends = [found[o.name].high if o.sign > 0 else -found[o.name].low for o in size.objectives]
+    close = rows[(size.minimized(rows) <= ends).all(axis=1)]
+    if close.empty:
+        return ""
+    best = close.sort_values(["memorization", "fid"]).iloc[0]
+    return (
+        f"DDPM stopped early comes close: after {int(best.images_seen):,} images it has "
+        f"{figures(size.objectives, best)}, within the noise of this training"
+    )
+
+
+def _control_untested(facts: Facts) -> str:
+    found, method = facts.found, facts.size.declared.method(facts.found.method)
+    if not method.control or found.gain is not None or not copies_less(found):
+        return ""
+    return (
+        "what part of this the noise levels alone would gain was not tested: no control of this training was "
+        "measured (search.controls, for trials that fresh seeds confirm)"
+    )
+
+
 def _early_stopping_untested(facts: Facts) -> str:
     if facts.found.early_stop is not None or (facts.size.anytime.budget < 1).any():
         return ""
@@ -241,17 +310,17 @@ def _early_stopping_untested(facts: Facts) -> str:
 
 
 def _better_method(facts: Facts) -> str:
-    size = facts.size
-    rows = size.full[~size.full.method.isin([BASELINE, *size.recommended_methods])]
+    size = facts.compared
+    rows = size.rows[~size.rows.method.isin([BASELINE, *size.recommended_methods])]
     ours = size.signs * [facts.found[objective.name].value for objective in size.objectives]
     better = rows[(size.minimized(rows) <= ours).all(axis=1)]
     if better.empty:
         return ""
     best = better.sort_values(["memorization", "fid"]).iloc[0]
-    return (
-        f"another method does at least as well: {training(size.declared, str(best.method), best)} has "
-        f"{figures(size.objectives, best)}"
-    )
+    what = training(size.declared, str(best.method), best)
+    if best.budget < 1:
+        what += f", stopped after {int(best.images_seen):,} images,"
+    return f"another method does at least as well: {what} has {figures(size.objectives, best)}"
 
 
 def _range_end(facts: Facts) -> str:
@@ -326,6 +395,9 @@ _CAUTIONS: dict[str, Callable[[Facts], str]] = {
     "copying-unsure": _copying_unsure,
     "yardstick-high": _yardstick_high,
     "early-stopping": _early_stopping,
+    "early-stop-no-proof": _no_proof,
+    "ddpm-close": _ddpm_close,
+    "control-untested": _control_untested,
     "better-method": _better_method,
     "still-copies": _still_copies,
     "not-confirmed": _not_confirmed,

@@ -51,13 +51,14 @@ def pick_everywhere(
 ) -> Picked:
     """What `policy` takes along the main parameter of `method`, the others being those `chosen`.
 
-    A Gaussian process over the parameters of the method is fitted to its points at full budget, one for each
-    objective, with the noise of the points. Functions are drawn from it on a grid over the range that `space`
-    searches (without it, over the values tried), DDPM's mean and deviation with their own noise, and the
-    policy is applied to each draw. Where it serves hardly any, the interval is the whole range. It holds the
-    chosen value, and is never a point: a place of the grid stands for all that is nearest to it.
+    A Gaussian process over the parameters of the method is fitted to its points at the chosen stopping point,
+    one for each objective, with the noise of the points. Functions are drawn from it on a grid over the range
+    that `space` searches (without it, over the values tried), DDPM's mean and deviation with their own noise,
+    and the policy is applied to each draw. Where it serves hardly any, the interval is the whole range. It
+    holds the chosen value, and is never a point: a place of the grid stands for all that is nearest to it.
     """
-    points = size.points[size.points.method == method.name]
+    there = size.points.images_seen == chosen.images_seen
+    points = size.points[there & (size.points.method == method.name)]
     axes = [_Axis.of(p, points[p.name], space, size.train_size) for p in method.parameters]
     main = axes[0]
     if not main.high > main.low:
@@ -169,8 +170,9 @@ def _spread(y: Array, ddpm: Array, noise: Array) -> float:
 
 def _draw_worst(size: SizeResults, rng: np.random.Generator) -> Array:
     """What is no worse than DDPM within its noise, minimised: (N_DRAWS, m), its mean and deviation drawn."""
-    row = size.points[size.points.method == BASELINE]
-    means = redraw(row, size.objectives, size.noise, N_DRAWS, rng)[:, 0]
+    ddpm = size.points[size.points.method == BASELINE]
+    row = ddpm[ddpm.images_seen == size.baseline.images_seen]
+    means = redraw(row, size.objectives, size.noise_at(row), N_DRAWS, rng)[:, 0]
     seeds = size.baseline.seeds
     deviation = _deviations(size, size.objectives) * np.sqrt(
         seeds / rng.chisquare(seeds, (N_DRAWS, len(size.objectives)))

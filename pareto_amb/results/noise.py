@@ -28,19 +28,19 @@ class TrainingNoise:
 
     Of an objective whose noise is `normal`: a standard deviation, taken to be the same at every point. Of a
     `share`: the intraclass correlation of the samples that count, the variance of the share p as a part of
-    p (1 - p), in [0, 1).
+    p (1 - p), in [0, 1). One number, or one for each of some points (n,).
     """
 
-    of: Mapping[str, float]
+    of: Mapping[str, float | Array]
 
 
-def training_noise(full: pd.DataFrame, objectives: Sequence[Objective]) -> TrainingNoise:
-    """The noise from the spread of DDPM over its seeds, among the rows at `full` budget of one train size.
+def training_noise(rows: pd.DataFrame, objectives: Sequence[Objective]) -> TrainingNoise:
+    """The noise from the spread of DDPM over its seeds, among `rows` at one stopping point of one train size.
 
     The sampling error, which that spread holds too, is taken off. With fewer than two seeds nothing is
     known of it, and it counts as none; `baseline.quantile_of_noise` makes intervals the wider.
     """
-    rows = full[full.method == BASELINE]
+    rows = rows[rows.method == BASELINE]
     if len(rows) < 2:
         return TrainingNoise({objective.name: 0.0 for objective in objectives})
     measure = {"normal": _normal_noise, "share": _share_noise}

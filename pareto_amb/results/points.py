@@ -1,5 +1,6 @@
 """The points of one train size: which rows of a results table may share a frontier, and their means."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -14,19 +15,37 @@ _NOT_MEASURED = ["budget", "threshold", "recorded_at"]
 Budget = Literal["full", "any"]
 
 
+def is_control(rows: pd.DataFrame) -> "pd.Series[bool]":
+    """Which of `rows` belong to the control of a confirmed trial: it explains a point, and is none itself."""
+    if "controls" not in rows:
+        return pd.Series(False, index=rows.index)
+    return rows.controls != ""
+
+
 def comparable(rows: pd.DataFrame, objectives: Sequence[Objective], budget: Budget = "full") -> pd.DataFrame:
     """Those of one train size's `rows` that may share a frontier.
 
     `full`: one row a completed trial, at its full budget: a trial that was stopped early copies less
     only because it trained less. `any`: every rung of every trial measured with the same number of
-    samples as the last one, early stopping included. Failed trials appear in neither.
+    samples as the last one, early stopping included. Failed trials and controls appear in neither.
     """
-    rows = rows[rows[[objective.name for objective in objectives]].notna().all(axis=1)]
-    rows = rows[rows.status != "failed"]
-    complete = rows[(rows.status == "complete") & (rows.budget >= 1)]
+    rows = measured(rows, objectives)
+    rows = rows[~is_control(rows)]
+    complete = finished(rows)
     if budget == "full":
         return complete
     return rows[rows.n_samples == complete.n_samples.max()] if len(complete) else rows
+
+
+def measured(rows: pd.DataFrame, objectives: Sequence[Objective]) -> pd.DataFrame:
+    """Those of `rows` that have every figure, failed trials left out."""
+    rows = rows[rows[[objective.name for objective in objectives]].notna().all(axis=1)]
+    return rows[rows.status != "failed"]
+
+
+def finished(rows: pd.DataFrame) -> pd.DataFrame:
+    """Those of `rows` that a training ended with at its full budget."""
+    return rows[(rows.status == "complete") & (rows.budget >= 1)]
 
 
 def configuration(rows: pd.DataFrame) -> "pd.Series[str]":
@@ -39,23 +58,39 @@ def configuration(rows: pd.DataFrame) -> "pd.Series[str]":
 
 
 def average_seeds(rows: pd.DataFrame, declared: Declared) -> pd.DataFrame:
-    """One row a configuration, from full-budget `rows` of one train size: the mean over its seeds.
+    """One row a configuration and stopping point, from `rows` of one train size: the mean over its seeds.
 
-    A trial that was repeated with fresh seeds is the mean of the repeats alone: its own figures are those
-    that it was picked for. `seeds` counts the trainings behind a row, `confirmed` says whether they are
-    such repeats; the columns `NAME_se` are those of the means, `trial_id` is the trial repeated.
+    Where a trial was repeated with fresh seeds it is the mean of the repeats alone: its own figures are those
+    that it was picked for. At other stopping points it counts with its own. `seeds` counts the trainings
+    behind a row, `confirmed` says whether they are such repeats; the columns `NAME_se` are those of the
+    means, `trial_id` is the trial repeated.
     """
-    kept = rows[~rows.trial_id.isin(rows.confirms)]
-    key = configuration(kept)
+    repeated = _stop(rows.confirms, rows)[rows.confirms != ""]
+    kept = rows[~_stop(rows.trial_id, rows).isin(repeated)]
+    key = _stop(configuration(kept), kept)
     groups = kept.groupby(key, sort=False)
     averaged = groups.first()
-    measured = kept.select_dtypes("float").columns.difference([*_NOT_MEASURED, *declared.parameters])
-    averaged[measured] = groups[measured].mean()
+    means = kept.select_dtypes("float").columns.difference([*_NOT_MEASURED, *declared.parameters])
+    averaged[means] = groups[means].mean()
     averaged["seeds"] = groups.size()
     averaged["confirmed"] = (kept.confirms != "").groupby(key).any()
-    averaged["trial_id"] = averaged.trial_id.where(~averaged.confirmed, averaged.index)
+    averaged["trial_id"] = averaged.trial_id.where(~averaged.confirmed, averaged.confirms)
     averaged["confirms"] = ""
     errors = [objective.error_column for objective in declared.objectives.values()]
     for name in [name for name in errors if name in kept]:
         averaged[name] = np.sqrt((kept[name] ** 2).groupby(key).mean() / averaged.seeds)
     return averaged.reset_index(drop=True)
+
+
+def _stop(of: "pd.Series[str]", rows: pd.DataFrame) -> "pd.Series[str]":
+    """`of` (n,), and where each of `rows` (n,) was measured, as one word."""
+    return (of + "@" + rows.images_seen.astype(str)).rename("stop")
+
+
+def similarity_excess(rows: pd.DataFrame) -> float | None:
+    """How far the mean similarity of samples lies above held-out images', over `rows`; None if not known."""
+    columns = ("similarity_mean", "heldout_similarity_mean")
+    if not all(column in rows for column in columns):
+        return None
+    ours, heldout = (float(rows[column].mean()) for column in columns)
+    return ours - heldout if math.isfinite(ours - heldout) else None

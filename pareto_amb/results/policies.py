@@ -29,9 +29,9 @@ class Candidates:
     worst: Array
     objectives: Sequence[Objective]
 
-    def shifted(self, values: Array, by: Array) -> "Candidates":
-        """The candidates with other figures, DDPM's having moved `by` (m,)."""
-        return replace(self, values=values, worst=self.worst + by)
+    def only(self, rows: Rows) -> "Candidates":
+        """Those in `rows` (k,)."""
+        return replace(self, values=self.values[rows])
 
     def column(self, name: str) -> Array:
         """The figures of one objective (n,)."""
@@ -44,6 +44,8 @@ class Policy(ABC):
     name: ClassVar[str]
     description: ClassVar[str]
     prefers_confirmed: ClassVar[bool] = False
+    beats_ddpm: ClassVar[bool] = False
+    """Whether a training must copy less than DDPM beyond its noise to be taken before an early stop of it."""
 
     @abstractmethod
     def rank(self, candidates: Candidates) -> tuple[Rows, int]:
@@ -65,6 +67,7 @@ class MatchDDPM(Policy):
     name = "match-ddpm"
     description = "fewest copies at DDPM's FID"
     prefers_confirmed = True
+    beats_ddpm = True
 
     def rank(self, candidates: Candidates) -> tuple[Rows, int]:
         """By how far the objectives that are held exceed DDPM's, then by the others, then by those held."""

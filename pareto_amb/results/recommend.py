@@ -10,8 +10,9 @@ from pareto_amb.config import SpaceConfig, SweepConfig
 from pareto_amb.declared import BASELINE, Declared
 from pareto_amb.diffusion.units import sigma_to_vp
 from pareto_amb.errors import UserError
-from pareto_amb.results.baseline import quantile_of_noise, spread
+from pareto_amb.results.gain import final_figures, gain_over_ddpm
 from pareto_amb.results.interval import Picked, pick_everywhere
+from pareto_amb.results.points import Budget, similarity_excess
 from pareto_amb.results.policies import Candidates, Policy, make_policy
 from pareto_amb.results.recommendation import Confirmation, OtherTraining, Recommendation
 from pareto_amb.results.size import SizeResults
@@ -24,59 +25,62 @@ def recommend(
     max_memorization: float | None = None,
     config: SweepConfig | None = None,
     stopped: str = "",
+    budget: Budget = "any",
 ) -> Recommendation:
-    """Pick the trial to train with, at full budget, of a method that may be recommended.
+    """Pick what to train with, and where to stop it.
+
+    Over `any` budget every stopping point of every training of a method that may be recommended takes part,
+    and those of DDPM do; DDPM at its best stopping point is what is to be matched. At `full` budget full
+    trainings take part, and DDPM's are what is to be matched: the paper's comparison.
 
     A trial that was confirmed counts with the mean of its fresh seeds. `match-ddpm`, which confirmations
     are made for, takes one of the confirmed trials where any of them will do: an unconfirmed one that looks
-    better would be the luckiest draw again. The policies are in `policies.py`. Without the `config` of the
-    sweep nothing is known of the range that was searched but the values tried, nor of trainings to come;
-    `stopped` says why the search ended itself.
+    better would be the luckiest draw again. DDPM of several seeds is no such draw. The policies are in
+    `policies.py`. Without the `config` of the sweep nothing is known of the range that was searched but the
+    values tried, nor of trainings to come; `stopped` says why the search ended itself.
 
-    Raises UserError when no completed trial satisfies the policy, with the nearest one that nearly does.
+    Raises UserError when no measured trial satisfies the policy, with the nearest one that nearly does.
     """
     space = config.space if config is not None else None
-    found = _Choice(size, make_policy(policy, max_memorization), space).recommendation()
+    rule = make_policy(policy, max_memorization)
+    found = _Choice(size.over(budget), rule, space).recommendation()
     return assessed(found, size, config, stopped)
 
 
 class _Choice:
-    """One policy applied to one train size."""
+    """One policy applied to one train size, at the budget that its results are of."""
 
     def __init__(self, size: SizeResults, policy: Policy, space: SpaceConfig | None) -> None:
-        """Choose a trial; UserError when there is none to choose."""
+        """Choose a trial, the point `chosen`; UserError when there is none to choose."""
         self._size, self._policy, self._space = size, policy, space
         worst, _ = size.limits  # UserError without a baseline
-        self._trials = size.points[size.points.method.isin(size.recommended_methods)].reset_index(drop=True)
-        if self._trials.empty:
+        methods = size.recommended_methods
+        if not methods:
             methods = sorted({m for m in size.frame.method if size.declared.method(m).recommended})
             methods = methods or [name for name, m in size.declared.methods.items() if m.recommended]
             raise UserError(
                 f"train size {size.train_size}: no {' or '.join(methods)} trial has finished; continue with "
                 "--resume"
             )
+        competing = methods if size.budget == "full" else [BASELINE, *methods]
+        self._trials = size.points[size.points.method.isin(competing)].reset_index(drop=True)
+        self._is_ddpm = (self._trials.method == BASELINE).to_numpy()
         self._candidates = Candidates(size.minimized(self._trials), worst, size.objectives)
         place = self._choose()
         if place is None:
             named = [_describe_main(row, size.declared) for _, row in self._trials.iterrows()]
             raise UserError(policy.miss(self._candidates, named))
-        self._chosen = self._trials.iloc[place]
-        self._method = size.declared.method(str(self._chosen.method))
+        self.chosen = self._trials.iloc[place]
+        self._method = size.declared.method(str(self.chosen.method))
 
     def recommendation(self) -> Recommendation:
-        size, chosen = self._size, self._chosen
+        size, chosen = self._size, self.chosen
         parameters = {name: float(chosen[name]) for name in self._method.parameter_names}
-        sigma_tn = parameters.get("sigma_tn")
-        reach, picked = quantile_of_noise(size.baseline.seeds), self._picked()
-        figures = {
-            o.name: spread(
-                o, float(chosen[o.name]), reach * chosen[f"{o.name}_sd"], float(chosen[f"{o.name}_sd"])
-            )
-            for o in size.objectives
-        }
+        sigma_tn, picked = parameters.get("sigma_tn"), self._picked()
         return Recommendation(
             train_size=size.train_size,
             policy=self._policy.name,
+            budget=size.budget,
             method=self._method.name,
             parameters=parameters,
             main=next(iter(parameters), ""),
@@ -86,6 +90,8 @@ class _Choice:
             served=picked.served,
             mix_ratio=parameters.get("mix_ratio"),
             trial_id=str(chosen.trial_id),
+            images_seen=int(chosen.images_seen),
+            similarity_excess=similarity_excess(size.behind(chosen)),
             p_front=float(chosen.p_front),
             baseline=size.baseline,
             heldout_memorization=float(chosen.heldout_memorization),
@@ -93,36 +99,64 @@ class _Choice:
             refuted=self._refuted(),
             window=self._window(),
             early_stop=self._early_stop(),
+            equal_budget=self._equal_budget(),
+            gain=gain_over_ddpm(size, chosen),
+            final=final_figures(size, chosen),
             summary="",
-            **figures,
+            **size.spreads(chosen),
         )
 
     def _choose(self) -> int | None:
-        """The row of the trials that the policy takes, confirmed ones first where it prefers them."""
-        confirmed = np.flatnonzero(self._trials.confirmed)
-        if self._policy.prefers_confirmed and len(confirmed):
-            of_these = self._candidates.shifted(self._candidates.values[confirmed], np.zeros(1))
-            if (place := self._policy.pick(of_these)) is not None:
-                return int(confirmed[place])
+        """The row of the trials that the policy takes.
+
+        Where nothing that it takes copies less than DDPM at its best stopping point, and that lies before the
+        end, it is DDPM, stopped early: the plainer and shorter of two that cannot be told apart.
+        """
+        size, place = self._size, self._preferred()
+        if place is None or not self._policy.beats_ddpm or self._is_ddpm[place] or size.budget == "full":
+            return place
+        less = self._trials.memorization[place] < size.baseline["memorization"].low
+        if less or not size.stops_early(size.baseline.images_seen):
+            return place
+        return self._of_these(self._is_ddpm)
+
+    def _preferred(self) -> int | None:
+        """What the policy takes, confirmed ones first where it prefers them and any trial was confirmed.
+
+        DDPM of several seeds is as sure as they are; but plain DDPM is no reason not to look at the others.
+        """
+        confirmed = self._trials.confirmed.to_numpy(dtype=bool)
+        if self._policy.prefers_confirmed and confirmed.any():
+            several = self._is_ddpm & (self._trials.seeds > 1).to_numpy()
+            place = self._of_these(confirmed | several)
+            if place is not None and not (self._is_ddpm[place] and self._trials.budget[place] >= 1):
+                return place
         return self._policy.pick(self._candidates)
 
-    def _same_method(self) -> pd.DataFrame:
-        return self._trials[self._trials.method == self._method.name]
+    def _of_these(self, which: NDArray[np.bool_]) -> int | None:
+        """What the policy takes of some of the trials, `which` (n,)."""
+        rows = np.flatnonzero(which)
+        place = self._policy.pick(self._candidates.only(rows))
+        return None if place is None else int(rows[place])
 
     def _picked(self) -> Picked:
         if not self._method.parameters:
             return Picked(None, 1.0)
-        return pick_everywhere(self._size, self._policy, self._method, self._chosen, self._space)
+        return pick_everywhere(self._size, self._policy, self._method, self.chosen, self._space)
 
     def _window(self) -> tuple[float, float] | None:
-        """The widest run of values of the main parameter, all of which beat DDPM, around the chosen one."""
+        """The widest run of values of the main parameter, all of which beat DDPM, around the chosen one.
+
+        Of trainings that were stopped where the chosen one is.
+        """
         if not self._method.parameters:
             return None
-        name = self._method.parameters[0].name
-        ordered = self._same_method().sort_values(name)
+        name, trials = self._method.parameters[0].name, self._trials
+        there = (trials.method == self._method.name) & (trials.images_seen == self.chosen.images_seen)
+        ordered = trials[there].sort_values(name)
         wins = beats_baseline(self._size, ordered)
         values = ordered[name].to_numpy(dtype=np.float64)
-        here = int(np.flatnonzero(values == float(self._chosen[name]))[0])
+        here = int(np.flatnonzero(values == float(self.chosen[name]))[0])
         if not wins[here]:
             return None
         losses = np.flatnonzero(~wins)
@@ -130,48 +164,69 @@ class _Choice:
         high = losses[losses > here].min(initial=len(wins)) - 1
         return float(values[low]), float(values[high])
 
+    def _in_the_search(self, point: "pd.Series[Any]") -> pd.DataFrame:
+        """The row that the search measured of a confirmed point; none in the table of a stranger."""
+        rows = self._size.rows
+        return rows[(rows.trial_id == point.trial_id) & (rows.images_seen == point.images_seen)]
+
     def _confirmation(self) -> Confirmation | None:
-        if not self._chosen.confirmed:
+        chosen = self.chosen
+        if not chosen.confirmed or (searched := self._in_the_search(chosen)).empty:
             return None
-        rows, chosen = self._size.full, self._chosen
-        searched = rows[rows.trial_id == chosen.trial_id]
-        if searched.empty:
-            return None
-        search = searched.iloc[0]
-        figures: dict[str, Any] = {}
+        search, figures = searched.iloc[0], dict[str, Any]()
         for name in (objective.name for objective in self._size.objectives):
             figures[f"search_{name}"] = float(search[name])
             figures[f"{name}_change"] = float(chosen[name] - search[name])
-        return Confirmation(trials=rows[rows.confirms == chosen.trial_id].trial_id.tolist(), **figures)
+        return Confirmation(trials=self._size.behind(chosen).trial_id.tolist(), **figures)
 
     def _refuted(self) -> list[str]:
+        """The confirmed trials that what the search measured would admit, and their mean does not."""
         if not self._policy.prefers_confirmed:
             return []
+        confirmed = self._trials[self._trials.confirmed]
+        worse = confirmed[~self._admitted(confirmed)]
+        looked_better = [self._admitted(self._in_the_search(point)).any() for _, point in worse.iterrows()]
+        return sorted({str(trial_id) for trial_id in worse.trial_id[looked_better]})
+
+    def _admitted(self, rows: pd.DataFrame) -> NDArray[np.bool_]:
+        """Which of `rows` (n,) are no worse than DDPM in what is held."""
         held = [k for k, objective in enumerate(self._size.objectives) if objective.constraint]
-        worse = (self._candidates.values[:, held] > self._candidates.worst[held]).any(axis=1)
-        refuted = self._trials[self._trials.confirmed & worse]
-        return sorted(str(trial_id) for trial_id in refuted.trial_id)
+        worst = self._candidates.worst[held]
+        return np.asarray((self._size.minimized(rows)[:, held] <= worst).all(axis=1))
 
     def _early_stop(self) -> OtherTraining | None:
-        """An earlier rung that is at least as good in everything: stopping early beats training on."""
+        """At full budget, an earlier stopping point that is at least as good in everything."""
         size = self._size
-        rows = size.anytime[size.anytime.budget < 1]
-        rows = rows[rows.method.isin([BASELINE, *size.recommended_methods])]
-        chosen = size.minimized(self._trials.loc[[self._chosen.name]])
+        if size.budget == "any":
+            return None
+        rows = size.over("any").configurations
+        rows = rows[(rows.budget < 1) & rows.method.isin([BASELINE, *size.over("any").recommended_methods])]
+        chosen = size.minimized(self._trials.loc[[self.chosen.name]])
         better = rows[(size.minimized(rows) <= chosen).all(axis=1)]
         if better.empty:
             return None
-        best = better.iloc[_best_first(size, better)[0]]
-        method = size.declared.method(str(best.method))
-        return OtherTraining(
-            method=method.name,
-            sigma_tn=float(best.get("sigma_tn", 0.0)),
-            parameters={
-                name: float(best[name]) for name in size.declared.method(best.method).parameter_names
-            },
-            images_seen=int(best.images_seen),
-            **{objective.name: float(best[objective.name]) for objective in size.objectives},
-        )
+        return _other_training(size, better.iloc[_best_first(size, better)[0]])
+
+    def _equal_budget(self) -> OtherTraining | None:
+        """Over all budgets, what the policy takes among full trainings; None where none will do."""
+        if self._size.budget == "full":
+            return None
+        try:
+            full = _Choice(self._size.over("full"), self._policy, self._space)
+        except UserError:
+            return None
+        return _other_training(self._size, full.chosen)
+
+
+def _other_training(size: SizeResults, point: "pd.Series[Any]") -> OtherTraining:
+    method = size.declared.method(str(point.method))
+    return OtherTraining(
+        method=method.name,
+        sigma_tn=float(point.get("sigma_tn", 0.0)),
+        parameters={name: float(point[name]) for name in method.parameter_names},
+        images_seen=int(point.images_seen),
+        **{objective.name: float(point[objective.name]) for objective in size.objectives},
+    )
 
 
 def beats_baseline(size: SizeResults, rows: pd.DataFrame) -> NDArray[np.bool_]:

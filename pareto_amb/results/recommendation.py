@@ -148,14 +148,15 @@ class Recommendation(Figures):
         return self.verdict in ADVISED
 
     def lines(self) -> list[str]:
-        """The verdict and the figures, then each caution, as sentences for people."""
+        """The verdict, what to train with and where to stop, then each caution, as sentences for people."""
         return [self.summary, *(f"caution: {caution.sentence}" for caution in self.cautions)]
 
     def tags(self) -> dict[str, str]:
         """All of it as plain text by flat names, as MLflow takes it; figures that are not there are left out.
 
-        The figure NAME of an objective has NAME_low and NAME_high beside it, DDPM's is ddpm_NAME. `cautions`
-        are lines of `word: sentence`, empty where there are none.
+        The figure NAME of an objective has NAME_low and NAME_high beside it. DDPM's is ddpm_NAME, stopped at
+        the same point ddpm_same_stop_NAME; the control's is control_NAME, those of the final measurement are
+        final_NAME and final_ddpm_NAME. `cautions` are lines of `word: sentence`, empty where there are none.
         """
         values: dict[str, Any] = {
             "verdict": self.verdict,
@@ -163,7 +164,10 @@ class Recommendation(Figures):
             "cautions": "\n".join(f"{caution.word}: {caution.sentence}" for caution in self.cautions),
             "summary": self.summary,
             "policy": self.policy,
+            "budget": self.budget,
             "trial_id": self.trial_id,
+            "images_seen": self.images_seen,
+            "similarity_excess": self.similarity_excess,
             "method": self.method,
             **self.parameters,
             "sigma_tn_vp": self.sigma_tn_vp,
@@ -171,13 +175,16 @@ class Recommendation(Figures):
             "served": self.served,
             "heldout_memorization": self.heldout_memorization,
             "ddpm_seeds": self.baseline.seeds,
+            "ddpm_images_seen": self.baseline.images_seen,
+            "ddpm_similarity_excess": self.baseline.similarity_excess,
+            "final_n_samples": self.final and self.final.n_samples,
             "refuted": " ".join(self.refuted),
         }
         for name, ends in ((self.main, self.interval), ("window", self.window)):
             values |= dict(zip((f"{name}_low", f"{name}_high"), ends or (), strict=False))
         if self.interval is not None and self.sigma_tn is not None and self.main == "sigma_tn":
             values["sigma_tn_vp_low"], values["sigma_tn_vp_high"] = map(sigma_to_vp, self.interval)
-        for prefix, figures in (("", self), ("ddpm_", self.baseline)):
+        for prefix, figures in self._figures().items():
             for name in figures.objectives():
                 spread = figures[name]
                 values[f"{prefix}{name}"] = spread.value
@@ -187,3 +194,12 @@ class Recommendation(Figures):
             values |= self.confirmation.model_dump(exclude={"trials"})
             values["confirmed_by"] = " ".join(self.confirmation.trials)
         return {name: str(value) for name, value in values.items() if value is not None}
+
+    def _figures(self) -> dict[str, Figures]:
+        """All figures with intervals, by what their tags begin with."""
+        found: dict[str, Figures | None] = {"": self, "ddpm_": self.baseline}
+        if self.gain is not None:
+            found |= {"ddpm_same_stop_": self.gain.ddpm, "control_": self.gain.control}
+        if self.final is not None:
+            found |= {"final_": self.final.training, "final_ddpm_": self.final.ddpm}
+        return {prefix: figures for prefix, figures in found.items() if figures is not None}

@@ -1,16 +1,19 @@
 """recommendation.yaml: the recommended sigma_tn and the training block that a production run starts from."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pareto_amb.config import SweepConfig, TrainingRun, gather_parameters
+from pareto_amb.config import SweepConfig, TrainingRun, gather_parameters, nearest
 from pareto_amb.config_file import read_yaml
 from pareto_amb.core_yaml import dump_yaml
 from pareto_amb.errors import UserError
 from pareto_amb.notebook import html_list
+from pareto_amb.printable import printable
+from pareto_amb.results.points import Budget
 from pareto_amb.results.policies import make_policy
 from pareto_amb.results.recommend import recommend
 from pareto_amb.results.recommendation import Recommendation
@@ -61,18 +64,22 @@ def build_recommendation(
     policy: str = "match-ddpm",
     max_memorization: float | None = None,
     results: Results | None = None,
+    budget: str = "any",
 ) -> RecommendationFile:
     """Recommend for every train size of a run, whose table is read where its `results` are not given.
 
-    A size that the policy cannot serve is listed with the reason; UserError when no size can be served.
+    `budget` is any, all stopping points of all trainings, or full, full trainings alone. A size that the
+    policy cannot serve is listed with the reason; UserError when no size can be served, or for an unknown
+    budget.
     """
     make_policy(policy, max_memorization)  # refused once, not for every train size
+    over = _budget(budget)
     results = results or run.load()
     config, stopped = run.config(results.declared), run.why_stopped()
     served, refused = [], {}
     for size in config.space.train_size:
         try:
-            found = recommend(results.size(size), policy, max_memorization, config, stopped)
+            found = recommend(results.size(size), policy, max_memorization, config, stopped, over)
         except UserError as error:
             refused[size] = str(error)
         else:
@@ -90,6 +97,12 @@ def build_recommendation(
     )
 
 
+def _budget(name: str) -> Budget:
+    if name not in ("any", "full"):
+        raise UserError(f"unknown budget '{printable(name)}': {nearest(name, get_args(Budget))}")
+    return "any" if name == "any" else "full"
+
+
 def _exported(config: SweepConfig, found: Recommendation) -> ExportedRecommendation:
     training = TrainingRun(
         data=config.data,
@@ -97,7 +110,7 @@ def _exported(config: SweepConfig, found: Recommendation) -> ExportedRecommendat
         method=found.method,
         parameters=found.parameters,
         seed=config.seed,
-        training=config.training,
+        training=config.training.model_copy(update={"images": found.images_seen}),
         sampling=config.sampling,
     )
     return ExportedRecommendation(**found.model_dump(), training=training)
@@ -112,7 +125,20 @@ def write_recommendation(recommendation: RecommendationFile, path: Path) -> None
 
 
 def load_training_block(path: Path, train_size: int | None) -> dict[str, Any]:
-    """The training block of a recommendation file for `train_size`, which may be None if there is one.
+    """The training block of a recommendation file for `train_size`; see `load_entry` and `training_block`."""
+    return training_block(load_entry(path, train_size), path)
+
+
+def training_block(entry: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The training block of an entry of the recommendation file at `path`. UserError when it has none."""
+    block = entry.get("training")
+    if not isinstance(block, dict):
+        raise UserError(f"{path}: the recommendation for {entry['train_size']} has no 'training' block")
+    return gather_parameters(block)
+
+
+def load_entry(path: Path, train_size: int | None) -> dict[str, Any]:
+    """The entry of a recommendation file for `train_size`, which may be None if there is one.
 
     Raises UserError when the file is not a recommendation, or does not settle which size is meant.
     """
@@ -122,13 +148,19 @@ def load_training_block(path: Path, train_size: int | None) -> dict[str, Any]:
         raise UserError(f"{path}: not a recommendation file, key 'recommendations' is missing")
     if not all(isinstance(entry.get("train_size"), int) for entry in entries):
         raise UserError(f"{path}: key 'train_size' of a recommendation must be a whole number")
-    blocks = {entry["train_size"]: entry.get("training") for entry in entries}
-    if train_size is None and len(blocks) == 1:
-        train_size = next(iter(blocks))
-    if train_size not in blocks:
-        sizes = ", ".join(str(size) for size in blocks)
-        raise UserError(f"{path}: choose one of its train sizes with --train-size: {sizes}")
-    block = blocks[train_size]
-    if not isinstance(block, dict):
-        raise UserError(f"{path}: the recommendation for {train_size} has no 'training' block")
-    return gather_parameters(block)
+    sizes = {entry["train_size"]: entry for entry in entries}
+    if train_size is None and len(sizes) == 1:
+        train_size = next(iter(sizes))
+    if train_size not in sizes:
+        known = ", ".join(str(size) for size in sizes)
+        raise UserError(f"{path}: choose one of its train sizes with --train-size: {known}")
+    chosen: dict[str, Any] = sizes[train_size]
+    return chosen
+
+
+def why_it_stops(entry: Mapping[str, Any], images: int) -> str:
+    """Why a training of an entry of recommendation.yaml stops after `images`, on one line."""
+    if images != entry.get("images_seen"):
+        return "as set"
+    words = printable(str(entry.get("verdict_words", "")))
+    return f"the recommended stopping point: {words}" if words else "the recommended stopping point"

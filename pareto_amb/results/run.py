@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from pareto_amb.config import SweepConfig
 from pareto_amb.config_file import read_yaml
-from pareto_amb.declared import Declared
+from pareto_amb.declared import BASELINE, Declared
 from pareto_amb.errors import UserError
 from pareto_amb.notebook import html_list, html_table
 from pareto_amb.printable import printable, reason
@@ -137,7 +137,8 @@ def _recommendation(entry: Any, results: Results) -> Recommendation:
         known_keys = {*Recommendation.model_fields, "sigma_tn_interval", *declared.objectives}
         entry = {key: value for key, value in entry.items() if key in known_keys}
     found = Recommendation.model_validate(entry)
-    if found.method not in declared.methods or not declared.method(found.method).recommended:
+    known = found.method in declared.methods and declared.method(found.method).recommended
+    if not known and found.method != BASELINE:
         raise ValueError(f"method: {found.method!r:.80} is none that the results table declares")
     names = declared.method(found.method).parameter_names
     if found.main != next(iter(names), ""):
@@ -162,8 +163,13 @@ def _check_figures(found: Recommendation, declared: Declared) -> None:
     """Raise KeyError for a figure that is missing, ValueError for one that is no number."""
     for name in declared.objectives:
         found[name], found.baseline[name]
-        if found.early_stop:
-            found.early_stop[name]
+        for other in (found.early_stop, found.equal_budget):
+            if other:
+                other[name]
+        if found.gain:
+            found.gain.ddpm[name], found.gain.control[name]
+        if found.final:
+            found.final.training[name], found.final.ddpm and found.final.ddpm[name]
         if found.confirmation:
             found.confirmation.searched(name), found.confirmation.change(name)
     figures = found.model_dump(exclude={"heldout_memorization"})  # tables of old versions may lack that one

@@ -1,8 +1,9 @@
 """A results table as one object, and one object for each of its train sizes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,14 @@ from numpy.typing import NDArray
 
 from pareto_amb.declared import BASELINE, Declared, Objective
 from pareto_amb.errors import UserError
-from pareto_amb.results.baseline import Baseline, limits, spread_over_seeds
+from pareto_amb.results.baseline import (
+    Baseline,
+    Spread,
+    limits,
+    quantile_of_noise,
+    spread,
+    spread_over_seeds,
+)
 from pareto_amb.results.noise import (
     TrainingNoise,
     deviations,
@@ -18,7 +26,16 @@ from pareto_amb.results.noise import (
     sampling_deviation,
     training_noise,
 )
-from pareto_amb.results.points import average_seeds, comparable, configuration
+from pareto_amb.results.points import (
+    Budget,
+    average_seeds,
+    comparable,
+    configuration,
+    finished,
+    is_control,
+    measured,
+    similarity_excess,
+)
 from pareto_amb.search.pareto import hypervolume, non_dominated
 
 Array = NDArray[np.float64]
@@ -50,11 +67,26 @@ class Results:
 
 @dataclass(frozen=True)
 class SizeResults:
-    """All results of one train size. What follows from the rows is worked out once."""
+    """All results of one train size. What follows from the rows is worked out once.
+
+    A point is a configuration at a stopping point, the mean over its seeds. At `budget` full there is one,
+    the end of the training; at any every rung is one that was measured on as many samples.
+    """
 
     frame: pd.DataFrame
     declared: Declared
     train_size: int
+    budget: Budget = "full"
+
+    def over(self, budget: Budget) -> "SizeResults":
+        """The same results at full budget, or over all stopping points."""
+        return self if budget == self.budget else self._other
+
+    @cached_property
+    def _other(self) -> "SizeResults":
+        other = replace(self, budget="any" if self.budget == "full" else "full")
+        vars(other)["_other"] = self  # so that neither is worked out twice
+        return other
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -70,10 +102,30 @@ class SizeResults:
         """The rows that may share a frontier over all budgets; see `comparable`."""
         return comparable(self.frame, self.objectives, "any")
 
+    @property
+    def rows(self) -> pd.DataFrame:
+        """The rows that may share a frontier at `budget`."""
+        return self.full if self.budget == "full" else self.anytime
+
+    @cached_property
+    def controls(self) -> pd.DataFrame:
+        """The rows of controls, measured on as many samples as those of `rows`; they are no points."""
+        rows = measured(self.frame[is_control(self.frame)], self.objectives)
+        return rows[rows.n_samples.isin(self.rows.n_samples)]
+
+    @cached_property
+    def full_images(self) -> int:
+        """Images of a full training; 0 while none has ended."""
+        return 0 if self.full.empty else int(self.full.images_seen.max())
+
+    def stops_early(self, images_seen: int | None) -> bool:
+        """Whether a training that stops there has not had its full budget; None stands for its end."""
+        return images_seen is not None and images_seen < self.full_images
+
     @cached_property
     def configurations(self) -> pd.DataFrame:
-        """The points at full budget: one row a configuration, the mean over its seeds."""
-        return average_seeds(self.full, self.declared)
+        """The points at `budget`: one row a configuration and stopping point, the mean over its seeds."""
+        return average_seeds(self.rows, self.declared)
 
     @cached_property
     def points(self) -> pd.DataFrame:
@@ -82,13 +134,33 @@ class SizeResults:
         `NAME_sd` are the standard deviations of a point under `redraw`, `p_front` is the share of redraws in
         which no other point dominates it.
         """
-        points = self.configurations
-        spread = {f"{o.name}_sd": deviations(points, self.noise, o) for o in self.objectives}
-        return points.assign(**spread, p_front=probability_non_dominated(points, self.objectives, self.noise))
+        noise = self.noise_at(self.configurations)
+        p_front = probability_non_dominated(self.configurations, self.objectives, noise)
+        return self.with_noise(self.configurations).assign(p_front=p_front)
+
+    def with_noise(self, points: pd.DataFrame) -> pd.DataFrame:
+        """Points with the standard deviation of each figure, `NAME_sd`."""
+        noise = self.noise_at(points)
+        return points.assign(**{f"{o.name}_sd": deviations(points, noise, o) for o in self.objectives})
+
+    def behind(self, point: "pd.Series[Any]") -> pd.DataFrame:
+        """The rows whose mean one of `points` is."""
+        rows = self.rows[self.rows.images_seen == point.images_seen]
+        if point.method == BASELINE:
+            return rows[rows.method == BASELINE]
+        return rows[(rows.confirms if point.confirmed else rows.trial_id) == point.trial_id]
+
+    def spreads(self, point: "pd.Series[Any]") -> dict[str, Spread]:
+        """The figures of a point `with_noise`, each with its interval. UserError without a baseline."""
+        reach, found = quantile_of_noise(self.baseline.seeds), {}
+        for o in self.objectives:
+            deviation = float(point[f"{o.name}_sd"])
+            found[o.name] = spread(o, float(point[o.name]), reach * deviation, deviation)
+        return found
 
     @cached_property
     def frontier(self) -> pd.DataFrame:
-        """The non-dominated configurations at full budget, by rising figures; DDPM takes part like any."""
+        """The non-dominated configurations at `budget`, by rising figures; DDPM takes part like any."""
         return self._front(self.configurations)
 
     @cached_property
@@ -112,26 +184,65 @@ class SizeResults:
 
     @cached_property
     def noise(self) -> TrainingNoise:
+        """What another seed changes at full budget."""
         return training_noise(self.full, self.objectives)
+
+    @cached_property
+    def _noise_by_stop(self) -> dict[int, TrainingNoise]:
+        """What another seed changes, by the stopping points at which DDPM has two seeds or more."""
+        stops = self.rows[self.rows.method == BASELINE].groupby("images_seen")
+        return {int(at): training_noise(rows, self.objectives) for at, rows in stops if len(rows) > 1}
+
+    def noise_at(self, points: pd.DataFrame) -> TrainingNoise:
+        """What another seed changes at each of `points` (n,).
+
+        It is that of DDPM's seeds at the same stopping point, or at full budget where it has not two there.
+        """
+        each = [self._noise_by_stop.get(int(images), self.noise) for images in points.images_seen]
+        names = [objective.name for objective in self.objectives]
+        return TrainingNoise({name: np.array([noise.of[name] for noise in each]) for name in names})
+
+    @cached_property
+    def _baseline_rows(self) -> pd.DataFrame:
+        """DDPM's rows at full budget or, over all budgets, where the mean of its FID is best.
+
+        FID stands for the first figure that is held. Only stopping points count that as many seeds have
+        reached as have ended: fewer would be luckier.
+        """
+        rows = self.rows[self.rows.method == BASELINE]
+        if self.budget == "full":
+            return rows
+        held = next((o for o in self.objectives if o.constraint), self.objectives[0])
+        stops = rows.groupby("images_seen")[held.name].agg(["mean", "size"])
+        stops = stops[stops["size"] >= min(len(finished(rows)), stops["size"].max())]
+        return rows[rows.images_seen == (held.sign * stops["mean"]).idxmin()]
 
     @property
     def has_baseline(self) -> bool:
         """Whether a DDPM training has reached its full budget."""
-        return bool((self.full.method == BASELINE).any())
+        return not finished(self.rows[self.rows.method == BASELINE]).empty
 
     @cached_property
     def baseline(self) -> Baseline:
-        """Mean and seed spread of DDPM at full budget. UserError when no baseline has finished."""
+        """Mean and seed spread of DDPM: at full budget or, over all budgets, where it is best to stop it.
+
+        That is where its FID, the first figure that is held, is best. UserError when no baseline has ended.
+        """
         if not self.has_baseline:
             raise UserError(
                 f"train size {self.train_size}: no DDPM baseline has finished, so there is nothing to "
                 "compare with; continue the sweep with --resume"
             )
-        rows = self.full[self.full.method == BASELINE]
+        rows = self._baseline_rows
         spreads = {
             o.name: spread_over_seeds(rows[o.name], sampling_deviation(rows, o), o) for o in self.objectives
         }
-        return Baseline(seeds=len(rows), **spreads)
+        return Baseline(
+            seeds=len(rows),
+            images_seen=int(rows.images_seen.iloc[0]),
+            similarity_excess=similarity_excess(rows),
+            **spreads,
+        )
 
     @cached_property
     def limits(self) -> tuple[Array, Array]:

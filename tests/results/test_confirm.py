@@ -13,16 +13,7 @@ DECLARED = shipped()
 def row(trial_id: str, fid: float, memorization: float, **more: Any) -> dict[str, Any]:
     numbers: dict[str, Any] = {name: 1 for name, c in columns(DECLARED).items() if c.dtype != "str"}
     words = {"trial_id": trial_id, "method": "algorithm1", "status": "complete", "error": "", "confirms": ""}
-    return {
-        **numbers,
-        **words,
-        "controls": "",
-        "rung": 2,
-        "train_size": 50,
-        "fid": fid,
-        "memorization": memorization,
-        **more,
-    }
+    return {**numbers, **words, "train_size": 50, "fid": fid, "memorization": memorization, **more}
 
 
 def finished_search() -> pd.DataFrame:
@@ -33,20 +24,39 @@ def finished_search() -> pd.DataFrame:
         row("b", 107.0, 0.2),  # admissible, fewest copies
         row("c", 109.0, 0.1),  # just not admissible
         row("d", 130.0, 0.0),
-        row("d", 120.0, 0.3, rung=1, status="complete"),
         row("e", 95.0, 0.4),
-        row("f", 105.0, 0.25, rung=1, budget=0.5, status="paused"),
         row("g", 90.0, 0.0, status="failed"),
         row("h", 90.0, 0.0, method="masking"),
-        row("b-r2-c1-control", 90.0, 0.0, method="control", controls="b"),
         row("b-c1", 90.0, 0.0, confirms="b"),
+        row("k", 90.0, 0.0, method="control", controls="b"),
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).assign(rung=3).fillna({"controls": ""})
+
+
+def earlier(trial_id: str, rung: int, fid: float, memorization: float, **more: Any) -> dict[str, Any]:
+    return row(trial_id, fid, memorization, rung=rung, budget=0.25 * rung, images_seen=rung, **more)
 
 
 @pytest.mark.parametrize("count", range(8))
 def test_the_trials_that_match_ddpm_would_take_come_first(count: int) -> None:
     frame = finished_search()
     found = worth_confirming(Results(frame, DECLARED).size(50), count)
-    assert found == [("b", 2), ("f", 1), ("a", 2), ("e", 2), ("c", 2), ("d", 1)][:count]
+    assert found == [(trial, 3) for trial in ("b", "a", "e", "c", "d")][:count]
     assert worth_confirming(Results(frame[frame.method != "ddpm"], DECLARED).size(50), count) == []
+
+
+def test_each_trial_is_confirmed_where_it_would_be_taken() -> None:
+    rows = [
+        earlier("a", 1, 200.0, 0.0),
+        earlier("a", 2, 106.0, 0.05),
+        earlier("b", 2, 107.5, 0.3),
+        earlier("f", 1, 103.0, 0.1, status="paused"),
+        earlier("n50-ddpm-s0", 2, 103.0, 0.0, method="ddpm"),
+        earlier("n50-ddpm-s1", 2, 103.0, 0.0, method="ddpm"),
+        earlier("l", 2, 90.0, 0.0, n_samples=0),
+    ]
+    size = Results(
+        pd.concat([finished_search(), pd.DataFrame(rows)]).fillna({"controls": ""}), DECLARED
+    ).size(50)
+    assert size.over("any").limits[0][0] == pytest.approx(102 + 2 * 8**0.5)
+    assert worth_confirming(size, 4) == [("a", 2), ("f", 1), ("b", 3), ("e", 3)]

@@ -104,8 +104,9 @@ def simulated(fid_noise: float, rho: float, seeds: int = 400) -> pd.DataFrame:
     rows = {"fid": fids, "memorization": rng.binomial(N_SAMPLES, share) / N_SAMPLES}
     ddpm = pd.DataFrame(rows).assign(method="ddpm", trial_id=[f"d{k}" for k in range(seeds)])
     trial = {"fid": 80.0, "memorization": 0.01, "method": "algorithm1", "trial_id": "t"}
-    shared = {"train_size": 50, "status": "complete", "budget": 1.0, "n_samples": N_SAMPLES, "fid_se": 2.0}
-    return pd.concat([ddpm, pd.DataFrame([trial])], ignore_index=True).assign(**shared)
+    shared = {"train_size": 50, "status": "complete", "budget": 1.0, "images_seen": 1000, "fid_se": 2.0}
+    frame = pd.concat([ddpm, pd.DataFrame([trial])], ignore_index=True)
+    return frame.assign(**shared, n_samples=N_SAMPLES)
 
 
 @pytest.mark.parametrize(("fid_noise", "rho"), [(3.0, 0.02), (0.0, 0.0)])

@@ -1,3 +1,5 @@
+from typing import Literal
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -29,8 +31,13 @@ def size_of(frame: pd.DataFrame) -> SizeResults:
     return Results(frame.fillna({"confirms": ""}), DECLARED).size(100)
 
 
-def recommend(frame: pd.DataFrame, policy: str = "match-ddpm", limit: float | None = None) -> Recommendation:
-    return recommend_of(size_of(frame), policy, limit)
+def recommend(
+    frame: pd.DataFrame,
+    policy: str = "match-ddpm",
+    limit: float | None = None,
+    budget: Literal["any", "full"] = "any",
+) -> Recommendation:
+    return recommend_of(size_of(frame), policy, limit, budget=budget)
 
 
 def cautions(found: Recommendation) -> dict[str, str]:
@@ -93,15 +100,15 @@ def test_no_window_where_nothing_beats_ddpm() -> None:
     assert found.verdict == "no-gain"
 
 
-def test_a_better_early_stop_is_reported() -> None:
+def test_a_better_early_stop_is_reported_at_full_budget() -> None:
     rows = results()
     early = rows.iloc[[0]].assign(budget=0.5, images_seen=500, fid=90.0, memorization=0.1)
-    found = recommend(pd.concat([rows, early]))
+    found = recommend(pd.concat([rows, early]), budget="full")
     assert found.early_stop is not None
     assert (found.early_stop.method, found.early_stop.images_seen) == ("ddpm", 500)
     assert "DDPM, stopped after 500 images, has FID 90" in cautions(found)["early-stopping"]
     worse = early.assign(fid=104.0)
-    assert recommend(pd.concat([rows, worse])).early_stop is None
+    assert recommend(pd.concat([rows, worse]), budget="full").early_stop is None
 
 
 def test_what_is_missing_is_named() -> None:
@@ -111,7 +118,7 @@ def test_what_is_missing_is_named() -> None:
     with pytest.raises(UserError, match="no algorithm1 trial has finished"):
         recommend(rows[rows.method == "ddpm"])
     with pytest.raises(UserError, match="no trial reaches DDPM's fid"):
-        recommend(results({0.2: (200.0, 0.0)}))
+        recommend(results({0.2: (200.0, 0.0)}), budget="full")
 
 
 def test_one_baseline_seed_has_the_spread_of_its_measurement_alone() -> None:
@@ -137,7 +144,8 @@ def test_other_methods_take_part_in_the_frontier_but_are_not_recommended() -> No
     for policy in ("match-ddpm", "knee"):
         assert recommend(everything, policy).trial_id == "t0.4"
     assert recommend(everything).window == recommend(rows).window
-    assert recommend(pd.concat([everything, masking.assign(budget=0.5)])).early_stop is None
+    early = pd.concat([everything, masking.assign(budget=0.5, images_seen=500)])
+    assert recommend(early, budget="full").early_stop is None
 
 
 def measured(trials: dict[float, tuple[float, float]], fid_se: float, n_samples: int) -> pd.DataFrame:

@@ -20,7 +20,9 @@ def size_of(frame: pd.DataFrame, train_size: int = 100) -> SizeResults:
 
 def table(*rows: tuple[str, str, float, float, float, str, int]) -> pd.DataFrame:
     names = ["trial_id", "method", "budget", "fid", "memorization", "status", "n_samples"]
-    return pd.DataFrame(rows, columns=names).assign(train_size=100)
+    return pd.DataFrame(rows, columns=names).assign(
+        train_size=100, images_seen=lambda frame: (1000 * frame.budget).astype(int)
+    )
 
 
 @settings(deadline=None)
@@ -172,3 +174,126 @@ def test_the_history_adds_up_what_every_training_cost_and_what_the_front_had_rea
 
 def test_a_table_without_times_has_no_history() -> None:
     assert size_of(SEARCH.assign(recorded_at=np.nan)).hypervolume_history.empty
+
+
+STOPS = (250, 500, 750, 1000)
+
+
+def trainings(seed: int) -> pd.DataFrame:
+    """Trainings measured at some of STOPS: DDPM's seeds, trials, repeats of some at one of them, controls."""
+    rng = np.random.default_rng(seed)
+
+    def rungs(trial_id: str, method: str, stops: list[int], **more: str) -> list[dict[str, object]]:
+        return [
+            {
+                "trial_id": trial_id, "method": method, "images_seen": stop, "budget": stop / 1000,
+                "rung": STOPS.index(stop) + 1, "n_samples": 50 if rng.random() < 0.1 else 100,
+                "fid": float(rng.integers(10)), "memorization": float(rng.integers(10)) / 10, "fid_se": 1.0,
+                "status": "complete", "confirms": "", "controls": "", **more,
+            }
+            for stop in stops
+        ]  # fmt: skip
+
+    rows = [row for k in range(3) for row in rungs(f"ddpm-{k}", "ddpm", list(STOPS))]
+    for k in range(5):
+        reached = int(rng.integers(1, 5))
+        status = ("paused", "running", "interrupted", "failed")[k % 4] if reached < 4 else "complete"
+        rows += rungs(f"t{k}", "algorithm1", list(STOPS[:reached]), status=status)
+        stop = int(rng.choice(STOPS[:reached]))
+        for c in range(int(rng.integers(3))):
+            rows += rungs(f"t{k}-c{c}", "algorithm1", [stop], confirms=f"t{k}")
+            rows += rungs(f"t{k}-k{c}", "control", [stop], controls=f"t{k}")
+    return pd.DataFrame(rows).assign(train_size=100, recorded_at=0.0)
+
+
+def expected_points(frame: pd.DataFrame) -> dict[tuple[str, int], tuple[float, float, int, bool]]:
+    """By configuration and stopping point, the long way: figures, number of trainings, whether confirmed."""
+    most = max(row.n_samples for row in frame.itertuples() if row.budget == 1 and row.status == "complete")
+    found: dict[tuple[str, int], list[tuple[float, float, bool]]] = {}
+    for row in frame.itertuples():
+        if row.status == "failed" or row.controls or row.n_samples != most:
+            continue
+        name = "ddpm" if row.method == "ddpm" else (row.confirms or row.trial_id)
+        figures = (row.fid, row.memorization, bool(row.confirms))
+        found.setdefault((name, row.images_seen), []).append(figures)
+    points = {}
+    for stop, seeds in found.items():
+        repeats = [seed for seed in seeds if seed[2]]
+        mean = np.mean([seed[:2] for seed in repeats or seeds], axis=0)
+        points[stop] = (*mean.tolist(), len(repeats or seeds), bool(repeats))
+    return points
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_any_budget_frontier_is_that_of_every_stopping_point(seed: int) -> None:
+    frame = trainings(seed)
+    size = size_of(frame.sample(frac=1, random_state=seed)).over("any")
+    expected = expected_points(frame)
+    names = size.points.trial_id.where(size.points.method != "ddpm", "ddpm")
+    found = {
+        (name, int(p.images_seen)): (p.fid, p.memorization, p.seeds, p.confirmed)
+        for name, p in zip(names, size.points.itertuples(), strict=True)
+    }
+    assert found.keys() == expected.keys()
+    for stop, figures in expected.items():
+        assert found[stop] == pytest.approx(figures)
+    on_front = {
+        stop for stop, (fid, copies, *_) in expected.items()
+        if not any(
+            other[0] <= fid and other[1] <= copies and other[:2] != (fid, copies)
+            for other in expected.values()
+        )
+    }  # fmt: skip
+    front = size.frontier
+    named = front.trial_id.where(front.method != "ddpm", "ddpm")
+    assert set(zip(named, front.images_seen, strict=True)) == on_front
+    assert size.over("any") is size
+    assert size.over("full").over("any") is size
+    assert "control" not in set(size.points.method) | set(size.over("full").points.method)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_over_all_budgets_ddpm_is_what_it_is_at_its_best_stopping_point(seed: int) -> None:
+    frame = trainings(seed).assign(n_samples=100)
+    ddpm = frame[frame.method == "ddpm"]
+    means = {stop: ddpm[ddpm.images_seen == stop].fid.mean() for stop in STOPS}
+    best = min(STOPS, key=lambda stop: (means[stop], stop))
+    baseline = size_of(frame).over("any").baseline
+    assert (baseline.images_seen, baseline.seeds) == (best, 3)
+    assert baseline["fid"].value == pytest.approx(means[best])
+    assert size_of(frame).baseline.images_seen == 1000
+    assert size_of(frame).full_images == 1000
+
+
+def test_a_stopping_point_that_some_finished_seeds_lack_is_no_baseline() -> None:
+    rows = trainings(0).assign(n_samples=100)
+    ddpm = (rows.method == "ddpm") & (rows.images_seen == 500)
+    lucky = rows.assign(fid=rows.fid.where(~ddpm, 0.0))
+    assert size_of(lucky).over("any").baseline.images_seen == 500
+    short = lucky[~(ddpm & (lucky.trial_id == "ddpm-0"))]
+    assert size_of(short).over("any").baseline.images_seen != 500
+    running = lucky.assign(status=lucky.status.where(lucky.trial_id != "ddpm-0", "running"))
+    running = running[(running.trial_id != "ddpm-0") | (running.images_seen == 250)]
+    assert size_of(running).over("any").baseline.images_seen == 500
+    assert size_of(running).over("any").baseline.seeds == 2
+
+
+def test_the_noise_of_a_point_is_that_of_ddpms_seeds_at_its_stopping_point() -> None:
+    rows = trainings(3).assign(n_samples=100, fid_se=0.0)
+    ddpm = rows.method == "ddpm"
+    seeds = rows.trial_id.map({"ddpm-0": -1.0, "ddpm-1": 0.0, "ddpm-2": 1.0})
+    rows = rows.assign(fid=rows.fid.where(~ddpm, 5.0 + seeds * rows.images_seen / 250))
+    alone = rows[~(ddpm & (rows.images_seen == 250) & (rows.trial_id != "ddpm-0"))]
+    points = size_of(alone).over("any").points
+    expected = points.images_seen.map({250: 4.0, 500: 2.0, 750: 3.0, 1000: 4.0}) / np.sqrt(points.seeds)
+    assert points.fid_sd.tolist() == pytest.approx(expected.tolist())
+
+
+def test_a_table_without_controls_or_excesses_is_read_as_before() -> None:
+    rows = trainings(1)
+    older = rows[rows.controls == ""].drop(columns="controls")
+    expected, found = (size_of(frame).over("any") for frame in (rows, older))
+    assert found.points.fid.tolist() == expected.points.fid.tolist()
+    assert found.baseline.similarity_excess is None
+    told = rows.assign(similarity_mean=0.9, heldout_similarity_mean=0.8)
+    assert size_of(told).over("any").baseline.similarity_excess == pytest.approx(0.1)

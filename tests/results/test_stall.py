@@ -16,8 +16,16 @@ def table(*trials: tuple[float, float], ddpm: tuple[float, float] = (100.0, 0.5)
     rows = [("ddpm-0", "ddpm", *ddpm), *((f"t{k}", "algorithm1", *t) for k, t in enumerate(trials))]
     rows.append(("ddpm-1", "ddpm", *ddpm))
     frame = pd.DataFrame(rows, columns=["trial_id", "method", "fid", "memorization"])
-    shared = {"train_size": 50, "budget": 1.0, "n_samples": 100, "status": "complete"}
-    return frame.assign(**shared, confirms="", controls="", recorded_at=np.arange(len(frame), dtype=float))
+    shared = {
+        "train_size": 50,
+        "budget": 1.0,
+        "images_seen": 1000,
+        "n_samples": 100,
+        "status": "complete",
+        "confirms": "",
+        "controls": "",
+    }
+    return frame.assign(**shared, recorded_at=np.arange(len(frame), dtype=float))
 
 
 # With the reference (200, 0.5) the first trial dominates 100 * 0.3 = 30 of 100.

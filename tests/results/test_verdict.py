@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pandas as pd
 import pytest
@@ -14,7 +14,9 @@ from pareto_amb.cli import app
 from pareto_amb.commands.sweep import _print_summary
 from pareto_amb.config_file import apply_overrides, to_yaml
 from pareto_amb.dashboards.report import write_report
+from pareto_amb.results.cautions import _CAUTIONS
 from pareto_amb.results.recommend import recommend
+from pareto_amb.results.recommendation import VerdictWord
 from pareto_amb.results.recommendation_file import build_recommendation, write_recommendation
 from pareto_amb.results.run import Run
 from pareto_amb.results.run_directory import RunDirectory
@@ -68,8 +70,14 @@ def run_of(path: Path, table_rows: list[dict[str, Any]]) -> RunDirectory:
     return RunDirectory(path)
 
 
-def found_in(table_rows: list[dict[str, Any]], policy: str = "match-ddpm", limit: float | None = None) -> Any:
-    return recommend(Results(pd.DataFrame(table_rows), DECLARED).size(50), policy, limit, CONFIG)
+def found_in(
+    table_rows: list[dict[str, Any]],
+    policy: str = "match-ddpm",
+    limit: float | None = None,
+    budget: Literal["any", "full"] = "any",
+) -> Any:
+    size = Results(pd.DataFrame(table_rows), DECLARED).size(50)
+    return recommend(size, policy, limit, CONFIG, budget=budget)
 
 
 def words_of(table_rows: list[dict[str, Any]], **more: Any) -> dict[str, str]:
@@ -100,7 +108,8 @@ def test_the_verdict_is_the_first_thing_on_every_surface(case: str, tmp_path: Pa
     (entry,) = yaml.safe_load(run.recommendation.read_text(encoding="utf-8"))["recommendations"]
     assert list(entry)[:4] == ["train_size", "verdict", "verdict_words", "cautions"]
     assert (entry["verdict"], entry["verdict_words"]) == (word, found.verdict_words)
-    assert entry["training"]["parameters"]["sigma_tn"] == found.sigma_tn
+    assert entry["training"]["method"] == found.method
+    assert entry["training"]["parameters"].get("sigma_tn") == found.sigma_tn
     terminal = CliRunner().invoke(app, ["recommend", str(run.path)]).output
     assert terminal.startswith(found.verdict_words)
     page = write_report(run.path).read_text(encoding="utf-8").replace("&#39;", "'")
@@ -169,7 +178,8 @@ def test_the_verdict_and_the_cautions_of_an_older_file_come_from_the_table(tmp_p
 
 def test_each_caution_is_said_where_it_applies_and_only_there() -> None:
     plain = words_of(rows())
-    assert set(plain) == {"not-confirmed", "still-copies", "early-stopping-untested", "unsettled"}
+    words = {"not-confirmed", "still-copies", "early-stopping-untested", "unsettled", "control-untested"}
+    assert set(plain) == words
     assert "small differences mean nothing" in words_of(rows(COPYING[:1]))["one-baseline-seed"]
     assert "no held-out images" in words_of(rows(heldout_memorization=float("nan")))["no-yardstick"]
     assert "20.0% of held-out images" in words_of(rows(heldout_memorization=0.2))["yardstick-high"]
@@ -183,7 +193,8 @@ def test_each_caution_is_said_where_it_applies_and_only_there() -> None:
     rival = {**table[2], **_columns(Trial("m", "masking", 50, 0, {"corruption": 0.5})), "fid": 90.0}
     assert "Masking at" in words_of([*table, rival])["better-method"]
     early = {**table[0], "rung": 1, "budget": 0.5, "images_seen": 500, "fid": 50.0, "memorization": 0.0}
-    assert "DDPM, stopped after 500 images, has FID 50" in words_of([*table, early])["early-stopping"]
+    at_full = words_of([*table, early], budget="full")
+    assert "DDPM, stopped after 500 images, has FID 50" in at_full["early-stopping"]
 
 
 def test_trainings_that_have_not_finished_are_said() -> None:
@@ -211,3 +222,8 @@ def test_of_a_grid_its_points_are_planned_and_not_as_many_trials_as_it_may_have(
         said = {caution.word: caution.sentence for caution in found.cautions}
         assert said.get("unfinished", "").startswith(f"{left} of 6 trainings" if left else "")
         assert ("unfinished" in said) == bool(left)
+
+
+def test_every_verdict_and_caution_is_explained() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "frontier.md").read_text(encoding="utf-8")
+    assert [word for word in (*get_args(VerdictWord), *_CAUTIONS) if f"`{word}`" not in page] == []

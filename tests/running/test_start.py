@@ -19,8 +19,7 @@ from pareto_amb.errors import UserError
 from pareto_amb.results.run_directory import RunDirectory
 from pareto_amb.results.table import shipped
 from pareto_amb.running.claim import claimed
-from pareto_amb.running.materials import load_materials
-from pareto_amb.running.materials import trained_methods
+from pareto_amb.running.materials import load_materials, trained_methods
 from pareto_amb.running.start import start_sweep
 from pareto_amb.running.state import SweepState
 from pareto_amb.running.trust import check_storage_is_trusted

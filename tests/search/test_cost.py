@@ -67,6 +67,6 @@ def test_a_grid_costs_its_points_of_each_method_and_the_plan_says_so() -> None:
     assert both == 2 * 11 + 2
     assert expected(24, *grid) == pytest.approx(expected(10) + 1)  # a single masking has no rival
     config = parse_sweep(apply_overrides(search_spaces.load("digits"), [*grid, "search.trials=10"]), "digits")
-    confirmations = config.n_confirmations(declare())
-    assert planned_trainings(config, declare()) == (config.search.baseline_seeds + 11, confirmations)
+    repeats = config.n_confirmations(declare())
+    assert planned_trainings(config, declare()) == (config.search.baseline_seeds + 11, repeats, repeats)
     assert "10 of algorithm1, 1 of masking" in describe_plan(config, declare())[1]
