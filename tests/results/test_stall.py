@@ -23,6 +23,7 @@ def table(*trials: tuple[float, float], ddpm: tuple[float, float] = (100.0, 0.5)
         "n_samples": 100,
         "status": "complete",
         "confirms": "",
+        "controls": "",
     }
     return frame.assign(**shared, recorded_at=np.arange(len(frame), dtype=float))
 
