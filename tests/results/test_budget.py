@@ -46,8 +46,11 @@ def training(trial_id: str, *figures: Figures, last: int = 4, **more: Any) -> li
     """The rows of a training, (FID, memorization) at each stopping point, the last one at rung `last`."""
     method = "ddpm" if trial_id.startswith("ddpm") else "algorithm1"
     chosen = {} if method == "ddpm" else {"sigma_tn": 0.4, "mix_ratio": 0.5}
-    measured = (c.name for c in columns(_SHIPPED).values() if c.dtype == "float64" and c.name[:6] != "final_")
-    numbers = dict.fromkeys(measured, 1.0)
+    numbers = {
+        name: 1.0
+        for name, column in columns(_SHIPPED).items()
+        if column.dtype == "float64" and not name.startswith("final_")
+    }
     shared = {
         **numbers, **DECLARED.columns_of(method, chosen), "trial_id": trial_id, "method": method,
         "train_size": 50, "seed": 0, "n_samples": 1000, "fid_se": 1.0, "similarity_p95": 0.9,
