@@ -247,8 +247,8 @@ def _final_plot(
     return Plot(
         f"final-{size.train_size}",
         title,
-        f"Every point rests on {count(final.n_samples)} generated samples, as published. Hollow with a dot: "
-        "published, at full training. Bars: intervals of 95%.",
+        f"Every point rests on {count(final.n_samples)} generated samples, as published. Bars: intervals of "
+        f"95%.{' Hollow with a dot: published, at full training.' if near else ''}",
         json.loads(final_figure(size, encoder, final, comparison).to_json()),
         alt=f"{title}; published, as hollow points: {described(size, near) or 'none'}",
         published=PublishedNote(lines, comparison.thresholds, rows, differences),

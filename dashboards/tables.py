@@ -107,7 +107,8 @@ def _final(found: Recommendation, size: SizeResults, config: SweepConfig) -> Tab
         title = f"Measured again on {count(asked)} samples"
         return Table(title, missing="This training has not been measured again (evaluation.final_samples).")
     objectives = copying_first(size.objectives)
-    rows = [Row(called(found), "", theme.RECOMMENDED, _cells(final.training, objectives))]
+    stop = f"after {images_and_share(stop_of(found, size), size)}"
+    rows = [Row(called(found), stop, theme.RECOMMENDED, _cells(final.training, objectives))]
     if final.ddpm is not None:
         rows.append(Row("DDPM", "at full budget", theme.DDPM, _cells(final.ddpm, objectives)))
     caption = (
