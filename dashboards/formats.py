@@ -103,6 +103,23 @@ def deviation(objective: Objective, value: float) -> str:
     return percent(value) if objective.kind == "share" else number(value, 2)
 
 
+def change(objective: Objective, value: float) -> str:
+    """How far an objective moves, with its sign; a share in percentage points."""
+    if not math.isfinite(value):
+        return ABSENT
+    if value == 0:
+        return "0"
+    text = f"{percent(abs(value))[:-1]} points" if objective.kind == "share" else number(abs(value), 3)
+    return f"{'−' if value < 0 else '+'}{text}"
+
+
+def signed(value: float | None) -> str:
+    """A number with its sign, to three decimals; a dash when there is none."""
+    if value is None or not math.isfinite(value):
+        return ABSENT
+    return f"{'−' if value < 0 else '+'}{abs(value):.3f}"
+
+
 def clipped(objective: Objective, spread: Spread) -> tuple[float, float]:
     """The ends of a figure's interval, within the limits of its objective."""
     low, high = objective.limits

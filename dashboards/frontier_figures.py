@@ -3,6 +3,7 @@
 With more than two objectives there is a panel for each but the first, all over the first.
 """
 
+import html
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from pareto_amb.dashboards import axes, marks, theme
-from pareto_amb.dashboards.formats import clipped
+from pareto_amb.dashboards.answer import stop_of, stops_early, training_words
+from pareto_amb.dashboards.formats import clipped, count
 from pareto_amb.dashboards.looks import Look, look
 from pareto_amb.dashboards.published import Comparison
 from pareto_amb.dashboards.published_figures import published_points
 from pareto_amb.declared import BASELINE, MethodInfo, Objective
+from pareto_amb.results.points import configuration
 from pareto_amb.results.recommendation import Recommendation
 from pareto_amb.results.size import SizeResults
 
@@ -56,12 +59,12 @@ def any_budget_figure(
     recommendation: Recommendation | None = None,
     comparison: Comparison | None = None,
 ) -> go.Figure:
-    """FID against memorization over every rung of every trial: budgets are mixed on purpose."""
+    """FID against memorization over all stopping points, each the mean over its seeds."""
     panels = [
         [*_any_budget(size, y, recommendation), *published_points(size, y, size.anytime, comparison)]
         for y in size.objectives[1:]
     ]
-    figure = _stack(panels, 200, 340)
+    figure = _stack(panels, 180, 360)
     _set_axes(figure, size, size.anytime, fid_encoder)
     return figure
 
@@ -112,25 +115,43 @@ def _full_budget(size: SizeResults, y: Objective, recommendation: Recommendation
         *_front(size, size.frontier, y, "frontier at full budget"),
         *_method_points(size, trials, y),
         *_baseline_seeds(size, y),
-        *_heldout_line(size, y),
-        *_ring(size, y, recommendation),
+        *_heldout_line(size, y, size.full),
+        *_full_ring(size, y, recommendation),
     ]
 
 
 def _any_budget(size: SizeResults, y: Objective, recommendation: Recommendation | None) -> Panel:
-    rows, x = size.anytime, size.objectives[0].name
-    panel = [*_paths(size, y), *_front(size, size.anytime_frontier, y, "frontier over all budgets")]
-    budgets = sorted(set(rows.budget))
-    for method, group in marks.by_method(rows):
+    stops, x = size.over("any"), size.objectives[0].name
+    points, panel = stops.points.sort_values("budget", ascending=False), []
+    for method, group in marks.by_method(points):
         drawn = look(size.declared, method)
-        for position, budget in enumerate(budgets):
-            at_budget = group[group.budget == budget]
-            if len(at_budget):
-                marker = _budget_marker(drawn, position, len(budgets))
-                marker |= _faintness(size, at_budget.index.isin(size.anytime_frontier.index))
-                name = f"{drawn.label}, {budget:.0%} of budget"
-                panel.append(marks.points(size, at_budget, name, marker, x, y.name))
-    return [*panel, *_ring(size, y, recommendation)]
+        marker = _stop_marker(drawn, group.budget)
+        marker |= _faintness(size, group.index.isin(stops.frontier.index))
+        panel.append(marks.points(size, group, drawn.label, marker, x, y.name))
+    return [
+        *_paths(size, points, y),
+        *_error_bars(size, points[points.index.isin(stops.frontier.index)], y, " on the frontier"),
+        *_front(size, stops.frontier, y, "frontier over all stopping points"),
+        *panel,
+        *_baseline_stops(size, y),
+        *_heldout_line(size, y, stops.points),
+        *_ring(size, y, recommendation),
+    ]
+
+
+def _baseline_stops(size: SizeResults, y: Objective) -> Panel:
+    """DDPM where it is best to stop it and, where that is another point, at its full budget."""
+    if not size.has_baseline:
+        return []
+    best, x = size.over("any").baseline, size.objectives[0].name
+    found = []
+    if stops_early(best, size):
+        name = f"DDPM where its FID is best, after {count(stop_of(best, size))} images"
+        ring = marks.circled(name, theme.DDPM, best[x].value, best[y.name].value)
+        found.append(ring.update(marker_size=34))  # around the ring of the answer, where it is the same
+    at = size.baseline[x].value, size.baseline[y.name].value
+    found.append(marks.thin_cross("DDPM at full budget", *at).update(hoverinfo="skip"))
+    return found
 
 
 def _method_points(size: SizeResults, trials: pd.DataFrame, y: Objective) -> Panel:
@@ -189,15 +210,8 @@ def _baseline_seeds(size: SizeResults, y: Objective) -> Panel:
     if len(seeds) == 1:
         return [points]
     means = {objective.name: seeds[objective.name].mean() for objective in size.objectives}
-    mean = go.Scatter(
-        x=[means[x.name]],
-        y=[means[y.name]],
-        mode="markers",
-        name="DDPM mean",
-        marker={"size": 13, "symbol": "x-thin", "line": {"width": 2.5, "color": theme.INK}},
-        hovertext=[f"DDPM mean of {len(seeds)} seeds<br>{marks.figures_line(size, means)}"],
-        hoverinfo="text",
-    )
+    mean = marks.thin_cross("DDPM mean", means[x.name], means[y.name])
+    mean.update(hovertext=[f"DDPM mean of {len(seeds)} seeds<br>{marks.figures_line(size, means)}"])
     return [points, mean]
 
 
@@ -217,7 +231,7 @@ def _front(size: SizeResults, front: pd.DataFrame, y: Objective, name: str) -> P
     ]
 
 
-def _error_bars(size: SizeResults, points: pd.DataFrame, y: Objective) -> Panel:
+def _error_bars(size: SizeResults, points: pd.DataFrame, y: Objective, which: str = "") -> Panel:
     """Twice the standard deviation to every side, below the markers; shares stay above 0."""
     if points.empty:
         return []
@@ -233,7 +247,7 @@ def _error_bars(size: SizeResults, points: pd.DataFrame, y: Objective) -> Panel:
             marker={"size": 8, "symbol": "cross-thin", "line": {"width": 1, "color": look["color"]}},
             error_x=look | {"array": across},
             error_y=look | {"symmetric": False, "array": up, "arrayminus": down},
-            name="± 2 s.d. of a point",
+            name=f"± 2 s.d. of a point{which}",
             hoverinfo="skip",
         )
     ]
@@ -271,13 +285,13 @@ def _steps(starts: list[Any], ends: list[Any], gap: Any) -> list[Any]:
     return [value for start, end in zip(starts, ends, strict=True) for value in (start, end, gap)]
 
 
-def _heldout_line(size: SizeResults, y: Objective) -> Panel:
-    """The held-out yardstick across the whole plot, where `y` has one."""
+def _heldout_line(size: SizeResults, y: Objective, rows: pd.DataFrame) -> Panel:
+    """The held-out yardstick across the whole plot of `rows`, where `y` has one."""
     column = f"heldout_{y.name}"
-    values = size.full[column].dropna() if column in size.full else pd.Series(dtype=float)
+    values = rows[column].dropna() if column in rows else pd.Series(dtype=float)
     if values.empty:
         return []
-    x = size.full[size.objectives[0].name]
+    x = rows[size.objectives[0].name]
     margin = 0.04 * max(float(np.ptp(x)), 1e-3)
     across = (max(float(x.min()) - margin, 1e-9), float(x.max()) + margin)
     return [marks.dashed(across, float(values.mean()))]
@@ -288,31 +302,41 @@ def _ring(size: SizeResults, y: Objective, recommendation: Recommendation | None
         return []
     x = size.objectives[0].name
     at = recommendation[x].value, recommendation[y.name].value
-    return [marks.ring(size.declared, recommendation, *at)]
+    return [marks.ring(size, recommendation, *at)]
 
 
-def _paths(size: SizeResults, y: Objective) -> Panel:
-    """Each trial's way from rung to rung, a thin line in its method's colour."""
+def _full_ring(size: SizeResults, y: Objective, recommendation: Recommendation | None) -> Panel:
+    """The recommended point where it is at full budget; else, in another colour, what the policy takes."""
+    if recommendation is None or not stops_early(recommendation, size):
+        return _ring(size, y, recommendation)
+    other = recommendation.equal_budget
+    if other is None:
+        return []
+    name = f"at equal budget: {html.escape(training_words(size.declared, other.method, other.parameters))}"
+    return [marks.circled(name, theme.INK, other[size.objectives[0].name], other[y.name])]
+
+
+def _paths(size: SizeResults, points: pd.DataFrame, y: Objective) -> Panel:
+    """Each training's way from stopping point to stopping point, a thin line in its method's colour."""
     panel, first = [], size.objectives[0].name
-    for method, group in marks.by_method(size.anytime):
+    for method, group in marks.by_method(points):
         x_values: list[float | None] = []
         y_values: list[float | None] = []
-        for _, trial in group.sort_values("images_seen").groupby("trial_id"):
-            x_values += [*trial[first].tolist(), None]
-            y_values += [*trial[y.name].tolist(), None]
+        for _, training in group.sort_values("images_seen").groupby(configuration(group)):
+            x_values += [*training[first].tolist(), None]
+            y_values += [*training[y.name].tolist(), None]
         line = {"width": 1, "color": theme.translucent(look(size.declared, method).colour, 0.4)}
         path = go.Scatter(x=x_values, y=y_values, mode="lines", line=line, showlegend=False, hoverinfo="skip")
         panel.append(path)
     return panel
 
 
-def _budget_marker(drawn: Look, position: int, budgets: int) -> dict[str, Any]:
-    """Small and hollow for the first rung, large and filled for the last."""
-    filled = position / max(budgets - 1, 1)
-    hollow = filled == 0 and budgets > 1
+def _stop_marker(drawn: Look, budgets: "pd.Series[float]") -> dict[str, Any]:
+    """Small and hollow where a training stops early, large and filled at its full budget."""
     return {
-        "size": 7 + 4 * filled,
+        "opacity": 1.0,
+        "size": (6 + 5 * budgets.clip(0, 1)).tolist(),
         "symbol": drawn.symbol,
-        "color": theme.PAPER if hollow else theme.translucent(drawn.colour, 0.25 + 0.75 * filled),
+        "color": [drawn.colour if budget >= 1 else theme.PAPER for budget in budgets],
         "line": {"width": 1.5, "color": drawn.colour},
     }

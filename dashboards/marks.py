@@ -1,17 +1,19 @@
 """What several figures draw: points that say what they are, the held-out line, the recommended ring."""
 
 import html
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from pareto_amb.dashboards import theme
-from pareto_amb.dashboards.formats import chosen, count, deviation, figure, parameter_value
+from pareto_amb.dashboards.answer import stop_of, stops_early
+from pareto_amb.dashboards.formats import chosen, count, deviation, figure, number, parameter_value, signed
 from pareto_amb.dashboards.looks import Look
 from pareto_amb.dashboards.wording import called
-from pareto_amb.declared import BASELINE, Declared
+from pareto_amb.declared import BASELINE
 from pareto_amb.results.recommendation import Recommendation
 from pareto_amb.results.size import SizeResults
 
@@ -59,11 +61,21 @@ def hover_text(size: SizeResults, row: dict[Any, Any]) -> str:
     ]
     if row["method"] != BASELINE:
         lines.insert(1, html.escape(chosen(size.declared, row), quote=False))
-    if row.get("confirmed"):
-        lines.append(f"mean of {row['seeds']} fresh {'seed' if row['seeds'] == 1 else 'seeds'}")
+    lean = excess(row)
+    if math.isfinite(lean):
+        similarity = number(row["similarity_mean"], 3)
+        lines.append(f"similarity to the nearest {similarity}, {signed(lean)} against held-out images")
+    if row.get("confirmed") or row.get("seeds", 1) > 1:
+        fresh = "fresh " if row.get("confirmed") else ""
+        lines.append(f"mean of {row['seeds']} {fresh}{'seed' if row['seeds'] == 1 else 'seeds'}")
     if "p_front" in row:
         lines.append(f"on the frontier in {row['p_front']:.0%} of redraws")
     return "<br>".join(lines)
+
+
+def excess(row: Mapping[Any, Any]) -> float:
+    """How far a row's mean similarity to the nearest training image lies above held-out images'; or NaN."""
+    return float(row["similarity_mean"]) - float(row["heldout_similarity_mean"])
 
 
 def figures_line(size: SizeResults, row: dict[Any, Any]) -> str:
@@ -91,28 +103,50 @@ def dashed(across: tuple[float, float], height: float, showlegend: bool = True) 
     )
 
 
-def ring(declared: Declared, recommendation: Recommendation, x: float, y: float) -> go.Scatter:
+def ring(size: SizeResults, recommendation: Recommendation, x: float, y: float) -> go.Scatter:
     """A ring around the recommended point."""
+    name = f"{called(recommendation).lower()}: {html.escape(recommended_value(size, recommendation))}"
+    return circled(name, theme.RECOMMENDED, x, y)
+
+
+def circled(name: str, colour: str, x: float, y: float) -> go.Scatter:
+    """A ring in a colour; its name may hold tags."""
     return go.Scatter(
         x=[x],
         y=[y],
         mode="markers",
-        name=f"{called(recommendation).lower()}: {html.escape(recommended_value(declared, recommendation))}",
+        name=name,
         marker={
             "size": 24,
             "symbol": "circle-open",
-            "line": {"width": 3.5, "color": theme.RECOMMENDED},
-            "color": theme.RECOMMENDED,
+            "line": {"width": 3.5, "color": colour},
+            "color": colour,
         },
         hoverinfo="skip",
         cliponaxis=False,
     )
 
 
-def recommended_value(declared: Declared, recommendation: Recommendation) -> str:
-    """The recommended value of the main parameter, after its name; the method's name where it has none."""
-    parameter = declared.parameters.get(recommendation.main)
+def thin_cross(name: str, x: float, y: float) -> go.Scatter:
+    """A mean that is no training of its own."""
+    return go.Scatter(
+        x=[x],
+        y=[y],
+        mode="markers",
+        name=name,
+        marker={"size": 13, "symbol": "x-thin", "line": {"width": 2.5, "color": theme.INK}},
+        hoverinfo="text",
+    )
+
+
+def recommended_value(size: SizeResults, recommendation: Recommendation) -> str:
+    """The main parameter and its recommended value, or the method's name; and where it stops early."""
+    parameter = size.declared.parameters.get(recommendation.main)
     if parameter is None:
-        return declared.method(recommendation.method).label
-    value = recommendation.parameters[recommendation.main]
-    return f"{parameter.label} {parameter_value(parameter, value)}"
+        text = size.declared.method(recommendation.method).label
+    else:
+        value = recommendation.parameters[recommendation.main]
+        text = f"{parameter.label} {parameter_value(parameter, value)}"
+    if not stops_early(recommendation, size):
+        return text
+    return f"{text}, stopped after {count(stop_of(recommendation, size))} images"

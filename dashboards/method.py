@@ -33,6 +33,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("Copy threshold τ", _thresholds(run)),
         ("Held-out yardstick", _heldout(run)),
         ("Samples a measurement", count(evaluation.n_samples)),
+        *_final(evaluation),
         ("Full budget", _budget(config)),
         ("Measured at", _rungs(config)),
         *_searched_parameters(config, run.results.declared),
@@ -64,6 +65,12 @@ def _similarity(evaluation: EvaluationConfig) -> str:
         f"cosine similarity to the nearest training image in features of "
         f"{evaluation.similarity_encoder}, {evaluation.preprocessing} preprocessing"
     )
+
+
+def _final(evaluation: EvaluationConfig) -> list[tuple[str, str]]:
+    if evaluation.final_samples is None:
+        return []
+    return [("Samples of the final measurement", count(evaluation.final_samples))]
 
 
 def _thresholds(run: Run) -> str:
@@ -159,7 +166,7 @@ def _rivals(config: SweepConfig, declared: Declared) -> list[tuple[str, str]]:
 
 
 def _baseline(seeds: int) -> str:
-    return f"{seeds} {'seed' if seeds == 1 else 'seeds'}, to full budget, never stopped early"
+    return f"{seeds} {'seed' if seeds == 1 else 'seeds'}, to full budget; it is never stopped on the way"
 
 
 def _search(config: SweepConfig, declared: Declared) -> str:

@@ -10,26 +10,33 @@ import plotly.graph_objects as go
 
 from pareto_amb.config import SweepConfig
 from pareto_amb.dashboards import marks, wording
-from pareto_amb.dashboards.formats import better, is_percentage
+from pareto_amb.dashboards.answer import images_and_share, spreads, stop_of
+from pareto_amb.dashboards.formats import better, count, is_percentage
 from pareto_amb.dashboards.frontier_figures import any_budget_figure, frontier_figure
 from pareto_amb.dashboards.parameter_figures import parameter_figure, two_parameters_figure
 from pareto_amb.dashboards.published import (
+    SAMPLES,
     Comparison,
     Difference,
     Row,
+    comparable_final,
     share_column,
     shared_threshold,
     table_rows,
 )
 from pareto_amb.dashboards.published_figures import (
     described,
+    final_figure,
+    final_rows,
     near_and_far,
     other_thresholds,
     thresholds_figure,
 )
 from pareto_amb.dashboards.search_figures import curves_figure, hypervolume_figure
+from pareto_amb.dashboards.wording import called
 from pareto_amb.declared import BASELINE, Declared, MethodInfo, Parameter
-from pareto_amb.results.recommendation import Recommendation
+from pareto_amb.results.points import Budget
+from pareto_amb.results.recommendation import FinalFigures, Recommendation
 from pareto_amb.results.size import SizeResults
 from pareto_amb.results.words import capitalized
 
@@ -43,10 +50,13 @@ CURVES_CAPTION = (
     "Every training from one measurement to the next. Crosses: stopped early, because others were better "
     "at the same point; how it would have gone on is not known, and it takes no part at full budget."
 )
+ANY_TITLE = "Quality against copying, over all stopping points"
+FULL_TITLE = "Quality against copying, at full budget"
 ANY_CAPTION = (
-    "Budgets are mixed on purpose: a training that stops early copies less because it trained "
-    "less. Read this beside the figure at full budget, not instead of it. Thin lines follow each "
-    "training from one measurement to the next."
+    "Every measurement of every training is a point at which one may stop, DDPM’s among them, the mean where "
+    "several seeds reached it. Small and hollow: stopped early; large and filled: full budget. Thin lines "
+    "follow each training. One that stops early copies less because it trained less, so DDPM stopped early "
+    "competes here."
 )
 HOLLOW = (
     "Hollow with a dot: published, at full training; their figures, and what differs from this run’s "
@@ -98,20 +108,32 @@ def draw_plots(
 ) -> list[Plot]:
     """The figures of a train size, in the order of the page; with what is published where that compares."""
     encoder = config.evaluation.fid_encoder
-    title = "Quality against copying, at full budget"
-    frontier = _plot(size, "frontier", title, size.full, UNFINISHED, _frontier_caption(size),
+    final = comparable_final(comparison, size, recommendation) if comparison else None
+    measured_again = []
+    if comparison is not None and final is not None:
+        measured_again = [_final_plot(size, encoder, recommendation, comparison, final)]
+        comparison = None  # it is drawn there, and not beside figures of fewer samples
+    frontier = _plot(size, "frontier", FULL_TITLE, size.full, UNFINISHED,
+                     f"{_which(size, recommendation, 'full')}{_frontier_caption(size)}",
                      lambda: frontier_figure(size, encoder, recommendation, comparison))  # fmt: skip
-    plots = [
+    at_full = [
         _with_published(frontier, size, recommendation, comparison),
         *_thresholds_plots(size, encoder, comparison),
-        *_parameter_plots(size, config, recommendation),
-        _plot(size, "any", "Any budget: trainings stopped early beside full ones", size.anytime, UNMEASURED,
-              f"{ANY_CAPTION} {wording.any_budget_verdict(size)}{_faint_note(size)}"
-              f"{_pointer(size, size.anytime, comparison)}",
-              lambda: any_budget_figure(size, encoder, recommendation, comparison)),
+        *measured_again,
+    ]
+    anytime = _plot(size, "any", ANY_TITLE, size.anytime, UNMEASURED,
+                    f"{_which(size, recommendation, 'any')}{ANY_CAPTION} {wording.any_budget_verdict(size)}"
+                    f"{_faint_note(size)}{_pointer(size, size.anytime, comparison)}",
+                    lambda: any_budget_figure(size, encoder, recommendation, comparison))  # fmt: skip
+    anytime = replace(anytime, alt=_any_alt(size, recommendation))
+    parameters = [*_parameter_plots(size, config, recommendation)]
+    first = [anytime, *at_full, *parameters] if _is_any(recommendation) else [*at_full, *parameters, anytime]
+    plots = [
+        *first,
         *_two_parameters_plots(size, config, recommendation),
         _plot(size, "curves", "Learning curves, and what was stopped early", size.anytime, UNMEASURED,
-              f"{CURVES_CAPTION} {wording.stopped_early(size)}", lambda: curves_figure(size, encoder)),
+              f"{CURVES_CAPTION}{_ring_note(recommendation)} {wording.stopped_early(size)}",
+              lambda: curves_figure(size, encoder, recommendation)),
     ]  # fmt: skip
     title, without = "What the search reached for its cost", wording.no_hypervolume(size)
     if without:
@@ -121,6 +143,46 @@ def draw_plots(
         *plots,
         _plot(size, "hypervolume", title, size.full, without, caption, lambda: hypervolume_figure(size)),
     ]
+
+
+def _is_any(recommendation: Recommendation | None) -> bool:
+    return recommendation is not None and recommendation.budget == "any"
+
+
+def _which(size: SizeResults, recommendation: Recommendation | None, budget: Budget) -> str:
+    """Which of the two frontiers a figure shows, and whether the answer is taken from it."""
+    taken = recommendation is not None and recommendation.budget == budget
+    here = " The answer is taken from this figure." if taken else ""
+    if budget == "any":
+        return f"Budgets are mixed on purpose.{here} "
+    images = f"sees all {count(size.full_images)} images" if size.full_images else "goes to its end"
+    elsewhere = ""
+    if recommendation is not None and not taken:
+        elsewhere = " The answer is taken from all stopping points instead, in the figure above."
+    return f"Equal budget, the paper’s comparison: every training {images}.{here}{elsewhere} "
+
+
+def _any_alt(size: SizeResults, recommendation: Recommendation | None) -> str:
+    """What the figure over all stopping points marks."""
+    if size.anytime.empty:
+        return ""
+    marked = []
+    if recommendation is not None:
+        marked.append(f"{called(recommendation).lower()}, {marks.recommended_value(size, recommendation)}: "
+                      f"{spreads(recommendation, size.objectives)}")  # fmt: skip
+    if size.has_baseline:
+        best = size.over("any").baseline
+        stop = f"after {count(stop_of(best, size))} images"
+        marked.append(f"DDPM where its FID is best, {stop}: {spreads(best, size.objectives)}")
+        marked.append(f"DDPM at full budget: {spreads(size.baseline, size.objectives)}")
+    return f"{ANY_TITLE}; {'; '.join(marked)}" if marked else ""
+
+
+def _ring_note(recommendation: Recommendation | None) -> str:
+    if recommendation is None:
+        return ""
+    confirmed = " Its figures there are the means of fresh seeds." if recommendation.confirmation else ""
+    return f" The ring is where the answer stops.{confirmed}"
 
 
 def _plot(
@@ -163,6 +225,34 @@ def _with_published(
     rows = table_rows(comparison, size, recommendation)
     note = PublishedNote(lines, comparison.thresholds, rows, comparison.differences)
     return replace(plot, alt=alt, published=note)
+
+
+def _final_plot(
+    size: SizeResults,
+    encoder: str,
+    recommendation: Recommendation | None,
+    comparison: Comparison,
+    final: FinalFigures,
+) -> Plot:
+    """The final figures beside the published ones, which no figure of fewer samples then shows."""
+    title = f"Measured again on {count(final.n_samples)} samples, beside the published figures"
+    threshold = shared_threshold(size.full)
+    near, far = near_and_far(size, final_rows(final), comparison, threshold, "memorization")
+    lines = [f"{comparison.basis} Published figures ({comparison.citation}) take part in nothing else.",
+             *comparison.cautions]  # fmt: skip
+    if far:
+        lines.append(f"Too far off to be drawn beside this run’s points: {described(size, far)}.")
+    differences = tuple(each for each in comparison.differences if each.what != SAMPLES)
+    rows = table_rows(comparison, size, recommendation)
+    return Plot(
+        f"final-{size.train_size}",
+        title,
+        f"Every point rests on {count(final.n_samples)} generated samples, as published. Bars: intervals of "
+        f"95%.{' Hollow with a dot: published, at full training.' if near else ''}",
+        json.loads(final_figure(size, encoder, final, comparison).to_json()),
+        alt=f"{title}; published, as hollow points: {described(size, near) or 'none'}",
+        published=PublishedNote(lines, comparison.thresholds, rows, differences),
+    )
 
 
 def _thresholds_plots(size: SizeResults, encoder: str, comparison: Comparison | None) -> Iterator[Plot]:
@@ -213,7 +303,7 @@ def _parameter_plots(
         def make(main: Parameter = main) -> go.Figure:
             return parameter_figure(size, main, encoder, recommendation)
 
-        key, caption = KEYS.get(name, name), _parameter_caption(main, recommended)
+        key, caption = KEYS.get(name, name), _parameter_caption(size, main, recommended, recommendation)
         yield _plot(size, key, _parameter_title(main), size.full, UNFINISHED, caption, make)
 
 
@@ -246,10 +336,16 @@ def _parameter_title(parameter: Parameter) -> str:
     return f"What each {'share' if is_percentage(parameter) else 'value'} of {parameter.label} does"
 
 
-def _parameter_caption(parameter: Parameter, recommended: bool) -> str:
-    words = (
-        "Each point is one completed training. Orange: DDPM, its mean over seeds and ±2 standard deviations."
-    )
+def _parameter_caption(
+    size: SizeResults, parameter: Parameter, recommended: bool, recommendation: Recommendation | None
+) -> str:
+    points, ddpm = "Each point is one completed training.", "DDPM"
+    if recommendation is not None and recommendation.budget == "any":
+        stop = images_and_share(stop_of(recommendation, size), size)
+        best = images_and_share(stop_of(recommendation.baseline, size), size)
+        points = f"Each point is one training, stopped where the answer is: after {stop}."
+        ddpm = f"DDPM where its FID is best, after {best}"
+    words = f"{points} Orange: {ddpm}; its mean over seeds, and the interval of 95%."
     if not recommended:
         return words
     label = parameter.label

@@ -18,10 +18,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from pareto_amb.config import SweepConfig
+from pareto_amb.dashboards.answer import stop_of, stops_early
 from pareto_amb.dashboards.formats import count
+from pareto_amb.dashboards.wording import called
 from pareto_amb.declared import BASELINE
 from pareto_amb.redaction import redact
-from pareto_amb.results.recommendation import Recommendation
+from pareto_amb.results.recommendation import FinalFigures, Recommendation
 from pareto_amb.results.size import SizeResults
 from pareto_amb.results.words import joined
 
@@ -47,6 +49,9 @@ LABELS = {
     "sampling.steps": "sampling steps",
 }
 """What the conditions of a published set are called."""
+
+SAMPLES = "samples a measurement"
+"""What the number of generated images is called among the differences, which final figures do not have."""
 
 
 class _Published(BaseModel):
@@ -185,24 +190,49 @@ def share_column(threshold: float) -> str:
     return f"memorization_at_{threshold:.3f}"
 
 
+def comparable_final(
+    comparison: Comparison, size: SizeResults, recommendation: Recommendation | None
+) -> FinalFigures | None:
+    """The answer's final figures where they rest on as many samples as published, at a shared threshold."""
+    final = None if recommendation is None else recommendation.final
+    if final is None or final.n_samples != paper_results().samples:
+        return None
+    return final if shared_threshold(size.full) in comparison.measured else None
+
+
 def table_rows(comparison: Comparison, size: SizeResults, recommendation: Recommendation | None) -> list[Row]:
-    """The published trainings, DDPM here, and the recommended training where it is one at full budget."""
+    """The published trainings, DDPM here at full budget, and the recommended training wherever it stops.
+
+    With their final figures where these rest on as many samples as published.
+    """
     rows = [
         Row(
             f"published: {size.declared.method(method).label}", cell.fid, [m / 100 for m in cell.memorization]
         )
         for method, cell in comparison.cells.items()
     ]
+    final = comparable_final(comparison, size, recommendation)
+    if recommendation is not None and final is not None:
+        threshold = shared_threshold(size.full)
+        named = (("DDPM", final.ddpm), (called(recommendation).lower(), final.training))
+        for name, figures in ((name, figures) for name, figures in named if figures is not None):
+            fid, share = figures["fid"].value, figures["memorization"].value
+            shares = [share if t == threshold else math.nan for t in comparison.thresholds]
+            rows.append(Row(f"this run: {name}, final measurement", fid, shares))
+        return rows
     seeds = size.full[size.full.method == BASELINE]
     if len(seeds):
         noun = "1 seed" if len(seeds) == 1 else f"mean of {len(seeds)} seeds"
         rows.append(_own_row(f"this run: DDPM, {noun}", seeds, comparison))
     if recommendation is not None:
-        points = size.configurations
-        points = points[points.trial_id == recommendation.trial_id]
+        points, stop = size.over(recommendation.budget).configurations, stop_of(recommendation, size)
+        points = points[(points.trial_id == recommendation.trial_id) & (points.images_seen == stop)]
         if len(points) == 1 and math.isclose(points.fid.iloc[0], recommendation["fid"].value):
             label = size.declared.method(recommendation.method).label
-            rows.append(_own_row(f"this run: {label}, recommended", points, comparison))
+            after = f", stopped after {count(stop)} images" if stops_early(recommendation, size) else ""
+            rows.append(
+                _own_row(f"this run: {label}, {called(recommendation).lower()}{after}", points, comparison)
+            )
     return rows
 
 

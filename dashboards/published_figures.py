@@ -11,10 +11,13 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from pareto_amb.dashboards import axes, marks, theme
+from pareto_amb.dashboards.answer import spreads
 from pareto_amb.dashboards.formats import count, figures, percent
-from pareto_amb.dashboards.looks import look
+from pareto_amb.dashboards.looks import BASELINE_SYMBOL, SYMBOLS, look
 from pareto_amb.dashboards.published import Comparison, Point, share_column, shared_threshold
 from pareto_amb.declared import BASELINE, Objective
+from pareto_amb.results.baseline import Figures
+from pareto_amb.results.recommendation import FinalFigures
 from pareto_amb.results.size import SizeResults
 
 LEAST_SHARE = 0.25
@@ -62,6 +65,56 @@ def thresholds_figure(size: SizeResults, fid_encoder: str, comparison: Compariso
     figure.update_xaxes(**axes.objective_axis(size.full, fid))
     figure.update_xaxes(title_text=axes.objective_title(fid, fid_encoder), row=len(thresholds), col=1)
     return figure.update_layout(template=theme.TEMPLATE, height=110 + 250 * len(thresholds))
+
+
+def final_figure(
+    size: SizeResults, fid_encoder: str, final: FinalFigures, comparison: Comparison
+) -> go.Figure:
+    """The final figures of the answer and of DDPM with their intervals, beside the published ones."""
+    fid, memorization = size.objectives[:2]
+    near, _ = near_and_far(size, final_rows(final), comparison, shared_threshold(size.full), "memorization")
+    figure = go.Figure()
+    for name, colour, symbol, found in (
+        ("DDPM at full budget", theme.DDPM, BASELINE_SYMBOL, final.ddpm),
+        ("the answer", theme.RECOMMENDED, SYMBOLS[0], final.training),
+    ):
+        if found is not None:
+            figure.add_trace(_final_point(size, found, name, {"color": colour, "symbol": symbol}))
+    figure.add_traces(_hollow(size, near, comparison))
+    figure.update_layout(template=theme.TEMPLATE, height=400)
+    figure.update_xaxes(
+        title_text=axes.objective_title(fid, fid_encoder), **axes.objective_axis(final_rows(final), fid)
+    )
+    copies = axes.copies_note(size.full)
+    title = axes.objective_title(memorization, fid_encoder, copies=copies)
+    figure.update_yaxes(title_text=title, **axes.objective_axis(final_rows(final), memorization))
+    return figure
+
+
+def final_rows(final: FinalFigures) -> pd.DataFrame:
+    """FID and memorization of the final measurements, a row each."""
+    found = [figures for figures in (final.ddpm, final.training) if figures is not None]
+    return pd.DataFrame({name: [each[name].value for each in found] for name in ("fid", "memorization")})
+
+
+def _final_point(size: SizeResults, figures: Figures, name: str, marker: dict[str, Any]) -> go.Scatter:
+    fid, memorization = figures["fid"], figures["memorization"]
+    bars = {"type": "data", "symmetric": False, "thickness": 1, "width": 0, "color": marker["color"]}
+    return go.Scatter(
+        x=[fid.value],
+        y=[memorization.value],
+        mode="markers",
+        name=name,
+        marker=marker | {"size": 12, "line": marks.OUTLINE},
+        error_x=bars | {"array": [fid.high - fid.value], "arrayminus": [fid.value - fid.low]},
+        error_y=bars
+        | {
+            "array": [memorization.high - memorization.value],
+            "arrayminus": [memorization.value - memorization.low],
+        },
+        hovertext=[f"<b>{name}</b><br>{spreads(figures, size.objectives[:2])}"],
+        hoverinfo="text",
+    )
 
 
 def other_thresholds(size: SizeResults, comparison: Comparison) -> list[float]:

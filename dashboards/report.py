@@ -7,13 +7,15 @@ from pathlib import Path
 import pandas as pd
 
 from pareto_amb.dashboards import formats, wording
+from pareto_amb.dashboards.answer import Answer, answer, stop_of
 from pareto_amb.dashboards.gallery import Gallery, build_gallery, read_samples
 from pareto_amb.dashboards.marks import recommended_value
 from pareto_amb.dashboards.method import facts
 from pareto_amb.dashboards.page import render_page
 from pareto_amb.dashboards.plots import Plot, draw_plots, took_part
 from pareto_amb.dashboards.published import compare
-from pareto_amb.dashboards.trials import columns, trial_rows
+from pareto_amb.dashboards.tables import Table, tables
+from pareto_amb.dashboards.trials import columns, is_answer, trial_rows, what_became
 from pareto_amb.declared import BASELINE
 from pareto_amb.errors import UserError
 from pareto_amb.redaction import redact
@@ -44,9 +46,11 @@ class Section:
     train_size: int
     recommendation: Recommendation | None
     missing: str
+    answer: Answer | None = None
     heldout: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     plots: list[Plot] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
     pictures: list[Pictures] = field(default_factory=list)
 
 
@@ -67,7 +71,7 @@ def render(run: Run) -> str:
     """The page as text."""
     sections = [_section(run, size) for size in run.train_sizes()]
     drawn = any(plot.spec is not None for section in sections for plot in section.plots)
-    trials, declared = trial_rows(run.results), run.results.declared
+    trials, declared, found = trial_rows(run.results), run.results.declared, run.recommendations or {}
     parameters = {
         parameter.name: parameter
         for method in took_part(run.config, declared, run.results.frame)
@@ -82,6 +86,10 @@ def render(run: Run) -> str:
         parameters=parameters,
         sections=sections,
         trials=trials,
+        is_answer=lambda row: is_answer(row, found.get(row["train_size"])),
+        became=lambda row: what_became(
+            row, found.get(row["train_size"]), run.results.size(row["train_size"])
+        ),
         columns=columns(trials, declared, parameters.values(), len(sections) > 1),
         statuses=_statuses(run.results.frame),
         facts=facts(run),
@@ -106,9 +114,11 @@ def _section(run: Run, train_size: int) -> Section:
         train_size=train_size,
         recommendation=recommendation,
         missing="" if recommendation else _why_none(run, size),
+        answer=answer(recommendation, size) if recommendation else None,
         heldout=_heldout(size),
         notes=_notes(size, recommendation) if recommendation else [],
         plots=draw_plots(size, run.config, recommendation, compare(run.config, dict(run.environment), size)),
+        tables=tables(recommendation, size, run.config),
         pictures=_all_pictures(run, size, recommendation),
     )
 
@@ -155,7 +165,9 @@ def _all_pictures(run: Run, size: SizeResults, recommendation: Recommendation | 
     shown = [_pictures(run, seeds, "DDPM", "ddpm", "No DDPM baseline has been measured yet.")]
     if recommendation is not None:
         chosen = measured[measured.trial_id == recommendation.trial_id]
-        heading = f"{wording.called(recommendation)}, {recommended_value(size.declared, recommendation)}"
+        if len(chosen):
+            chosen = chosen[chosen.images_seen <= stop_of(recommendation, size)]
+        heading = f"{wording.called(recommendation)}, {recommended_value(size, recommendation)}"
         gone = f"The recommended trial {recommendation.trial_id} is not in the results table."
         shown.append(_pictures(run, chosen.sort_values("rung"), heading, "recommended", gone))
     return shown

@@ -8,9 +8,11 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from pareto_amb.dashboards import axes, marks, theme
+from pareto_amb.dashboards.answer import stop_of
 from pareto_amb.dashboards.formats import number, percent
 from pareto_amb.dashboards.looks import look
 from pareto_amb.declared import BASELINE
+from pareto_amb.results.recommendation import Recommendation
 from pareto_amb.results.size import SizeResults
 
 
@@ -40,14 +42,24 @@ def hypervolume_figure(size: SizeResults) -> go.Figure:
     return figure
 
 
-def curves_figure(size: SizeResults, fid_encoder: str) -> go.Figure:
-    """The objectives of every training over the images it had seen; a cross ends one stopped early."""
+def curves_figure(
+    size: SizeResults, fid_encoder: str, recommendation: Recommendation | None = None
+) -> go.Figure:
+    """The objectives of every training over the images it had seen; a cross ends one stopped early.
+
+    A ring is where the recommended training stops.
+    """
     rows, n = size.anytime.sort_values("images_seen"), len(size.objectives)
     figure = make_subplots(rows=n, cols=1, shared_xaxes=True, vertical_spacing=0.06)
     for place, objective in enumerate(size.objectives, start=1):
         for (method, stopped), group in rows.groupby([rows.method, rows.status == "paused"], sort=True):
             curve = _curves(size, group, str(method), bool(stopped), objective.name)
             figure.add_trace(curve.update(showlegend=place == 1), row=place, col=1)
+        if recommendation is not None:
+            stop = stop_of(recommendation, size)
+            ring = marks.ring(size, recommendation, stop, recommendation[objective.name].value)
+            ring.update(marker_size=20, legendgroup="recommended", showlegend=place == 1)
+            figure.add_trace(ring, row=place, col=1)
         title = axes.objective_title(objective, fid_encoder)
         axis = axes.objective_axis(rows, objective)
         figure.update_yaxes(row=place, col=1, title_text=title, **axis)

@@ -1,14 +1,18 @@
 """The table of all trials."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pareto_amb.dashboards.formats import ABSENT, count, figure, level_vp, number, parameter_value
+from pareto_amb.dashboards.answer import stop_of, stops_early
+from pareto_amb.dashboards.formats import ABSENT, count, figure, level_vp, number, parameter_value, signed
+from pareto_amb.dashboards.wording import called
 from pareto_amb.declared import BASELINE, Declared, Objective, Parameter
 from pareto_amb.results.points import configuration
-from pareto_amb.results.size import Results
+from pareto_amb.results.recommendation import Recommendation
+from pareto_amb.results.size import Results, SizeResults
 
 Row = Mapping[str, Any]
 
@@ -23,18 +27,47 @@ class Column:
 
 
 def trial_rows(results: Results) -> list[dict[str, Any]]:
-    """The last rung of every trial, train sizes rising, baselines first.
+    """The last rung of every trial, train sizes rising, baselines first, controls last.
 
     `p_front` is how sure its point is not dominated at full budget; None for a trial that is not there.
     """
     last = results.frame.sort_values("rung").groupby("trial_id", sort=False).tail(1)
-    last = last.assign(order=(last.method != BASELINE).astype(int))
+    last = last.assign(
+        order=(last.method != BASELINE).astype(int) + 2 * (last.controls != ""),
+        similarity_excess=last.similarity_mean - last.heldout_similarity_mean,
+    )
     last = last.sort_values(["train_size", "order", "trial_id"])
     sure = _front_probabilities(results)
     return [
         {str(key): value for key, value in row.items()} | {"p_front": sure.get(row["trial_id"])}
         for row in last.to_dict("records")
     ]
+
+
+def is_answer(row: Row, found: Recommendation | None) -> bool:
+    """Whether a trial is the recommended one; where that is DDPM, each of its seeds is."""
+    if found is None:
+        return False
+    if found.method == BASELINE:
+        return bool(row["method"] == BASELINE)
+    return bool(row["trial_id"] == found.trial_id)
+
+
+def what_became(row: Row, found: Recommendation | None, size: SizeResults) -> str:
+    """A trial's status, what it is where it is none of the search's, and why it failed."""
+    said = [str(row["status"])]
+    at = f"stopped after {count(row['images_seen'])} images" if row["budget"] < 1 else "at full budget"
+    if row["confirms"]:
+        said.append(f"fresh seed of {row['confirms']}, {at}")
+    if row["controls"]:
+        said.append(f"control of {row['controls']}, {at}")
+    if found is not None and is_answer(row, found):
+        stop = (
+            f", to be stopped after {count(stop_of(found, size))} images" if stops_early(found, size) else ""
+        )
+        said.append(f"{called(found).lower()}{stop}")
+    error = f": {row['error']}" if row["error"] else ""
+    return f"{' · '.join(said)}{error}"
 
 
 def _front_probabilities(results: Results) -> dict[str, float]:
@@ -57,10 +90,10 @@ def columns(
         *([images] if several_sizes else []),
         *(column for parameter in parameters for column in _parameter_columns(parameter, declared)),
         Column("seed", "seed", lambda row: str(row["seed"])),
-        Column("budget", "budget", lambda row: _share(row["budget"] or None)),
+        Column("images seen", "images_seen", _images_seen),
         *([samples] if several_counts else []),
         *map(_objective_column, declared.objectives.values()),
-        Column("similarity", "similarity_mean", lambda row: number(row["similarity_mean"], 3)),
+        *_similarity_columns(rows),
         Column("on frontier", "p_front", lambda row: _share(row["p_front"])),
     ]
 
@@ -81,8 +114,21 @@ def _parameter_text(declared: Declared, parameter: Parameter, text: Callable[[fl
     return text(row[parameter.name]) if chosen else ABSENT
 
 
+def _similarity_columns(rows: list[dict[str, Any]]) -> list[Column]:
+    """The mean similarity to the nearest training image, less that of held-out images where it is known."""
+    if any(math.isfinite(row["similarity_excess"]) for row in rows):
+        name = "similarity above held-out"
+        return [Column(name, "similarity_excess", lambda row: signed(row["similarity_excess"]))]
+    return [Column("similarity", "similarity_mean", lambda row: number(row["similarity_mean"], 3))]
+
+
 def _objective_column(objective: Objective) -> Column:
     return Column(objective.label, objective.name, lambda row: figure(objective, row[objective.name]))
+
+
+def _images_seen(row: Row) -> str:
+    """Where the training stands or has stopped: `256,000 (50%)`."""
+    return f"{count(row['images_seen'])} ({_share(row['budget'])})" if row["images_seen"] else ABSENT
 
 
 def _share(share: float | None) -> str:

@@ -2,15 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from pareto_amb.dashboards.formats import (
     better,
-    count,
     figure,
-    level_vp,
     number,
     parameter_range,
     parameter_value,
@@ -22,51 +19,6 @@ from pareto_amb.results.recommendation import Recommendation
 from pareto_amb.results.size import SizeResults
 from pareto_amb.results.table import searched
 from pareto_amb.results.words import capitalized, joined
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One recommended value, as the head of the answer shows it."""
-
-    term: str
-    value: str
-    unit: str = ""
-    interval: str = ""
-
-
-def choices(recommendation: Recommendation, declared: Declared) -> list[Choice]:
-    """What to train with; noise levels in both units."""
-    found = []
-    for place, parameter in enumerate(declared.method(recommendation.method).parameters):
-        value, interval = recommendation.parameters[parameter.name], ""
-        if place == 0 and recommendation.interval is not None:
-            interval = f"90% interval {parameter_range(parameter, *recommendation.interval)}"
-        term = f"{called(recommendation)}: {parameter.label}" if place == 0 else parameter.label
-        text, unit = parameter_value(parameter, value), parameter.unit
-        if parameter.kind == "level":
-            unit = "EDM units"
-        found.append(Choice(term, text, unit, interval))
-        if parameter.kind == "level":
-            found.append(Choice("the same level in the paper’s units", level_vp(value), "VP units"))
-    return found
-
-
-def training_words(recommendation: Recommendation, declared: Declared) -> str:
-    """What to train with, within a sentence; the method's name where nothing is chosen for it."""
-    method = declared.method(recommendation.method)
-    values = recommendation.parameters
-    words = [f"{p.label} {parameter_value(p, values[p.name])}" for p in method.parameters]
-    return joined(words) or method.label
-
-
-def comparisons(recommendation: Recommendation, objectives: Sequence[Objective]) -> str:
-    """How far image quality, and all that is judged beside copying, lies from DDPM's."""
-    return " ".join(
-        f"{capitalized(o.label)} is {figure(o, recommendation[o.name].value)} against DDPM’s "
-        f"{figure(o, recommendation.baseline[o.name].value)} ({better(o)})."
-        for o in objectives
-        if o.name != "memorization"
-    )
 
 
 def what_it_is(objective: Objective) -> str:
@@ -90,7 +42,7 @@ def _on_all_metrics(objectives: Sequence[Objective]) -> str:
     return "on both metrics" if len(objectives) == 2 else "on all metrics"
 
 
-TONES = {"copies-less": "good", "copies-less-at-worse-quality": "mixed"}
+TONES = {"copies-less": "good", "stop-early": "good", "copies-less-at-worse-quality": "mixed"}
 """How the page colours a verdict; `none` for the others."""
 
 
@@ -102,29 +54,6 @@ def tone(recommendation: Recommendation) -> str:
 def called(recommendation: Recommendation) -> str:
     """What the page calls the training: recommended only where the verdict advises it."""
     return "Recommended" if recommendation.advised else "Best trial"
-
-
-def lead(recommendation: Recommendation, declared: Declared) -> str:
-    """What to train with, or, where nothing is advised, what the figures are of."""
-    start = f"With {count(recommendation.train_size)} training images"
-    what = training_words(recommendation, declared)
-    if recommendation.advised:
-        return f"{start}, train with {what}. {_reduction(recommendation)}"
-    ours, theirs = recommendation["memorization"].value, recommendation.baseline["memorization"].value
-    return (
-        f"{start}, {percent(theirs)} of DDPM’s samples count as copies. The policy "
-        f"{recommendation.policy} would take {what}, with {percent(ours)}."
-    )
-
-
-def _reduction(recommendation: Recommendation) -> str:
-    """How far copying falls below DDPM's, which it does."""
-    ours = recommendation["memorization"].value
-    theirs = recommendation.baseline["memorization"].value
-    return (
-        f"{percent(ours)} of its samples count as copies, against {percent(theirs)} for DDPM: "
-        f"{1 - ours / theirs:.0%} fewer."
-    )
 
 
 def yardstick(recommendation: Recommendation) -> str:
@@ -150,21 +79,23 @@ def window(recommendation: Recommendation, size: SizeResults) -> str:
     if parameter is None:
         return ""
     label = parameter.label
+    early = (recommendation.images_seen or size.full_images) < size.full_images
+    there = ", stopped where this one is," if early else ""
     if recommendation.window is None:
-        return f"No range of {label} around this one beats DDPM beyond its seed noise."
+        return f"No range of {label} around this one{there} beats DDPM beyond its seed noise."
     low, high = recommendation.window
     if low == high:
         value = with_vp(parameter, f"{label} {parameter_value(parameter, low)}", low)
         return (
-            f"Only the trial at {value} beats DDPM here; its neighbours do not, so a confirming run is "
+            f"Only the trial at {value}{there} beats DDPM; its neighbours do not, so a confirming run is "
             "advisable."
         )
     held = joined([o.label for o in size.objectives if o.constraint])
     free = joined([o.label for o in size.objectives if not o.constraint])
     improved = "lower" if free == "memorization" else "better"
     return (
-        f"Every trial with {_where(parameter, low, high)} beats DDPM: {held} no worse within its seed noise, "
-        f"{free} {improved} by more than it."
+        f"Every trial with {_where(parameter, low, high)}{there} beats DDPM: {held} no worse within its seed "
+        f"noise, {free} {improved} by more than it."
     )
 
 
@@ -273,8 +204,13 @@ def no_hypervolume(size: SizeResults) -> str:
 
 
 def early_stopping(size: SizeResults, recommendation: Recommendation) -> str:
-    """That stopping early does not beat this; where it does, or was not tested, is a caution."""
-    if recommendation.early_stop is not None or size.anytime[size.anytime.budget < 1].empty:
+    """That stopping early does not beat a full training; where it does, or was not tested, is a caution.
+
+    Empty where the answer was sought among all stopping points: it is what beats them.
+    """
+    if recommendation.budget == "any" or recommendation.early_stop is not None:
+        return ""
+    if size.anytime[size.anytime.budget < 1].empty:
         return ""
     return (
         "Early stopping does not beat it: no earlier measurement of any trial, DDPM included, is as "
@@ -296,20 +232,19 @@ def rivals(size: SizeResults, recommendation: Recommendation) -> str:
 
 def any_budget_verdict(size: SizeResults) -> str:
     """What the any-budget frontier says about DDPM with early stopping."""
-    rows, front = size.anytime, size.anytime_frontier
-    early = rows[(rows.method == BASELINE) & (rows.budget < 1)]
+    points, front = size.over("any").points, size.over("any").frontier
+    early = points[(points.method == BASELINE) & (points.budget < 1)]
     if early.empty:
         return "No DDPM measurement before full budget takes part, so early stopping is untested."
+    noun = "stopping point" if len(early) == 1 else f"{len(early)} earlier stopping points"
     winning = front[(front.method == BASELINE) & (front.budget < 1)]
     if winning.empty:
         return (
-            "DDPM stopped early competes here and does not win: for each of its "
-            f"{len(early)} earlier measurements another point is at least as good "
-            f"{_on_all_metrics(size.objectives)}."
+            f"DDPM stopped early competes here and does not win: for each of its {noun} another point "
+            f"is at least as good {_on_all_metrics(size.objectives)}."
         )
     shares = ", ".join(f"{share:.0%}" for share in sorted(set(winning.budget)))
-    noun = "point is" if len(winning) == 1 else "points are"
     return (
-        f"DDPM stopped early competes here and holds part of the joint frontier: {len(winning)} of "
-        f"its {len(early)} earlier {noun} on it (at {shares} of the budget)."
+        f"DDPM stopped early competes here and holds part of the joint frontier: {len(winning)} of its "
+        f"{noun}, at {shares} of the budget."
     )

@@ -18,7 +18,10 @@ import yaml
 from pareto_amb.config import SweepConfig
 from pareto_amb.config_file import to_yaml
 from pareto_amb.declared import Declared, MethodInfo, Objective, Parameter
+from pareto_amb.results.baseline import Figures, Spread, spread
+from pareto_amb.results.points import Budget
 from pareto_amb.results.recommend import recommend
+from pareto_amb.results.recommendation import Gain, OtherTraining, Recommendation
 from pareto_amb.results.size import Results, SizeResults
 from pareto_amb.results.table import METADATA, columns, shipped
 
@@ -113,6 +116,89 @@ def confirmed_rows(results: pd.DataFrame, trial_id: str, worse: float = 0.4) -> 
     return pd.concat([results, pd.DataFrame(repeats)], ignore_index=True)
 
 
+def followed_rows(results: pd.DataFrame, trial_id: str, rung: int = 2) -> pd.DataFrame:
+    """`results` and what follows a search: two fresh seeds of a trial that stop at `rung`, a control of each.
+
+    The fresh seeds and DDPM have final measurements on 50,000 samples.
+    """
+    original = results[(results.trial_id == trial_id) & (results.rung == rung)].iloc[0]
+    more = []
+    for k in (1, 2):
+        own = {"seed": 1_000_000 + k, "fid": original.fid + 0.2 * k, "recorded_at": 1.8e9 + k}
+        own["status"] = "complete"
+        more.append(original.to_dict() | own | {"trial_id": f"{trial_id}-c{k}", "confirms": trial_id})
+        more.append(
+            original.to_dict()
+            | own
+            | {
+                "trial_id": f"{trial_id}-control{k}",
+                "method": "control",
+                "controls": trial_id,
+                "fid": original.fid + 0.1 * k,
+                "memorization": original.memorization + 0.03,
+            }
+        )
+    rows = pd.concat([results, pd.DataFrame(more)], ignore_index=True)
+    final = (rows.confirms != "") | ((rows.method == "ddpm") & (rows.budget == 1))
+    return rows.assign(
+        final_n_samples=np.where(final, 50_000.0, np.nan),
+        final_fid=(rows.fid - 2).where(final),
+        final_memorization=rows.memorization.where(final),
+        final_fid_se=np.where(final, 0.05, np.nan),
+        final_memorization_se=np.where(final, 0.002, np.nan),
+    )
+
+
+def stopped_recommendation(size: SizeResults, trial_id: str, rung: int = 2, **changes: Any) -> Recommendation:
+    """The training `trial_id` as the answer over all stopping points, stopped at `rung`.
+
+    Its control is a little worse in memorization, and its final FID lower.
+    """
+    stops = size.over("any")
+    at = stops.points[(stops.points.trial_id == trial_id) & (stops.points.rung == rung)].iloc[0]
+    full = recommend(size, budget="full")
+    method = size.declared.method(str(at.method))
+    parameters = {name: float(at[name]) for name in method.parameter_names}
+
+    def figures(**moved: float) -> dict[str, Spread]:
+        noise = {o: float(at[f"{o.name}_sd"]) for o in size.objectives}
+        return {
+            o.name: spread(o, float(at[o.name]) + moved.get(o.name, 0.0), 2 * sd, sd)
+            for o, sd in noise.items()
+        }
+
+    values: dict[str, Any] = {
+        "budget": "any",
+        "verdict": "copies-less",
+        "verdict_words": "Copies less than DDPM, image quality no worse",
+        "method": method.name,
+        "parameters": parameters,
+        "main": next(iter(parameters), ""),
+        "interval": full.interval if parameters else None,
+        "trial_id": str(at.trial_id),
+        "images_seen": int(at.images_seen),
+        "similarity_excess": float(at.similarity_mean - at.heldout_similarity_mean),
+        "baseline": stops.baseline,
+        "window": full.window if parameters else None,
+        "early_stop": None,
+        "equal_budget": OtherTraining(
+            method=full.method,
+            sigma_tn=full.sigma_tn or 0.0,
+            parameters=full.parameters,
+            images_seen=BUDGET,
+            **{o.name: full[o.name].value for o in size.objectives},
+        ),
+        **figures(),
+    }
+    if parameters:
+        values["gain"] = Gain(
+            trials=[f"{trial_id}-control{k}" for k in (1, 2)],
+            ddpm=Figures(**figures(memorization=0.08)),
+            control=Figures(**figures(memorization=0.03, fid=-0.1)),
+        )
+    return full.model_copy(update=values | changes)
+
+
 def three_objectives(rows: pd.DataFrame) -> tuple[pd.DataFrame, Declared]:
     """`rows` with a maximised share, and four trials of a method with a parameter of its own."""
     rng = np.random.default_rng(5)
@@ -190,6 +276,7 @@ def write_run(
     recommend_for: tuple[int, ...] = (),
     samples: bool = True,
     declared: Declared = DECLARED,
+    budget: Budget = "any",
 ) -> Path:
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "sweep.yaml").write_text(to_yaml(config), encoding="utf-8")
@@ -205,20 +292,21 @@ def write_run(
     (run_dir / "environment.json").write_text(json.dumps(environment), encoding="utf-8")
     if recommend_for:
         sizes = map(Results(results, declared).size, recommend_for)
-        found = [recommend(size).model_dump(mode="json") for size in sizes]
+        found = [recommend(size, budget=budget).model_dump(mode="json") for size in sizes]
         for entry in found:
             entry["training"] = {"data": {"source": "images"}, "parameters": entry["parameters"]}
         document = {"policy": "match-ddpm", "run": run_dir.name, "recommendations": found}
         (run_dir / "recommendation.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
         if samples:
             for entry in found:
-                _store(run_dir, f"n{entry['train_size']}-ddpm-s0", packed_samples(1, 0.5))
-                _store(run_dir, entry["trial_id"], packed_samples(2, 0.05))
+                _store(run_dir, f"n{entry['train_size']}-ddpm-s0", 3, packed_samples(1, 0.5))
+                rung = 1 + [int(share * BUDGET) for share in RUNGS].index(entry["images_seen"])
+                _store(run_dir, entry["trial_id"], rung, packed_samples(2, 0.05))
     return run_dir
 
 
-def _store(run_dir: Path, trial_id: str, content: bytes) -> None:
-    path = run_dir / "samples" / trial_id / "rung-3.npz"
+def _store(run_dir: Path, trial_id: str, rung: int, content: bytes) -> None:
+    path = run_dir / "samples" / trial_id / f"rung-{rung}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
 
@@ -255,6 +343,18 @@ def three(results: pd.DataFrame) -> tuple[pd.DataFrame, Declared]:
 def confirm() -> Callable[..., pd.DataFrame]:
     """A results table with fresh seeds of one trial."""
     return confirmed_rows
+
+
+@pytest.fixture
+def followed() -> Callable[..., pd.DataFrame]:
+    """A results table with the fresh seeds of one trial, stopped early, their controls and final figures."""
+    return followed_rows
+
+
+@pytest.fixture
+def stopped() -> Callable[..., Recommendation]:
+    """An answer that stops early."""
+    return stopped_recommendation
 
 
 @pytest.fixture

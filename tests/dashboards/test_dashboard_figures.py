@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 import pytest
 
 from pareto_amb.dashboards import formats, theme, wording
+from pareto_amb.dashboards.answer import answer
 from pareto_amb.dashboards.frontier_figures import FAINT, any_budget_figure, frontier_figure
 from pareto_amb.dashboards.looks import SPARE_COLOURS, look, looks
 from pareto_amb.dashboards.parameter_figures import parameter_figure, two_parameters_figure
@@ -36,7 +37,7 @@ MAKERS: list[Callable[[SizeResults, Found], go.Figure]] = [
     lambda size, found: sigma_figure(size, "pixels", found),
     lambda size, found: any_budget_figure(size, "pixels", found),
     lambda size, found: mix_figure(size, "pixels", found),
-    lambda size, found: curves_figure(size, "pixels"),
+    lambda size, found: curves_figure(size, "pixels", found),
     lambda size, found: hypervolume_figure(size),
 ]
 NAMES = ["frontier", "sigma", "any", "mix", "curves", "hypervolume"]
@@ -49,7 +50,8 @@ def size(results: pd.DataFrame, size_of: SizeOf) -> SizeResults:
 
 @pytest.fixture
 def recommended(size: SizeResults) -> Recommendation:
-    return recommend(size)
+    """At equal budget."""
+    return recommend(size, budget="full")
 
 
 def traces(figure: go.Figure, name: str) -> list[Any]:
@@ -159,7 +161,7 @@ def test_a_confirmed_trial_is_drawn_at_the_mean_of_its_fresh_seeds(
 ) -> None:
     rows = confirm(results, recommended.trial_id)
     more = size_of(rows)
-    found = recommend(more)
+    found = recommend(more, budget="full")
     assert found.trial_id == recommended.trial_id
     figure = frontier_figure(more, "inception_v3", found)
     texts = [text for t in traces(figure, "Algorithm 1") for text in t.hovertext or ()]
@@ -237,12 +239,71 @@ def test_figures_survive_thin_results(make: Any, case: str, results: pd.DataFram
     assert isinstance(figure.to_json(), str)
 
 
-def test_any_budget_shows_every_rung_and_the_joint_front(size: SizeResults) -> None:
+def test_any_budget_shows_every_stopping_point_once_and_the_joint_front(size: SizeResults) -> None:
     figure = any_budget_figure(size, "pixels")
-    rows = size.anytime
-    assert drawn(figure) == len(rows)
-    names = {trace.name for trace in figure.data if trace.name}
-    assert {"DDPM, 25% of budget", "Algorithm 1, 100% of budget", "frontier over all budgets"} <= names
+    stops = size.over("any")
+    assert drawn(figure) == len(stops.points) == 43 + 3  # DDPM's three seeds are one point at each
+    (front,) = traces(figure, "frontier over all stopping points")
+    assert list(front.x) == stops.frontier.fid.tolist()
+    (ddpm,) = (t for t in figure.data if t.name == "DDPM")
+    assert list(ddpm.marker.color) == [look(size.declared, "ddpm").colour, theme.PAPER, theme.PAPER]
+    assert list(ddpm.marker.size) == sorted(ddpm.marker.size, reverse=True)
+    assert "mean of 3 seeds" in ddpm.hovertext[0]
+    assert "256,000 images (50%)" in ddpm.hovertext[1]
+    row = stops.points[(stops.points.method == "ddpm") & (stops.points.rung == 2)].iloc[0]
+    lean = row.similarity_mean - row.heldout_similarity_mean
+    assert f"{formats.signed(lean)} against held-out images" in ddpm.hovertext[1]
+
+
+def test_any_budget_marks_the_answer_and_ddpm_where_it_is_best_and_in_full(
+    results: pd.DataFrame, size_of: SizeOf
+) -> None:
+    early = (results.method == "ddpm") & (results.rung == 2)
+    size = size_of(results.assign(fid=results.fid.where(~early, results.fid - 4)))
+    found = recommend(size, budget="any")
+    figure = any_budget_figure(size, "pixels", found)
+    best, full = size.over("any").baseline, size.baseline
+    assert best.images_seen == 256_000
+    for name, at in (
+        ("recommended: ", found),
+        ("DDPM where its FID is best, after 256,000 images", best),
+        ("DDPM at full budget", full),
+    ):
+        (mark,) = traces(figure, name)
+        assert (mark.x[0], mark.y[0]) == (at["fid"].value, at["memorization"].value)
+    assert not traces(any_budget_figure(size_of(results), "pixels"), "DDPM where")  # best in full
+
+
+def test_what_stops_early_is_marked_where_it_stops_and_nowhere_else(
+    size: SizeResults, stopped: Callable[..., Recommendation]
+) -> None:
+    found = stopped(size, "n300-algorithm1-0007")
+    assert found.equal_budget is not None
+    full = frontier_figure(size, "pixels", found)
+    assert not traces(full, "recommended")
+    (ring,) = traces(full, "at equal budget")
+    assert (ring.x[0], ring.y[0]) == (found.equal_budget["fid"], found.equal_budget["memorization"])
+    rings = traces(curves_figure(size, "pixels", found), "recommended")
+    assert [ring.x[0] for ring in rings] == [256_000, 256_000]
+    assert [ring.y[0] for ring in rings] == [found["fid"].value, found["memorization"].value]
+    figure = sigma_figure(size, "pixels", found)
+    there = size.anytime[(size.anytime.rung == 2) & (size.anytime.method != "ddpm")]
+    assert drawn(figure) == 3 * len(there)  # in three panels
+    (ring, *_) = traces(figure, "recommended")
+    assert ring.y[0] == pytest.approx(found["memorization"].value)
+    assert traces(figure, "DDPM after 512,000 images over its seeds")
+
+
+def test_controls_are_points_of_no_figure(
+    results: pd.DataFrame, followed: Callable[..., pd.DataFrame], size_of: SizeOf
+) -> None:
+    size = size_of(followed(results, "n300-algorithm1-0007"))
+    found = recommend(size, budget="any")
+    assert (size.frame.controls != "").sum() == 2
+    for make in MAKERS:
+        figure = make(size, found)
+        assert not any("control" in text for t in figure.data for text in t.hovertext or ())
+        assert not any("Control" in (t.name or "") for t in figure.data)
 
 
 def test_sigma_figure_marks_window_and_noise_level_in_both_units(
@@ -338,9 +399,9 @@ def test_other_methods_keep_to_the_figures_they_belong_to(
     assert corruption.layout.xaxis3.tickformat == "~%"
     assert drawn(mix_figure(rivals, "pixels")) == drawn(mix_figure(size, "pixels"))
     figure = any_budget_figure(rivals, "pixels")
-    assert drawn(figure) == len(rivals.anytime)
-    (full,) = traces(figure, "Masking, 100%")
-    assert full.marker.line.color == look(size.declared, "masking").colour
+    assert drawn(figure) == len(rivals.over("any").points)
+    (masking,) = traces(figure, "Masking")
+    assert masking.marker.line.color == look(size.declared, "masking").colour
 
 
 def test_a_better_rival_is_named(results: pd.DataFrame, size: SizeResults, size_of: SizeOf) -> None:
@@ -424,7 +485,7 @@ def test_sentences_speak_of_three_objectives(size3: SizeResults) -> None:
     found = recommend(size3)
     objectives = size3.objectives
     assert wording.on_all(objectives) == "on FID, memorization and diversity"
-    assert "diversity is" in wording.comparisons(found, objectives).lower()
+    assert "Diversity is " in answer(found, size3).lead
     assert wording.tone(found) == "good"
     assert found.verdict_words == "Copies less than DDPM, no worse on FID and diversity"
     assert "diversity 100.0%" in wording.hypervolume(size3)

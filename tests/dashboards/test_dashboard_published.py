@@ -18,7 +18,9 @@ from pareto_amb.dashboards.plots import Plot, draw_plots
 from pareto_amb.dashboards.published import LABELS, Comparison, compare, paper_results
 from pareto_amb.dashboards.published_figures import thresholds_figure
 from pareto_amb.dashboards.report import write_report
+from pareto_amb.results.baseline import Figures, Spread
 from pareto_amb.results.recommend import recommend
+from pareto_amb.results.recommendation import FinalFigures, Recommendation
 from pareto_amb.results.size import SizeResults
 from pareto_amb.sweep_file import parse_sweep
 
@@ -290,7 +292,8 @@ def test_differences_are_those_of_the_run(results: pd.DataFrame, size_of: SizeOf
 
 
 def test_the_page_shows_the_figures_and_what_differs(new_run: Callable[..., Path], cifar: pd.DataFrame):
-    run_dir = new_run(cifar, preset("cifar10", space={"train_size": [300]}), recommend_for=(300,))
+    config = preset("cifar10", space={"train_size": [300]})
+    run_dir = new_run(cifar, config, recommend_for=(300,), budget="full")
     path = run_dir / "environment.json"
     path.write_text(json.dumps({"data": {"name": "cifar10", "images": 50_000}}))
     page = write_report(run_dir).read_text(encoding="utf-8")
@@ -305,6 +308,42 @@ def test_the_page_shows_the_figures_and_what_differs(new_run: Callable[..., Path
     assert "published, as hollow points: DDPM at FID 25.10 and memorization 67.2%" in alt
 
 
+def test_final_figures_of_as_many_samples_have_an_axis_and_rows_of_their_own(
+    size: SizeResults, stopped: Callable[..., Recommendation]
+):
+    found_here = stopped(size, "n300-algorithm1-0007")
+    training = Figures(
+        fid=Spread(value=22.5, low=22, high=23), memorization=Spread(value=0.3, low=0.2, high=0.4)
+    )
+    ddpm = Figures(fid=Spread(value=24.5, low=24, high=25), memorization=Spread(value=0.6, low=0.5, high=0.7))
+    final = FinalFigures(n_samples=50_000, training=training, ddpm=ddpm)
+    config = preset("cifar10")
+    comparison = found(config, CIFAR, size)
+    again = found_here.model_copy(update={"final": final})
+    plots = {plot.key: plot for plot in draw_plots(size, config, again, comparison)}
+    drawn = [key for key, plot in plots.items() if '"published: ' in json.dumps(plot.spec)]
+    assert drawn == ["final-300"]
+    plot = plots["final-300"]
+    assert plot.spec is not None
+    assert plot.published is not None
+    points = {trace["name"]: (trace["x"][0], trace["y"][0]) for trace in plot.spec["data"]}
+    assert points["the answer"] == (22.5, 0.3)
+    assert points["DDPM at full budget"] == (24.5, 0.6)
+    assert points["published: DDPM"] == (25.1, 0.672)
+    assert len(points) == 4
+    rows = {row.who: (row.fid, row.memorization[1]) for row in plot.published.rows}
+    assert rows["this run: recommended, final measurement"] == (22.5, 0.3)
+    assert rows["this run: DDPM, final measurement"] == (24.5, 0.6)
+    assert not any("seeds" in who for who in rows)
+    assert not [d for d in plot.published.differences if "samples" in d.what]
+    assert plots["frontier-300"].published is None
+    assert "published, as hollow points: DDPM at FID 25.10" in plot.alt
+    fewer = found_here.model_copy(update={"final": final.model_copy(update={"n_samples": 20_000})})
+    plots = {plot.key: plot for plot in draw_plots(size, config, fewer, comparison)}
+    assert "final-300" not in plots
+    assert plots["frontier-300"].published is not None
+
+
 def test_plots_without_a_comparison_are_as_before(size: SizeResults):
     plots: list[Plot] = draw_plots(size, preset("cifar10"), None)
-    assert all(plot.published is None and not plot.alt for plot in plots)
+    assert all(plot.published is None for plot in plots)

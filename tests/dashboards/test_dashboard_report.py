@@ -14,7 +14,8 @@ import yaml
 from plotly.offline import get_plotlyjs
 
 from pareto_amb.config import SweepConfig
-from pareto_amb.dashboards.formats import percent
+from pareto_amb.dashboards import formats
+from pareto_amb.dashboards.formats import count, percent
 from pareto_amb.dashboards.report import write_report
 from pareto_amb.dashboards.trials import trial_rows
 from pareto_amb.declared import Declared
@@ -24,6 +25,7 @@ from pareto_amb.results.recommend import recommend
 from pareto_amb.results.size import Results
 from pareto_amb.results.stall import describe_stall
 from pareto_amb.results.table import shipped
+from pareto_amb.results.words import capitalized, gained
 
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}"
 
@@ -59,7 +61,8 @@ class Page(HTMLParser):
         return " ".join(self.text.split())
 
 
-FIGURES = ["frontier-300", "sigma-300", "any-300", "mix-300", "curves-300", "hypervolume-300"]
+FIGURES = ["any-300", "frontier-300", "sigma-300", "mix-300", "curves-300", "hypervolume-300"]
+AT_FULL = ["frontier-300", "sigma-300", "any-300", "mix-300", "curves-300", "hypervolume-300"]
 
 
 def page_of(run_dir: Path) -> Page:
@@ -87,6 +90,8 @@ def test_report_answers_first(run_dir: Path, results: pd.DataFrame) -> None:
     assert "NVIDIA A100 80GB" in words
     assert "Every point rests on 5,000 generated samples." in words
     assert figures(page) == FIGURES
+    assert f"{count(found.images_seen)} images 25% of the budget" in words
+    assert f"and stop after {count(found.images_seen)} images (25% of the budget)" in words
     low, high = found.interval or (0, 0)
     assert f"90% interval {low:.2f} to {high:.2f}" in words
     assert f"no other point dominates this one in {found.p_front:.0%}" in words
@@ -154,20 +159,124 @@ def test_the_table_says_how_sure_each_trial_is_on_the_front(results: pd.DataFram
     assert rows["n300-algorithm1-0015"]["p_front"] is None  # failed
 
 
-def test_early_stopping_is_said_either_way(new_run: Callable[..., Path], results: pd.DataFrame) -> None:
+def test_at_full_budget_early_stopping_is_said_either_way(
+    new_run: Callable[..., Path], results: pd.DataFrame
+) -> None:
     early = (results.method == "ddpm") & (results.budget < 1)
     better = results.assign(
         fid=results.fid.where(~early, 5.0), memorization=results.memorization.where(~early, 0.001)
     )
-    words = page_of(new_run(better, recommend_for=(300,))).words
-    assert "Training less does at least as well: DDPM, stopped after 128,000 images" in words
-    assert "DDPM stopped early competes here and holds part of the joint frontier" in words
+    page = page_of(new_run(better, recommend_for=(300,), budget="full"))
+    assert "Training less does at least as well: DDPM, stopped after 128,000 images" in page.words
+    assert "DDPM stopped early competes here and holds part of the joint frontier" in page.words
+    assert figures(page) == AT_FULL
+    assert "512,000 images the full budget" in page.words
+    assert "At equal budget" not in page.words
     worse = results.assign(fid=results.fid.where(results.budget == 1, 90.0))
-    words = page_of(new_run(worse, recommend_for=(300,))).words
+    words = page_of(new_run(worse, recommend_for=(300,), budget="full")).words
     assert "Early stopping does not beat it" in words
     assert "competes here and does not win" in words
     final = results[(results.budget == 1) | (results.rung == 0)]
-    assert "Early stopping was not tested" in page_of(new_run(final, recommend_for=(300,))).words
+    words = page_of(new_run(final, recommend_for=(300,), budget="full")).words
+    assert "Early stopping was not tested" in words
+
+
+def test_over_all_stopping_points_the_answer_says_where_to_stop_and_what_equal_budget_gives(
+    run_dir: Path, results: pd.DataFrame
+) -> None:
+    size = Results(results, shipped()).size(300)
+    found, full = recommend(size, budget="any"), recommend(size, budget="full")
+    page = page_of(run_dir)
+    words = page.words
+    assert "At equal budget, the paper’s comparison, where every training sees all 512,000 images, " in words
+    assert f"the policy takes Algorithm 1 at σ_tn {full.sigma_tn:.2f}" in words
+    assert f": FID {full['fid'].value:.2f} ({formats.interval(size.objectives[0], full['fid'])})" in words
+    assert f"{formats.signed(found.similarity_excess)}" in words
+    assert "The answer is taken from this figure" in words
+    assert "recommended, to be stopped after 128,000 images" in words
+    alt = next(a["aria-label"] for _, a in page.tags if a.get("id") == "any-300")
+    assert alt is not None
+    assert f"recommended, σ_tn {found.sigma_tn:.2f}, stopped after 128,000 images: FID " in alt
+    assert "DDPM at full budget: FID " in alt
+    assert "n300-algorithm1-0003, rung" not in words
+    assert "stopped after 128,000 images · " in words  # above its pictures, those of that rung
+
+
+def test_where_ddpm_stopped_early_wins_the_answer_is_ddpm(
+    new_run: Callable[..., Path], results: pd.DataFrame
+) -> None:
+    early = (results.method == "ddpm") & (results.rung == 2)
+    better = results.assign(
+        fid=results.fid.where(~early, results.fid - 9),
+        memorization=results.memorization.where(~early, 0.011),
+    )
+    found = recommend(Results(better, shipped()).size(300), budget="any")
+    assert found.verdict == "stop-early"
+    page = page_of(new_run(better, recommend_for=(300,)))
+    answer = page.words.partition("The answer")[2].partition("Quality against copying")[0]
+    assert found.verdict_words in answer
+    assert "Recommended: methodDDPM stop training after256,000 images 50% of the budget" in answer
+    assert "train plain DDPM and stop after 256,000 images (50% of the budget)" in answer
+    assert "for DDPM trained to its full budget" in answer
+    assert "EDM units" not in answer
+    assert "What the gain is made of" not in page.words
+    assert ("section", {"class": "card answer good"}) in page.tags
+    assert "among all stopping points: the seeds of DDPM." in answer
+    rows = [attrs for tag, attrs in page.tags if tag == "tr" and "recommended" in str(attrs.get("class"))]
+    assert len(rows) == 3
+
+
+def test_an_answer_that_is_the_full_training_is_the_one_at_equal_budget(
+    new_run: Callable[..., Path], results: pd.DataFrame
+) -> None:
+    worse = results.assign(fid=results.fid.where((results.budget == 1) | (results.rung == 0), 90.0))
+    words = page_of(new_run(worse, recommend_for=(300,))).words
+    assert "sees all 512,000 images, the policy takes the same training." in words
+    assert "train for512,000 images the full budget" in words
+    copies = results.assign(memorization=results.memorization.where(results.method == "ddpm", 0.99))
+    words = page_of(new_run(copies, recommend_for=(300,))).words
+    assert "would take DDPM, with 46.5%. Memorization" not in words
+    assert "FID is " not in words.partition("Quality against copying")[0]
+
+
+def test_repeats_and_controls_are_told_apart_and_the_gain_is_split(
+    new_run: Callable[..., Path], results: pd.DataFrame, followed: Callable[..., pd.DataFrame]
+) -> None:
+    rows = followed(results, "n300-algorithm1-0009")
+    size = Results(rows, shipped()).size(300)
+    found = recommend(size, budget="any")
+    assert found.trial_id == "n300-algorithm1-0009"
+    assert found.gain is not None
+    assert found.final is not None
+    words = page_of(new_run(rows, recommend_for=(300,), samples=False)).words
+    assert "fresh seed of n300-algorithm1-0009, stopped after 256,000 images" in words
+    assert "control of n300-algorithm1-0009, stopped after 256,000 images" in words
+    assert "What the gain is made of Three trainings, each stopped after 256,000 images" in words
+    control, ours = found.gain.control["memorization"], found["memorization"]
+    share = size.objectives[1]
+    assert f"Control (clean images), 2 seeds {formats.figure(share, control.value)}" in words
+    assert f"{formats.change(share, ours.value - control.value)}{formats.interval(share, ours)}" in words
+    assert capitalized(gained(found.gain, found, size.objectives)) in words
+    assert "Measured again on 50,000 samples" in words
+    assert f"{formats.figure(size.objectives[0], found.final.training['fid'].value)}" in words
+
+
+def test_where_no_controls_were_trained_the_key_is_named(run_dir: Path) -> None:
+    words = page_of(run_dir).words
+    assert (
+        "What the gain is made of What part of this the noise levels alone would gain was not tested" in words
+    )
+    assert "(search.controls, for trials that fresh seeds confirm)" in words
+    assert "Measured again" not in words
+
+
+def test_a_final_measurement_that_is_missing_is_said(
+    new_run: Callable[..., Path], results: pd.DataFrame, make_config: Callable[..., SweepConfig]
+) -> None:
+    evaluation = make_config().evaluation.model_dump() | {"final_samples": 50_000}
+    words = page_of(new_run(results, make_config(evaluation=evaluation), recommend_for=(300,))).words
+    assert "This training has not been measured again (evaluation.final_samples)" in words
+    assert "Samples of the final measurement50,000" in words
 
 
 def test_two_train_sizes_have_their_own_sections(
@@ -197,35 +306,56 @@ def test_a_third_objective_and_an_own_parameter_are_on_the_page(
     space = make_config().space.model_dump() | {"temperature": {"low": 0.5, "high": 5.0}}
     config = make_config(search=search, space=space)
     page = page_of(new_run(rows, config, recommend_for=(300,), declared=declared))
-    assert figures(page) == [*FIGURES[:2], "temperature-300", *FIGURES[2:]]
+    assert figures(page) == [*FIGURES[:3], "temperature-300", *FIGURES[3:]]
     found = Results(rows, declared).size(300)
     value = percent(recommend(found)["diversity"].value)
     assert f"higher is better {value}" in page.words
     assert f"Diversity is {value} against DDPM’s" in page.words
     assert "no other training beats on FID, memorization and diversity." in page.words
     assert "Temperature <T> searched0.500 to 5.00" in page.words
-    assert "mix ratiotemperature <T>seedbudgetFIDmemorizationdiversitysimilarity" in page.words
+    assert "mix ratiotemperature <T>seedimages seenFIDmemorizationdiversitysimilarity" in page.words
 
 
-def test_a_run_of_an_older_version_still_has_its_report(run_dir: Path, results: pd.DataFrame) -> None:
+def test_a_run_of_an_older_version_still_has_its_report(
+    new_run: Callable[..., Path], results: pd.DataFrame
+) -> None:
+    run_dir = new_run(results, recommend_for=(300,), budget="full")
     new = page_of(run_dir)
-    old = results.assign(status=results.status.replace("paused", "pruned")).drop(columns="confirms")
+    old = results.assign(status=results.status.replace("paused", "pruned"))
+    old = old.drop(columns=["confirms", "controls", *(name for name in old if name.startswith("final_"))])
     old.to_parquet(run_dir / "results.parquet", index=False)
     path = run_dir / "recommendation.yaml"
     document = yaml.safe_load(path.read_text())
     for entry in document["recommendations"]:
         entry["sigma_tn_interval"] = entry.pop("interval")
-        for name in ("method", "parameters", "main"):
+        for name in (
+            "method",
+            "parameters",
+            "main",
+            "budget",
+            "images_seen",
+            "equal_budget",
+            "gain",
+            "final",
+        ):
             del entry[name]
+        del entry["baseline"]["images_seen"]
         entry["training"] = {"sigma_tn": entry["sigma_tn"], "mix_ratio": entry["mix_ratio"]}
     path.write_text(yaml.safe_dump(document))
     report = page_of(run_dir)
     written = re.compile(r"written \S+ \S+")
     assert written.sub("", report.words) == written.sub("", new.words)
     assert [s for s in report.scripts if s.startswith("{")] == [s for s in new.scripts if s.startswith("{")]
+    for entry in document["recommendations"]:
+        del entry["similarity_excess"], entry["baseline"]["similarity_excess"]
+    path.write_text(yaml.safe_dump(document))
+    older = page_of(run_dir).words
+    assert "train for512,000 images the full budget" in older
+    assert "Similarity above held-out" in new.words
+    assert "Similarity above held-out" not in older
 
 
-def test_the_redraws_run_once(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_redraws_run_once_for_each_frontier(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
     def counted(*given: Any) -> Any:
@@ -234,7 +364,7 @@ def test_the_redraws_run_once(run_dir: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("pareto_amb.results.size.probability_non_dominated", counted)
     write_report(run_dir)
-    assert len(calls) == 1
+    assert len(calls) == 2
 
 
 def test_page_loads_nothing(run_dir: Path) -> None:
@@ -279,7 +409,6 @@ def test_everything_from_the_run_is_escaped(
         ("one trial", "no DDPM baseline has finished"),
         ("nan", "no DDPM baseline has finished"),
         ("one seed", "Its trials suffice for one: run pareto-amb recommend"),
-        ("unreachable", "no trial reaches DDPM's fid"),
     ],
 )
 def test_thin_runs_say_what_is_missing(
@@ -295,7 +424,6 @@ def test_thin_runs_say_what_is_missing(
         "one trial": results[results.trial_id == "n300-algorithm1-0004"],
         "nan": results.assign(fid=np.nan, memorization=np.nan, heldout_memorization=np.nan),
         "one seed": results[~ddpm | (results.seed == 0)],
-        "unreachable": results.assign(fid=results.fid.where(ddpm, 500.0)),
     }
     page = page_of(new_run(tables[case]))
     assert expected in page.words
