@@ -220,6 +220,17 @@ def test_trainings_that_have_not_finished_are_said() -> None:
     assert "unfinished" not in {caution.word for caution in ended.cautions}
 
 
+def test_of_a_grid_its_points_are_planned_and_not_as_many_trials_as_it_may_have() -> None:
+    grid = ["search.sampler=grid", "search.trials=24", "space.mix_ratio=[0.5]"]
+    for listed, left in (([0.1, 0.4, 1], 0), ([0.1, 0.4, 1, 2], 1)):
+        keys = [*KEYS, *grid, f"space.sigma_tn={listed}"]
+        config = parse_sweep(apply_overrides(search_spaces.load("smoke"), keys), "smoke")
+        found = recommend(Results(pd.DataFrame(rows()), DECLARED).size(50), config=config)
+        said = {caution.word: caution.sentence for caution in found.cautions}
+        assert said.get("unfinished", "").startswith(f"{left} of 6 trainings" if left else "")
+        assert ("unfinished" in said) == bool(left)
+
+
 def test_every_verdict_and_caution_is_explained() -> None:
     page = (Path(__file__).parents[2] / "docs" / "frontier.md").read_text(encoding="utf-8")
     assert [word for word in (*get_args(VerdictWord), *_CAUTIONS) if f"`{word}`" not in page] == []
