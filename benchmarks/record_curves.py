@@ -4,8 +4,9 @@
         --sigmas 0 0.05 0.1 0.2 0.4 0.8 1.6 --seeds 0 1
 
 Each method is trained at the parameters that it has. sigma_tn 0 is DDPM. Each training is measured at every
-rung. The table is written whole after each training, so that the same command continues where it was
-stopped; it ends with the means over seeds.
+rung, its denoising errors included (probe_train_K and probe_heldout_K, K the place of the level). The table is
+written whole after each training, so that the same command continues where it was stopped; it ends with the
+means over seeds.
 """
 
 import argparse
@@ -29,8 +30,10 @@ from pareto_amb.data import take_training_set
 from pareto_amb.diffusion.conditioning import sampling_conditioning
 from pareto_amb.diffusion.methods import METHODS
 from pareto_amb.diffusion.sampler import generate
+from pareto_amb.diffusion.theory import TrainingPosterior
 from pareto_amb.diffusion.trainer import Trainer, noise_distribution
 from pareto_amb.evaluation.objectives import OBJECTIVES
+from pareto_amb.evaluation.probes import Probes, make_probes
 from pareto_amb.evaluation.trial import TrialReference, build_references, evaluate_samples
 from pareto_amb.running.materials import Materials, load_materials
 from pareto_amb.storage import replace_file
@@ -54,6 +57,20 @@ def prepare(config_json: str) -> tuple[SweepConfig, Materials, dict[int, TrialRe
         config.evaluation,
     )
     return config, materials, references
+
+
+@functools.cache
+def prepare_probes(config_json: str, train_size: int) -> Probes:
+    """Once a process and train size."""
+    config, materials, _ = prepare(config_json)
+    part = materials.splits[train_size]
+    train, heldout = (
+        take_training_set(materials.image_set, index, config.data.conditional)
+        for index in (part.train, part.heldout)
+    )
+    return make_probes(
+        train, heldout, TrainingPosterior(train.images, config.seed).collapse_level(), config.seed
+    )
 
 
 def record(config_json: str, job: dict[str, Any]) -> list[dict[str, Any]]:
@@ -90,6 +107,13 @@ def record(config_json: str, job: dict[str, Any]) -> list[dict[str, Any]]:
             materials.similarity_encoder,
         )
         train_seconds += trained - started
+        measured = time.process_time()
+        errors = prepare_probes(config_json, train_size).errors(denoiser, method.hidden)
+        named = {
+            f"probe_{kind}_{k}": error
+            for kind, part in zip(("train", "heldout"), errors, strict=True)
+            for k, error in enumerate(part)
+        }
         rows.append(
             {
                 **job,
@@ -97,8 +121,10 @@ def record(config_json: str, job: dict[str, Any]) -> list[dict[str, Any]]:
                 "rung": rung,
                 "images_seen": images,
                 **{name: found.metrics[name] for name in (*MEASURED, "heldout_memorization", "n_samples")},
+                **named,
                 "train_seconds": train_seconds,
-                "eval_seconds": time.process_time() - trained,
+                "eval_seconds": measured - trained,
+                "probe_seconds": time.process_time() - measured,
             }
         )
     return rows
