@@ -47,7 +47,7 @@ class Probes:
         """Mean squared errors at each level, of training and of held-out images: (L,) each.
 
         Of E[x_0 | x_sigma], over images, noises and the values of an image in the denoiser's space. Image and
-        noise k are the same for every model; the batch size changes the rounding alone. `hidden` as of `Method`.
+        noise k are the same for every model; the batch size changes the rounding only. `hidden`: of `Method`.
         """
         train, heldout = (
             self._errors(denoiser, kind, part, hidden, batch_size, device)
