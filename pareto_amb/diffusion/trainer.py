@@ -72,15 +72,18 @@ class Trainer:
         method: Method,
         *,
         seed: int,
+        branched_at: int = 0,
         device: torch.device | str = "cpu",
         world: World | None = None,
     ) -> None:
         """Set up a training that has seen no image yet.
 
-        The ids of `training_set`, with `seed`, fix what the method stores of each image. `world` is told
-        where several processes train together; UserError where they cannot share a batch evenly.
+        The ids of `training_set`, with `seed`, fix what the method stores of each image. One that is to go on
+        from another training, by `branch`, says after how many images, so that it is never taken for one from
+        scratch. `world` is told where several processes train together; UserError where they cannot share a
+        batch evenly.
         """
-        self.config, self.method, self.seed = config, method, seed
+        self.config, self.method, self.seed, self.branched_at = config, method, seed, branched_at
         self._world = world or World()
         self._mine = self._world.part_of_batch(config.batch_size)
         self.device = torch.device(device)
@@ -283,6 +286,32 @@ class Trainer:
             theirs = theirs if isinstance(theirs, dict) else {}
             changed = sorted(key for key in mine.keys() | theirs if theirs.get(key) != mine.get(key))
             raise refusal(origin, f"is of another training, {', '.join(changed):.200} differ")
+        self._load_model(header, tensors, origin)
+        self._generator.set_state(tensors["random.batches"])
+        self._loss_sum.copy_(tensors["loss_sum"])
+        self._loss_count, self.train_seconds = header["loss_count"], header["train_seconds"]
+        own = self._world.is_first
+        self._dropout_state = tensors["random.dropout"] if own else self._first_dropout_state()
+
+    def branch(self, content: bytes, origin: str = "checkpoint") -> None:
+        """Begin where another training of the same images and settings stands, by whatever method and seed.
+
+        Its weights, averages, optimizer and count of images are taken over; what is drawn from here on is
+        this training's own. Raises UserError when `content` is not a checkpoint, is one of a training with
+        other settings, or has not seen `branched_at` images.
+        """
+        header, tensors = unpack(content, origin)
+        mine, theirs = self._identity(), header.get("identity")
+        theirs = theirs if isinstance(theirs, dict) else {}
+        changed = [key for key in ("version", "training", "train_size") if theirs.get(key) != mine[key]]
+        if changed or "branched_at" in theirs:
+            raise refusal(origin, f"cannot be branched from, {', '.join(changed) or 'branched_at'} differ")
+        if header.get("images_seen") != self.branched_at:
+            raise refusal(origin, f"has not seen {self.branched_at:,} images, from where on this one trains")
+        self._load_model(header, tensors, origin)
+
+    def _load_model(self, header: dict[str, Any], tensors: dict[str, Tensor], origin: str) -> None:
+        """Take over weights, averages, optimizer and images seen; UserError where they do not fit."""
         try:
             self._check_state(header, tensors)
         except (ValueError, RuntimeError, TypeError) as error:
@@ -301,12 +330,7 @@ class Trainer:
             state.setdefault(int(index), {})[key] = laid_out.detach()
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": state, "param_groups": groups})
-        self._generator.set_state(tensors["random.batches"])
-        self._loss_sum.copy_(tensors["loss_sum"])
-        self._loss_count = header["loss_count"]
-        self.images_seen, self.train_seconds = header["images_seen"], header["train_seconds"]
-        own = self._world.is_first
-        self._dropout_state = tensors["random.dropout"] if own else self._first_dropout_state()
+        self.images_seen = header["images_seen"]
 
     def _check_state(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Raise ValueError, TypeError or RuntimeError for what this training cannot go on from."""
@@ -356,6 +380,7 @@ class Trainer:
 
     def _identity(self) -> dict[str, Any]:
         """What must agree for a checkpoint to belong to this training; the budget may grow."""
+        branched = {"branched_at": self.branched_at} if self.branched_at else {}
         return {
             "version": VERSION,
             "training": self.config.model_dump(mode="json", exclude=_MAY_CHANGE),
@@ -363,6 +388,7 @@ class Trainer:
             **asdict(self.method),
             "seed": self.seed,
             "train_size": self._train_size,
+            **branched,
         }
 
 

@@ -213,6 +213,61 @@ def test_a_checkpoint_of_before_trainings_changed_is_refused(monkeypatch: pytest
         make_trainer().restore(content)
 
 
+def branched(sigma_tn: float = 0.3) -> Trainer:
+    """A training of Algorithm 1 that is to go on from `trunk`, by another seed."""
+    method = Algorithm1.create({"sigma_tn": sigma_tn, "mix_ratio": 0.5}, 80.0)
+    return Trainer(as_set(IMAGES, list(range(12))), CONFIG, method, seed=5, branched_at=64)
+
+
+def trunk(images: int = 64) -> Trainer:
+    ddpm = make_trainer(sigma_tn=0.0)
+    ddpm.train(images)
+    return ddpm
+
+
+def test_a_branch_begins_where_the_other_training_stands_and_draws_its_own() -> None:
+    source, trainer = trunk(), branched()
+    before = state(trainer)
+    trainer.branch(source.checkpoint())
+    assert trainer.images_seen == 64
+    theirs, mine = state(source), state(trainer)
+    taken = {name for name in theirs if name.startswith(("model.", "ema.", "optimizer."))}
+    assert_same({name: mine[name] for name in taken}, {name: theirs[name] for name in taken})
+    own = mine.keys() - taken
+    assert_same({name: mine[name] for name in own}, {name: before[name] for name in own})
+
+
+def test_a_branch_continues_bit_for_bit_from_its_own_checkpoint() -> None:
+    content, whole = trunk().checkpoint(), branched()
+    whole.branch(content)
+    whole.train(160)
+    first, second = branched(), branched()
+    first.branch(content)
+    first.train(96)
+    second.restore(first.checkpoint())
+    second.train(160)
+    assert_same(state(second), state(whole))
+
+
+def test_a_branch_is_never_taken_for_a_training_from_scratch() -> None:
+    trainer = branched()
+    trainer.branch(trunk().checkpoint())
+    scratch = Trainer(as_set(IMAGES, list(range(12))), CONFIG, trainer.method, seed=5)
+    with pytest.raises(UserError, match="another training, branched_at differ"):
+        scratch.restore(trainer.checkpoint())
+    with pytest.raises(UserError, match="branched_at differ"):
+        branched().branch(trainer.checkpoint())
+
+
+def test_what_does_not_fit_is_not_branched_from() -> None:
+    with pytest.raises(UserError, match="has not seen 64 images"):
+        branched().branch(trunk(32).checkpoint())
+    other = make_trainer(sigma_tn=0.0, learning_rate=1e-3)
+    other.train(64)
+    with pytest.raises(UserError, match="training differ"):
+        branched().branch(other.checkpoint())
+
+
 def test_the_checkpoint_alone_rebuilds_the_averaged_denoiser() -> None:
     trainer = make_trainer()
     trainer.train(64)

@@ -1,0 +1,99 @@
+"""Denoising probes: how well a model denoises training images, and held-out ones, at fixed noise.
+
+Where, and from when, a model memorizes, its errors on training images fall below those on held-out images,
+long before its samples are copies. Nothing is sampled or encoded.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from pareto_amb.data.subsets import TrainingSet
+from pareto_amb.diffusion.conditioning import sampling_conditioning
+from pareto_amb.diffusion.denoiser import Denoiser
+from pareto_amb.randomness import normal_per_item
+
+N_LEVELS = 7
+LOW_SHARE, HIGH_SHARE = 0.05, 4.0
+"""Noise levels are probed from here to there, in shares of the collapse level, evenly on a log scale."""
+
+N_PROBES = 512
+"""Noisy images denoised at each level, of either kind; images that are fewer come with several noises."""
+
+
+@dataclass(frozen=True, eq=False)
+class Probes:
+    """What every trial of one train size denoises.
+
+    `train` and `heldout` have at most N_PROBES images each. `levels` are noise levels, EDM units, rising.
+    """
+
+    train: TrainingSet
+    heldout: TrainingSet
+    levels: tuple[float, ...]
+    seed: int
+
+    @torch.inference_mode()
+    def errors(
+        self,
+        denoiser: Denoiser,
+        hidden: float = 0.0,
+        batch_size: int = 256,
+        device: torch.device | str = "cpu",
+    ) -> tuple[list[float], list[float]]:
+        """Mean squared errors at each level, of training and of held-out images: (L,) each.
+
+        Of E[x_0 | x_sigma], over images, noises and the values of an image in the denoiser's space. Image and
+        noise k are the same for every model; the batch size changes the rounding only. `hidden`: of `Method`.
+        """
+        train, heldout = (
+            self._errors(denoiser, kind, part, hidden, batch_size, device)
+            for kind, part in (("train", self.train), ("heldout", self.heldout))
+        )
+        return train, heldout
+
+    def _errors(
+        self,
+        denoiser: Denoiser,
+        kind: str,
+        part: TrainingSet,
+        hidden: float,
+        batch_size: int,
+        device: torch.device | str,
+    ) -> list[float]:
+        tell = sampling_conditioning(denoiser, hidden)
+        total, n = torch.zeros(len(self.levels), dtype=torch.float64, device=device), len(part.images)
+        numbers = range(-(-N_PROBES // n) * n)
+        for start in range(0, len(numbers), batch_size):
+            chunk = numbers[start : start + batch_size]
+            index = torch.tensor(chunk) % n
+            clean = denoiser.space.encode(part.images[index]).to(device)
+            noise = normal_per_item(self.seed, f"probes/{kind}", chunk, denoiser.space.shape).to(device)
+            told = dict(tell(self.seed, chunk))
+            if part.labels is not None:
+                told["labels"] = F.one_hot(part.labels[index], part.n_classes).float()
+            told = {name: value.to(device) for name, value in told.items()}
+            for k, level in enumerate(self.levels):
+                sigma = torch.full((len(chunk),), level, device=device)
+                denoised = denoiser(clean + level * noise, sigma, told)
+                total[k] += (denoised.double() - clean).square().flatten(1).mean(dim=1).sum()
+        return [float(value) for value in total / len(numbers)]
+
+
+def make_probes(train: TrainingSet, heldout: TrainingSet, collapse_level: float, seed: int) -> Probes:
+    """The probes of a train size: the first N_PROBES images of either kind, and their levels."""
+    return Probes(_first(train), _first(heldout), probe_levels(collapse_level), seed)
+
+
+def probe_levels(collapse_level: float) -> tuple[float, ...]:
+    """N_LEVELS noise levels around `collapse_level`, all in EDM units, to three digits."""
+    shares: Sequence[float] = np.geomspace(LOW_SHARE, HIGH_SHARE, N_LEVELS).tolist()
+    return tuple(float(f"{share * collapse_level:.3g}") for share in shares)
+
+
+def _first(part: TrainingSet) -> TrainingSet:
+    labels = part.labels[:N_PROBES] if part.labels is not None else None
+    return TrainingSet(part.images[:N_PROBES], part.ids[:N_PROBES], labels, part.n_classes)
