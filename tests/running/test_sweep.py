@@ -417,7 +417,8 @@ def test_methods_compete_in_one_sweep(tmp_path: Path) -> None:
     done = run(*sweep, cwd=tmp_path, check=False)  # one trial a method may be none to recommend
     assert "[4/4]" in done.stdout
     assert "n50-masking-0000 (corruption" in done.stdout
-    run("recommend", "run", "--policy", "knee", "--export", "knee.yaml", cwd=tmp_path)
+    knee = ["--policy", "knee", "--budget", "full"]
+    run("recommend", "run", *knee, "--export", "knee.yaml", cwd=tmp_path)
     table = pd.read_parquet(tmp_path / "run" / "results.parquet")
     assert set(table.status) == {"complete"}
     assert table.groupby("method").size().to_dict() == {
