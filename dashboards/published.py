@@ -315,7 +315,7 @@ def _of_the_measurement(
         here, final = ", ".join(count(value) for value in counts), config.evaluation.final_samples
         if final is not None:
             here = f"{here}; {count(final)} in the final measurement"
-        found.append(Difference("samples a measurement", count(samples), here))
+        found.append(Difference(SAMPLES, count(samples), here))
     reference = "images left out of training"
     if config.evaluation.reference == "full":
         reference = f"{count(paper.images)} images of the set"

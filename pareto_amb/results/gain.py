@@ -10,8 +10,7 @@ from pareto_amb.results.baseline import Figures
 from pareto_amb.results.points import average_seeds, finished
 from pareto_amb.results.recommendation import FinalFigures, Gain
 from pareto_amb.results.size import SizeResults
-
-_FINAL = "final_"
+from pareto_amb.results.table import FINAL
 
 
 def gain_over_ddpm(size: SizeResults, chosen: "pd.Series[Any]") -> Gain | None:
@@ -49,8 +48,8 @@ def final_figures(size: SizeResults, chosen: "pd.Series[Any]") -> FinalFigures |
 
 def _final_point(size: SizeResults, rows: pd.DataFrame) -> "pd.Series[Any] | None":
     """The mean over those of `rows` that were measured again, under the objectives' names, with its noise."""
-    names = {f"{_FINAL}{o.name}": o.name for o in size.objectives}
-    wanted = [f"{_FINAL}n_samples", *names]
+    names = {f"{FINAL}{o.name}": o.name for o in size.objectives}
+    wanted = [f"{FINAL}n_samples", *names]
     if not set(wanted) <= set(rows.columns):
         return None
     rows = rows[rows[wanted].notna().all(axis=1)]
@@ -59,7 +58,7 @@ def _final_point(size: SizeResults, rows: pd.DataFrame) -> "pd.Series[Any] | Non
         return None
     point = {name: float(rows[column].mean()) for column, name in names.items()}
     for o in size.objectives:
-        if (column := f"{_FINAL}{o.error_column}") in rows:
+        if (column := f"{FINAL}{o.error_column}") in rows:
             point[o.error_column] = float(np.sqrt((rows[column].fillna(0.0) ** 2).mean() / len(rows)))
     shared = {
         "n_samples": rows[wanted[0]].iloc[0],

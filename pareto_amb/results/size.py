@@ -163,11 +163,6 @@ class SizeResults:
         """The non-dominated configurations at `budget`, by rising figures; DDPM takes part like any."""
         return self._front(self.configurations)
 
-    @cached_property
-    def anytime_frontier(self) -> pd.DataFrame:
-        """The non-dominated rows over all budgets, by rising figures."""
-        return self._front(self.anytime)
-
     def _front(self, rows: pd.DataFrame) -> pd.DataFrame:
         front = rows[non_dominated(self.minimized(rows))]
         return front.sort_values([objective.name for objective in self.objectives])

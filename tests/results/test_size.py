@@ -66,7 +66,7 @@ def test_a_full_budget_frontier_ignores_early_stopped_failed_and_unmeasured_tria
 def test_the_any_budget_view_mixes_rungs_but_never_sample_counts() -> None:
     rows = size_of(ROWS, 100).anytime
     assert "f" not in set(rows.trial_id)
-    assert size_of(ROWS, 100).anytime_frontier.trial_id.tolist() == ["d"]
+    assert size_of(ROWS, 100).over("any").frontier.trial_id.tolist() == ["d"]
 
 
 def test_a_frontier_never_crosses_train_sizes() -> None:
