@@ -127,14 +127,19 @@ class DataConfig(_Model):
     """Where the images come from and the shape they are brought to."""
 
     source: Literal["digits", "images", "cifar10"] = Field(
-        "images", description="digits: ships with scikit-learn; images: a folder or EDM-style zip"
+        "images",
+        description="digits: ships with scikit-learn; images: a folder or EDM-style zip; cifar10: fetched "
+        "where path is null",
     )
     path: Place | None = Field(
         None, description="folder or zip; a relative one is also looked for in PARETO_AMB_DATA"
     )
     resolution: int = Field(64, gt=0, le=8192, description="side in pixels; images are cropped and resized")
     channels: Literal[1, 3] = Field(3, description="3: colour; 1: grey")
-    conditional: bool = Field(False, description="train with the class labels of the set")
+    conditional: bool = Field(
+        False,
+        description="train with the class labels of the set; training images are then balanced by class",
+    )
     origin: str = Field("", description="told to the user when the data is missing")
     published: Literal["cifar10", "ffhq", "tiny-imagenet"] | None = Field(
         None, description="the set of the paper that these images are: the report compares with its figures"
@@ -281,8 +286,8 @@ class EvaluationConfig(_Model):
         None,
         ge=2,
         le=10**8,
-        description="images of a second, final measurement of the confirmed trainings and of DDPM, in "
-        "figures of its own; null: none",
+        description="images of a second, final measurement of DDPM, the confirmed trainings and their "
+        "controls, in figures of its own; null: none",
     )
     reference: Literal["full", "heldout"] = Field(
         "full", description="FID against the whole set or the images left out of training"

@@ -6,9 +6,15 @@ import typer
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set a configuration key; may be repeated."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Set a key, e.g. training.images=960000; may be repeated."
+    ),
 ]
 Recipe = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Which of the recipes of the search space; see: spaces NAME."),
+    typer.Option(
+        metavar="NAME",
+        help="Which of the recipes that a search space has: text (the default) or released in the paper's "
+        "presets; spaces NAME says what each sets.",
+    ),
 ]

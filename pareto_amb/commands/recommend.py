@@ -33,7 +33,10 @@ def recommend(
         typer.Option(metavar="FILE", help="Write the recommendation to this YAML file."),
     ] = None,
 ) -> None:
-    """Recommend from a run's results what to train with and where to stop, by a rule of your choice."""
+    """Recommend from a run's results what to train with and where to stop, by a rule of your choice.
+
+    Prints it; the run's recommendation.yaml and report stay as they are. --export writes a file for `train`.
+    """
     from pareto_amb.results.recommendation_file import build_recommendation, write_recommendation
     from pareto_amb.results.run_directory import RunDirectory
     from pareto_amb.results.words import describe

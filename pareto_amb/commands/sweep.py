@@ -24,7 +24,8 @@ def sweep(
     recipe: Recipe = None,
     overrides: Overrides = None,
     trials: Annotated[
-        int | None, typer.Option(help="Trials a train size, baselines apart (search.trials).")
+        int | None,
+        typer.Option(help="Trials for each train size and method, baselines apart (search.trials)."),
     ] = None,
     time_budget: Annotated[
         float | None, typer.Option(metavar="MINUTES", help="Stop after so long; --resume goes on.")
@@ -36,7 +37,10 @@ def sweep(
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(metavar="RUN_DIR", help="Continue a run that was stopped or killed."),
+        typer.Option(
+            metavar="RUN_DIR",
+            help="Continue a run that was stopped or killed. --trials and --gpus-per-trial may change.",
+        ),
     ] = None,
     trust_run: Annotated[
         bool,
@@ -52,11 +56,15 @@ def sweep(
         bool, typer.Option("--dry-run", help="Print the resolved plan and its cost; start nothing.")
     ] = False,
 ) -> None:
-    """Search for sigma_tn: train many models, measure each, write report and recommendation.
+    """Search for sigma_tn and where to stop: train many models beside plain DDPM, and recommend one.
 
-    Exits with 0 when the trials are done or the time is up; 1 when no trial was fit to recommend, or Ray was
-    lost; 2 for input that cannot be used, with nothing made; 130 after Ctrl-C and 143 after SIGTERM, when the
-    running trials have written checkpoints and --resume goes on from there. A second signal does not wait.
+    Each is measured at several stopping points; the best are trained again with fresh seeds. The run
+    directory gets report.html and recommendation.yaml. Keys for --set: pareto-amb spaces NAME --explain.
+
+    Exits with 0 when the trials are done or the time is up; 1 when no trial was fit to recommend, or a full
+    disk, a lost worker or Ray interrupted trials; 2 for input that cannot be used, with nothing made; 130
+    after Ctrl-C and 143 after SIGTERM, when the running trials have written checkpoints and --resume goes on
+    from there. A second signal does not wait.
     """
     from pareto_amb.config import check_minutes
 
