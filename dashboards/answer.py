@@ -194,7 +194,7 @@ def _trainings(found: Recommendation, size: SizeResults) -> list[Training]:
     trainings = [Training(called(found), stop, "recommended", found, found.similarity_excess)]
     early = stops_early(found.baseline, size)
     if not _is_baseline(found, size):
-        heading = "DDPM where its FID is best" if early else "DDPM"
+        heading = "DDPM at its best stop" if early else "DDPM"
         trainings.append(_ddpm(heading, found.baseline, size))
     if early and size.has_baseline:
         trainings.append(_ddpm("DDPM at full budget", size.baseline, size))

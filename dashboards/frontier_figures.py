@@ -146,7 +146,7 @@ def _baseline_stops(size: SizeResults, y: Objective) -> Panel:
     best, x = size.over("any").baseline, size.objectives[0].name
     found = []
     if stops_early(best, size):
-        name = f"DDPM where its FID is best, after {count(stop_of(best, size))} images"
+        name = f"DDPM at its best stop, after {count(stop_of(best, size))} images"
         ring = marks.circled(name, theme.DDPM, best[x].value, best[y.name].value)
         found.append(ring.update(marker_size=34))  # around the ring of the answer, where it is the same
     at = size.baseline[x].value, size.baseline[y.name].value

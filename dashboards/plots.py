@@ -173,7 +173,7 @@ def _any_alt(size: SizeResults, recommendation: Recommendation | None) -> str:
     if size.has_baseline:
         best = size.over("any").baseline
         stop = f"after {count(stop_of(best, size))} images"
-        marked.append(f"DDPM where its FID is best, {stop}: {spreads(best, size.objectives)}")
+        marked.append(f"DDPM at its best stop, {stop}: {spreads(best, size.objectives)}")
         marked.append(f"DDPM at full budget: {spreads(size.baseline, size.objectives)}")
     return f"{ANY_TITLE}; {'; '.join(marked)}" if marked else ""
 
@@ -344,7 +344,7 @@ def _parameter_caption(
         stop = images_and_share(stop_of(recommendation, size), size)
         best = images_and_share(stop_of(recommendation.baseline, size), size)
         points = f"Each point is one training, stopped where the answer is: after {stop}."
-        ddpm = f"DDPM where its FID is best, after {best}"
+        ddpm = f"DDPM at its best stop, after {best}"
     words = f"{points} Orange: {ddpm}; its mean over seeds, and the interval of 95%."
     if not recommended:
         return words

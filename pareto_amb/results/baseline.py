@@ -47,7 +47,7 @@ class Figures(BaseModel):
 
 
 class Baseline(Figures):
-    """DDPM over its seeds: at full budget or, where all stopping points compete, where its FID is best."""
+    """DDPM over its seeds: at full budget or, where all stopping points compete, at its best one."""
 
     seeds: int
     images_seen: int | None = None

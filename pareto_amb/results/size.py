@@ -1,5 +1,6 @@
 """A results table as one object, and one object for each of its train sizes."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -199,18 +200,23 @@ class SizeResults:
 
     @cached_property
     def _baseline_rows(self) -> pd.DataFrame:
-        """DDPM's rows at full budget or, over all budgets, where the mean of its FID is best.
+        """DDPM's rows at full budget or, over all budgets, at the first stopping point where its FID is best.
 
-        FID stands for the first figure that is held. Only stopping points count that as many seeds have
-        reached as have ended: fewer would be luckier.
+        It is best where the mean lies within one standard error of the best mean: what follows does not
+        improve it for certain, and copies more. FID stands for the first figure that is held. Only stopping
+        points count that as many seeds have reached as have ended: fewer would be luckier.
         """
         rows = self.rows[self.rows.method == BASELINE]
         if self.budget == "full":
             return rows
         held = next((o for o in self.objectives if o.constraint), self.objectives[0])
-        stops = rows.groupby("images_seen")[held.name].agg(["mean", "size"])
-        stops = stops[stops["size"] >= min(len(finished(rows)), stops["size"].max())]
-        return rows[rows.images_seen == (held.sign * stops["mean"]).idxmin()]
+        stops = held.sign * rows.groupby("images_seen")[held.name].mean()
+        sizes = rows.groupby("images_seen").size()
+        stops = stops[sizes >= min(len(finished(rows)), sizes.max())]
+        best = rows[rows.images_seen == stops.idxmin()]
+        found = spread_over_seeds(best[held.name], sampling_deviation(best, held), held)
+        error = (found.deviation or 0.0) / math.sqrt(len(best))
+        return rows[rows.images_seen == stops[stops <= stops.min() + error].index.min()]
 
     @property
     def has_baseline(self) -> bool:
@@ -221,7 +227,7 @@ class SizeResults:
     def baseline(self) -> Baseline:
         """Mean and seed spread of DDPM: at full budget or, over all budgets, where it is best to stop it.
 
-        That is where its FID, the first figure that is held, is best. UserError when no baseline has ended.
+        That is the first point where its FID is as good as at its best. UserError when no baseline has ended.
         """
         if not self.has_baseline:
             raise UserError(

@@ -266,7 +266,7 @@ def test_any_budget_marks_the_answer_and_ddpm_where_it_is_best_and_in_full(
     assert best.images_seen == 256_000
     for name, at in (
         ("recommended: ", found),
-        ("DDPM where its FID is best, after 256,000 images", best),
+        ("DDPM at its best stop, after 256,000 images", best),
         ("DDPM at full budget", full),
     ):
         (mark,) = traces(figure, name)

@@ -256,8 +256,11 @@ def test_the_any_budget_frontier_is_that_of_every_stopping_point(seed: int) -> N
 def test_over_all_budgets_ddpm_is_what_it_is_at_its_best_stopping_point(seed: int) -> None:
     frame = trainings(seed).assign(n_samples=100)
     ddpm = frame[frame.method == "ddpm"]
-    means = {stop: ddpm[ddpm.images_seen == stop].fid.mean() for stop in STOPS}
-    best = min(STOPS, key=lambda stop: (means[stop], stop))
+    at = {stop: ddpm[ddpm.images_seen == stop] for stop in STOPS}
+    means = {stop: rows.fid.mean() for stop, rows in at.items()}
+    lowest = at[min(STOPS, key=means.__getitem__)]
+    deviation = max(lowest.fid.std(ddof=1), (lowest.fid_se**2).mean() ** 0.5)
+    best = min(stop for stop in STOPS if means[stop] <= lowest.fid.mean() + deviation / 3**0.5)
     baseline = size_of(frame).over("any").baseline
     assert (baseline.images_seen, baseline.seeds) == (best, 3)
     assert baseline["fid"].value == pytest.approx(means[best])
