@@ -68,16 +68,10 @@ def _gain(found: Recommendation, size: SizeResults) -> Table | None:
         return Table(GAIN, missing=f"{capitalized(untested[0])}.") if untested else None
     gain, objectives = found.gain, copying_first(size.objectives)
     seeds = "1 seed" if len(gain.trials) == 1 else f"{len(gain.trials)} seeds"
-    control = size.declared.method(method.control).label
-    colour = look(size.declared, method.control).colour
+    control = look(size.declared, method.control)
     steps = [
         ("DDPM", "stopped at the same point", theme.DDPM, gain.ddpm),
-        (
-            "+ the noise levels alone",
-            f"{control}, {seeds}",
-            look(size.declared, method.control).colour,
-            gain.control,
-        ),
+        ("+ the noise levels alone", f"{control.label}, {seeds}", control.colour, gain.control),
         ("+ the noisy copies", f"{method.label}: {called(found).lower()}", theme.RECOMMENDED, found),
     ]
     rows, before = [], None

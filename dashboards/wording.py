@@ -236,15 +236,15 @@ def any_budget_verdict(size: SizeResults) -> str:
     early = points[(points.method == BASELINE) & (points.budget < 1)]
     if early.empty:
         return "No DDPM measurement before full budget takes part, so early stopping is untested."
-    noun = "stopping point" if len(early) == 1 else f"{len(early)} earlier stopping points"
+    stops = f"{len(early)} earlier {'stopping point' if len(early) == 1 else 'stopping points'}"
     winning = front[(front.method == BASELINE) & (front.budget < 1)]
     if winning.empty:
         return (
-            f"DDPM stopped early competes here and does not win: for each of its {noun} another point "
+            f"DDPM stopped early competes here and does not win: for each of its {stops} another point "
             f"is at least as good {_on_all_metrics(size.objectives)}."
         )
     shares = ", ".join(f"{share:.0%}" for share in sorted(set(winning.budget)))
     return (
         f"DDPM stopped early competes here and holds part of the joint frontier: {len(winning)} of its "
-        f"{noun}, at {shares} of the budget."
+        f"{stops}, at {shares} of the budget."
     )

@@ -16,9 +16,9 @@ from pareto_amb.declared import BASELINE, Parameter
 from pareto_amb.evaluation.shares import share_posterior
 from pareto_amb.results.baseline import Baseline, quantile_of_noise
 from pareto_amb.results.interval import searched_of
-from pareto_amb.results.points import is_control
 from pareto_amb.results.recommendation import Caution, Recommendation
 from pareto_amb.results.size import SizeResults
+from pareto_amb.results.table import searched
 from pareto_amb.results.words import excess_in_words, figures, joined, training
 
 EDGE = 0.05
@@ -189,11 +189,11 @@ def _few_samples(facts: Facts) -> str:
 def _unfinished(facts: Facts) -> str:
     size, config = facts.size, facts.config
     last = size.frame.drop_duplicates("trial_id")
-    own = last[(last.confirms == "") & ~is_control(last)]
+    own = searched(last)
     running, planned = int(last.status.isin({"running", "interrupted"}).sum()), len(own)
     if config is not None and not facts.stopped:
-        searched = sum(config.n_trials(size.declared).values())
-        planned = max(config.search.baseline_seeds + searched, planned)
+        trials = sum(config.n_trials(size.declared).values())
+        planned = max(config.search.baseline_seeds + trials, planned)
     left = planned - len(own) + running
     if not left:
         return ""
