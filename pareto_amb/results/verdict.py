@@ -163,7 +163,7 @@ def _why(facts: Facts) -> list[str]:
     values = {o.name: other[o.name] for o in size.objectives}
     return [
         f"{why}; at equal budget, among full trainings, it would take "
-        f"{training(size.declared, other.method, other.parameters)}: {figures(size.objectives, values)} "
+        f"{training(size.declared, other.method, other.chosen)}: {figures(size.objectives, values)} "
         f"(DDPM {_values(facts.at_its_end, size)})"
     ]
 

@@ -21,7 +21,7 @@ from pareto_amb.results.recommendation import Recommendation
 from pareto_amb.results.recommendation_file import (
     build_recommendation,
     load_entry,
-    load_training_block,
+    training_block,
     why_it_stops,
     write_recommendation,
 )
@@ -248,6 +248,9 @@ def test_controls_take_no_part_and_split_the_gain() -> None:
     elsewhere = found_in(*DIGITS, confirmed, controls("a", 2, (131.0, 0.04)))
     assert elsewhere.gain is None
     assert "control-untested" in cautions(elsewhere)
+    one = [better[0], {**better[1], "status": "failed"}]
+    assert "(clean images at the same levels, 1 seed: " in found_in(*DIGITS, confirmed, one).summary
+    assert "(clean images at the same levels, 2 seeds: " in found.summary
     unfinished = [{**row, "status": "failed"} for row in better]
     assert found_in(*DIGITS, confirmed, unfinished).gain is None
 
@@ -357,7 +360,7 @@ def test_an_early_stop_is_trained_as_recommended_after_a_round_through_the_file(
     run = run_of(tmp_path / "run", *GARMENTS)
     written = build_recommendation(run)
     write_recommendation(written, run.recommendation)
-    block = load_training_block(run.recommendation, None)
+    block = training_block(load_entry(run.recommendation, None), run.recommendation)
     training_run = parse_training(block, "file")
     assert (training_run.method, training_run.parameters) == ("ddpm", {})
     assert training_run.training.images == 72_000
