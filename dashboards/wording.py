@@ -86,10 +86,8 @@ def window(recommendation: Recommendation, size: SizeResults) -> str:
     low, high = recommendation.window
     if low == high:
         value = with_vp(parameter, f"{label} {parameter_value(parameter, low)}", low)
-        return (
-            f"Only the trial at {value}{there} beats DDPM; its neighbours do not, so a confirming run is "
-            "advisable."
-        )
+        advice = "" if recommendation.confirmation else ", so a confirming run is advisable"
+        return f"Only the trial at {value}{there} beats DDPM; its neighbours do not{advice}."
     held = joined([o.label for o in size.objectives if o.constraint])
     free = joined([o.label for o in size.objectives if not o.constraint])
     improved = "lower" if free == "memorization" else "better"

@@ -16,7 +16,7 @@ import yaml
 from plotly.offline import get_plotlyjs
 
 from pareto_amb.config import SweepConfig
-from pareto_amb.dashboards import formats
+from pareto_amb.dashboards import formats, wording
 from pareto_amb.dashboards.answer import lead, stops_early
 from pareto_amb.dashboards.formats import count, percent
 from pareto_amb.dashboards.report import write_report
@@ -25,6 +25,7 @@ from pareto_amb.declared import Declared
 from pareto_amb.errors import UserError
 from pareto_amb.results.noise import probability_non_dominated
 from pareto_amb.results.recommend import recommend
+from pareto_amb.results.recommendation import Confirmation
 from pareto_amb.results.size import Results
 from pareto_amb.results.stall import describe_stall
 from pareto_amb.results.table import shipped
@@ -290,6 +291,15 @@ def test_without_advice_the_lead_says_which_ddpm_the_quality_is_held_against(
     fid = formats.figure(size.objectives[0], found.baseline["fid"].value)
     assert f"against {fid} for DDPM stopped after 256,000 images (lower is better)" in lead(unsure, size)
     assert f"against DDPM’s {fid} (lower is better)" in lead(found, size)
+
+
+def test_a_confirming_run_is_advised_only_of_what_was_not_confirmed(results: pd.DataFrame) -> None:
+    size = Results(results, shipped()).size(300)
+    found = recommend(size, budget="full")
+    found = found.model_copy(update={"window": (found.sigma_tn, found.sigma_tn)})
+    assert wording.window(found, size).endswith("neighbours do not, so a confirming run is advisable.")
+    confirmed = found.model_copy(update={"confirmation": Confirmation(trials=["a-c1"])})
+    assert wording.window(confirmed, size).endswith("beats DDPM; its neighbours do not.")
 
 
 def test_a_report_is_written_of_a_table_that_has_lost_its_baselines_and_of_an_older_early_stop(
