@@ -21,7 +21,7 @@ from pareto_amb.declared import BASELINE, Declared, Objective
 from pareto_amb.results.baseline import Baseline, Figures
 from pareto_amb.results.recommendation import OtherTraining, Recommendation
 from pareto_amb.results.size import SizeResults
-from pareto_amb.results.words import capitalized, joined
+from pareto_amb.results.words import capitalized, joined, seeds
 
 
 @dataclass(frozen=True)
@@ -123,9 +123,10 @@ def choices(found: Recommendation, size: SizeResults) -> list[Choice]:
 
 
 def training_words(declared: Declared, method: str, parameters: dict[str, float]) -> str:
-    """What is chosen for a training, within a sentence; the method's name where nothing is."""
+    """What is chosen for a training, as far as it is known, within a sentence; else the method's name."""
     info = declared.method(method)
-    words = [f"{p.label} {parameter_value(p, parameters[p.name])}" for p in info.parameters]
+    known = [p for p in info.parameters if p.name in parameters]
+    words = [f"{p.label} {parameter_value(p, parameters[p.name])}" for p in known]
     return joined(words) or info.label
 
 
@@ -173,13 +174,15 @@ def _reduction(found: Recommendation, size: SizeResults) -> str:
 
 def _comparisons(found: Recommendation, size: SizeResults) -> str:
     """How far image quality, and all that is judged beside copying, lies from DDPM's."""
-    baseline, _ = _reference(found, size)
+    baseline, name = _reference(found, size)
     if found.method == BASELINE and stop_of(found, size) == stop_of(baseline, size):
         return ""
-    whose = "" if found.method == BASELINE else "DDPM’s "
+    before, after = ("", "") if found.method == BASELINE else ("DDPM’s ", "")
+    if not found.advised and stops_early(baseline, size):  # the sentence before is about another stop
+        before, after = "", f" for {name}"
     return " ".join(
-        f"{capitalized(o.label)} is {figure(o, found[o.name].value)} against {whose}"
-        f"{figure(o, baseline[o.name].value)} ({better(o)})."
+        f"{capitalized(o.label)} is {figure(o, found[o.name].value)} against {before}"
+        f"{figure(o, baseline[o.name].value)}{after} ({better(o)})."
         for o in size.objectives
         if o.name != "memorization"
     )
@@ -202,8 +205,7 @@ def _trainings(found: Recommendation, size: SizeResults) -> list[Training]:
 
 
 def _ddpm(heading: str, baseline: Baseline, size: SizeResults) -> Training:
-    seeds = "1 seed" if baseline.seeds == 1 else f"{baseline.seeds} seeds"
-    note = f"{seeds}, after {count(stop_of(baseline, size))} images"
+    note = f"{seeds(baseline.seeds)}, after {count(stop_of(baseline, size))} images"
     return Training(heading, note, "ddpm", baseline, baseline.similarity_excess)
 
 
@@ -218,21 +220,22 @@ def equal_budget(found: Recommendation, size: SizeResults) -> str:
         return f"{start}, no training serves the policy {found.policy}."
     if (other.method, other.parameters) == (found.method, found.parameters) and not stops_early(found, size):
         return f"{start}, the policy takes the same training."
-    ddpm = f"DDPM’s there: {spreads(size.baseline, size.objectives)}"
-    return f"{start}, the policy takes {other_training(other, size)}. {ddpm}."
+    taken = f"{start}, the policy takes {other_training(other, size)}."
+    if not size.has_baseline:  # the table is not the one that was recommended from
+        return taken
+    return f"{taken} DDPM’s there: {spreads(size.baseline, size.objectives)}."
 
 
 def other_training(other: OtherTraining, size: SizeResults) -> str:
     """Another full training and its figures, with their intervals where the table has its point."""
-    parameters = other.parameters or {"sigma_tn": other.sigma_tn}
     label = size.declared.method(other.method).label
-    what = training_words(size.declared, other.method, parameters)
+    what = training_words(size.declared, other.method, other.chosen)
     named = label if what == label else f"{label} at {what}"
     points = size.points[
         (size.points.method == other.method) & (size.points.images_seen == other.images_seen)
     ]
     points = points[np.isclose(points.fid, other["fid"])]
-    if points.empty:
+    if points.empty or not size.has_baseline:
         return f"{named}: {figures(size.objectives, {o.name: other[o.name] for o in size.objectives})}"
     return f"{named}: {spreads(Figures(**size.spreads(points.iloc[0])), size.objectives)}"
 

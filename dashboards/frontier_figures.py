@@ -312,7 +312,7 @@ def _full_ring(size: SizeResults, y: Objective, recommendation: Recommendation |
     other = recommendation.equal_budget
     if other is None:
         return []
-    name = f"at equal budget: {html.escape(training_words(size.declared, other.method, other.parameters))}"
+    name = f"at equal budget: {html.escape(training_words(size.declared, other.method, other.chosen))}"
     return [marks.circled(name, theme.INK, other[size.objectives[0].name], other[y.name])]
 
 

@@ -13,7 +13,7 @@ from pareto_amb.declared import Objective
 from pareto_amb.results.baseline import Figures
 from pareto_amb.results.recommendation import Recommendation
 from pareto_amb.results.size import SizeResults
-from pareto_amb.results.words import capitalized, gained
+from pareto_amb.results.words import capitalized, gained, seeds
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,13 @@ def _gain(found: Recommendation, size: SizeResults) -> Table | None:
         untested = [c.sentence for c in found.cautions if c.word == "control-untested"]
         return Table(GAIN, missing=f"{capitalized(untested[0])}.") if untested else None
     gain, objectives = found.gain, copying_first(size.objectives)
-    seeds = "1 seed" if len(gain.trials) == 1 else f"{len(gain.trials)} seeds"
-    control = size.declared.method(method.control).label
-    colour = look(size.declared, method.control).colour
+    control, n_seeds = look(size.declared, method.control), seeds(len(gain.trials))
     steps = [
         ("DDPM", "stopped at the same point", theme.DDPM, gain.ddpm),
         (
             "+ the noise levels alone",
-            f"{control}, {seeds}",
-            look(size.declared, method.control).colour,
+            f"{control.label}, {n_seeds}",
+            control.colour,
             gain.control,
         ),
         ("+ the noisy copies", f"{method.label}: {called(found).lower()}", theme.RECOMMENDED, found),

@@ -56,11 +56,13 @@ def is_answer(row: Row, found: Recommendation | None) -> bool:
 def what_became(row: Row, found: Recommendation | None, size: SizeResults) -> str:
     """A trial's status, what it is where it is none of the search's, and why it failed."""
     said = [str(row["status"])]
-    at = f"stopped after {count(row['images_seen'])} images" if row["budget"] < 1 else "at full budget"
+    at = f", stopped after {count(row['images_seen'])} images" if row["budget"] < 1 else ", at full budget"
+    if not row["rung"]:  # it has not come to where it stops
+        at = ""
     if row["confirms"]:
-        said.append(f"fresh seed of {row['confirms']}, {at}")
+        said.append(f"fresh seed of {row['confirms']}{at}")
     if row["controls"]:
-        said.append(f"control of {row['controls']}, {at}")
+        said.append(f"control of {row['controls']}{at}")
     if found is not None and is_answer(row, found):
         stop = (
             f", to be stopped after {count(stop_of(found, size))} images" if stops_early(found, size) else ""

@@ -86,10 +86,8 @@ def window(recommendation: Recommendation, size: SizeResults) -> str:
     low, high = recommendation.window
     if low == high:
         value = with_vp(parameter, f"{label} {parameter_value(parameter, low)}", low)
-        return (
-            f"Only the trial at {value}{there} beats DDPM; its neighbours do not, so a confirming run is "
-            "advisable."
-        )
+        advice = "" if recommendation.confirmation else ", so a confirming run is advisable"
+        return f"Only the trial at {value}{there} beats DDPM; its neighbours do not{advice}."
     held = joined([o.label for o in size.objectives if o.constraint])
     free = joined([o.label for o in size.objectives if not o.constraint])
     improved = "lower" if free == "memorization" else "better"
@@ -236,15 +234,15 @@ def any_budget_verdict(size: SizeResults) -> str:
     early = points[(points.method == BASELINE) & (points.budget < 1)]
     if early.empty:
         return "No DDPM measurement before full budget takes part, so early stopping is untested."
-    noun = "stopping point" if len(early) == 1 else f"{len(early)} earlier stopping points"
+    stops = f"{len(early)} earlier {'stopping point' if len(early) == 1 else 'stopping points'}"
     winning = front[(front.method == BASELINE) & (front.budget < 1)]
     if winning.empty:
         return (
-            f"DDPM stopped early competes here and does not win: for each of its {noun} another point "
+            f"DDPM stopped early competes here and does not win: for each of its {stops} another point "
             f"is at least as good {_on_all_metrics(size.objectives)}."
         )
     shares = ", ".join(f"{share:.0%}" for share in sorted(set(winning.budget)))
     return (
         f"DDPM stopped early competes here and holds part of the joint frontier: {len(winning)} of its "
-        f"{noun}, at {shares} of the budget."
+        f"{stops}, at {shares} of the budget."
     )

@@ -208,9 +208,9 @@ class Declared:
         return ", ".join(f"{parameter.terminal_label} {values[parameter.name]:.3g}" for parameter in chosen)
 
     def in_words(self, method: str, values: Mapping[str, Any]) -> str:
-        """What was chosen for a trial, as part of a sentence: `sigma_tn 0.3 and mix ratio 0.50`."""
+        """What is known to be chosen for a trial, within a sentence: `sigma_tn 0.3 and mix ratio 0.50`."""
         specs = {"share": ".2f", "level": ".3g", "number": ".3g"}
-        chosen = self.method(method).parameters
+        chosen = [parameter for parameter in self.method(method).parameters if parameter.name in values]
         return " and ".join(f"{p.terminal_label} {values[p.name]:{specs[p.kind]}}" for p in chosen)
 
     def to_json(self) -> dict[str, Any]:

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from pareto_amb.data.subsets import TrainingSet
-from pareto_amb.diffusion.conditioning import sampling_conditioning
+from pareto_amb.diffusion.conditioning import sampling_conditioning, training_conditioning
 from pareto_amb.diffusion.denoiser import Denoiser
 from pareto_amb.randomness import normal_per_item
 
@@ -64,7 +63,7 @@ class Probes:
         batch_size: int,
         device: torch.device | str,
     ) -> list[float]:
-        tell = sampling_conditioning(denoiser, hidden)
+        tell, known = sampling_conditioning(denoiser, hidden), training_conditioning(part)
         total, n = torch.zeros(len(self.levels), dtype=torch.float64, device=device), len(part.images)
         numbers = range(-(-N_PROBES // n) * n)
         for start in range(0, len(numbers), batch_size):
@@ -72,9 +71,7 @@ class Probes:
             index = torch.tensor(chunk) % n
             clean = denoiser.space.encode(part.images[index]).to(device)
             noise = normal_per_item(self.seed, f"probes/{kind}", chunk, denoiser.space.shape).to(device)
-            told = dict(tell(self.seed, chunk))
-            if part.labels is not None:
-                told["labels"] = F.one_hot(part.labels[index], part.n_classes).float()
+            told = {**tell(self.seed, chunk), **{name: value[index] for name, value in known.items()}}
             told = {name: value.to(device) for name, value in told.items()}
             for k, level in enumerate(self.levels):
                 sigma = torch.full((len(chunk),), level, device=device)

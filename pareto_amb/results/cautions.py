@@ -15,10 +15,11 @@ from pareto_amb.config import AutoRange, Choice, Range, SweepConfig
 from pareto_amb.declared import BASELINE, Parameter
 from pareto_amb.evaluation.shares import share_posterior
 from pareto_amb.results.baseline import Baseline, quantile_of_noise
+from pareto_amb.results.confirm import worth_confirming
 from pareto_amb.results.interval import searched_of
-from pareto_amb.results.points import is_control
 from pareto_amb.results.recommendation import Caution, Recommendation
 from pareto_amb.results.size import SizeResults
+from pareto_amb.results.table import searched
 from pareto_amb.results.words import excess_in_words, figures, joined, training
 
 EDGE = 0.05
@@ -189,17 +190,36 @@ def _few_samples(facts: Facts) -> str:
 def _unfinished(facts: Facts) -> str:
     size, config = facts.size, facts.config
     last = size.frame.drop_duplicates("trial_id")
-    own = last[(last.confirms == "") & ~is_control(last)]
-    running, planned = int(last.status.isin({"running", "interrupted"}).sum()), len(own)
+    own = searched(last)
+    running, planned = int(own.status.isin({"running", "interrupted"}).sum()), len(own)
     if config is not None and not facts.stopped:
-        searched = sum(config.n_trials(size.declared).values())
-        planned = max(config.search.baseline_seeds + searched, planned)
+        trials = sum(config.n_trials(size.declared).values())
+        planned = max(config.search.baseline_seeds + trials, planned)
     left = planned - len(own) + running
     if not left:
-        return ""
+        return _followers_left(facts, last[~last.trial_id.isin(own.trial_id)])
     paused = int((last.status == "paused").sum())
     waiting = f", and {paused} that paused may go on" if paused else ""
     return f"{left} of {planned} trainings have not finished{waiting}: --resume may find better ones"
+
+
+def _followers_left(facts: Facts, begun: pd.DataFrame) -> str:
+    """Once the search is over: what has not ended of what follows it, of which `begun` have a row each."""
+    size, config = facts.size, facts.config
+    if config is None:
+        return ""
+    search, methods = config.search, size.frame.set_index("trial_id").method
+    best = worth_confirming(size, search.confirm.candidates)
+    picked = [size.declared.method(methods[[trial_id]].iloc[0]) for trial_id, _ in best]
+    controlled = [search.controls and bool(method.control) for method in picked]
+    planned = max(search.confirm.seeds * (len(picked) + sum(controlled)), len(begun))
+    left = planned - int(begun.status.isin({"complete", "failed"}).sum())
+    if not left:
+        return ""
+    return (
+        f"{left} of {planned} trainings that follow the search, fresh seeds and controls of its best, have "
+        "not finished: --resume trains them"
+    )
 
 
 def _failed(facts: Facts) -> str:
@@ -251,11 +271,11 @@ def _early_stopping(facts: Facts) -> str:
     stop, size = facts.found.early_stop, facts.size
     if stop is None:
         return ""
-    chosen = stop.parameters or {"sigma_tn": stop.sigma_tn}
     values = {objective.name: stop[objective.name] for objective in size.objectives}
+    what = training(size.declared, stop.method, stop.chosen)
     return (
-        f"training less does at least as well: {training(size.declared, stop.method, chosen)}, stopped after "
-        f"{stop.images_seen:,} images, has {figures(size.objectives, values)}"
+        f"training less does at least as well: {what}, stopped after {stop.images_seen:,} images, has "
+        f"{figures(size.objectives, values)}"
     )
 
 

@@ -19,7 +19,7 @@ def gain_over_ddpm(size: SizeResults, chosen: "pd.Series[Any]") -> Gain | None:
     DDPM and the control are taken where the chosen training stops: nothing here is due to its length.
     """
     rows = size.controls[size.controls.images_seen == chosen.images_seen]
-    rows = rows[rows.controls == chosen.trial_id] if len(rows) else rows  # older tables have no such column
+    rows = rows[rows.controls == chosen.trial_id]
     ddpm = size.points[(size.points.method == BASELINE) & (size.points.images_seen == chosen.images_seen)]
     if rows.empty or ddpm.empty:
         return None

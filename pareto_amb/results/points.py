@@ -17,8 +17,6 @@ Budget = Literal["full", "any"]
 
 def is_control(rows: pd.DataFrame) -> "pd.Series[bool]":
     """Which of `rows` belong to the control of a confirmed trial: it explains a point, and is none itself."""
-    if "controls" not in rows:
-        return pd.Series(False, index=rows.index)
     return rows.controls != ""
 
 

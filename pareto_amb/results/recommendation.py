@@ -30,6 +30,11 @@ class OtherTraining(BaseModel):
     parameters: dict[str, float] = Field(default_factory=dict)
     images_seen: int
 
+    @property
+    def chosen(self) -> dict[str, float]:
+        """What is known of its parameters."""
+        return self.parameters or {"sigma_tn": self.sigma_tn}
+
     def __getitem__(self, objective: str) -> float:
         """The figure of an objective. KeyError for one that is not there."""
         return float((self.__pydantic_extra__ or {})[objective])

@@ -124,11 +124,6 @@ def write_recommendation(recommendation: RecommendationFile, path: Path) -> None
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
-def load_training_block(path: Path, train_size: int | None) -> dict[str, Any]:
-    """The training block of a recommendation file for `train_size`; see `load_entry` and `training_block`."""
-    return training_block(load_entry(path, train_size), path)
-
-
 def training_block(entry: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """The training block of an entry of the recommendation file at `path`. UserError when it has none."""
     block = entry.get("training")

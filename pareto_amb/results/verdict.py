@@ -53,7 +53,8 @@ def verdict(facts: Facts) -> tuple[VerdictWord, str]:
         if above > 0 and above + margin > UNSURE_ABOVE:
             return "unknown", "Too few samples to tell whether DDPM copies here"
         return "ddpm-does-not-copy", "DDPM does not copy here; nothing to fix"
-    if found.method == BASELINE and facts.stops_early:
+    copies, at_its_end = found["memorization"].value, facts.at_its_end["memorization"]
+    if found.method == BASELINE and facts.stops_early and copies < at_its_end.low:
         return "stop-early", _stop_early(facts)
     if found.method == BASELINE or not copies_less(found):
         return "no-gain", "No gain over DDPM beyond its own noise"
@@ -114,10 +115,9 @@ def _figures(facts: Facts, word: VerdictWord) -> str:
         theirs, ddpm = facts.at_its_end, "DDPM at its end"
     verb = "give" if len(found.parameters) > 1 else "gives"
     fewer = 1 - ours["memorization"] / theirs["memorization"].value
-    noise = ", within noise" if ours["memorization"] >= theirs["memorization"].low else ""
     return (
         f"{start}, {what} {verb} {figures(size.objectives, ours)}, against {_values(theirs, size)} of "
-        f"{ddpm}: {fewer:.0%} fewer copies{noise}"
+        f"{ddpm}: {fewer:.0%} fewer copies"
     )
 
 
@@ -163,7 +163,7 @@ def _why(facts: Facts) -> list[str]:
     values = {o.name: other[o.name] for o in size.objectives}
     return [
         f"{why}; at equal budget, among full trainings, it would take "
-        f"{training(size.declared, other.method, other.parameters)}: {figures(size.objectives, values)} "
+        f"{training(size.declared, other.method, other.chosen)}: {figures(size.objectives, values)} "
         f"(DDPM {_values(facts.at_its_end, size)})"
     ]
 

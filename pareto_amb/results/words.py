@@ -34,15 +34,19 @@ def training(declared: Declared, method: str, parameters: Mapping[str, Any]) -> 
     return f"{label} at {chosen}" if chosen else label
 
 
+def seeds(count: int, which: str = "") -> str:
+    """`1 seed`, `2 fresh seeds`."""
+    return f"{count} {which}{'seed' if count == 1 else 'seeds'}"
+
+
 def confirmed(confirmation: Confirmation, found: Recommendation, objectives: Sequence[Objective]) -> str:
     """What fresh seeds made of the recommended trial."""
-    n = len(confirmation.trials)
     first, *others = [
         f"{o.label} {o.text(found[o.name].value)} after {o.text(confirmation.searched(o.name))}"
         for o in objectives
     ]
-    seeds = "seed" if n == 1 else "seeds"
-    return f"trained again with {n} fresh {seeds}: {', '.join([f'{first} in the search', *others])}"
+    fresh = seeds(len(confirmation.trials), "fresh ")
+    return f"trained again with {fresh}: {', '.join([f'{first} in the search', *others])}"
 
 
 def excess_in_words(excess: float) -> str:
@@ -52,11 +56,11 @@ def excess_in_words(excess: float) -> str:
 
 def gained(gain: Gain, found: Recommendation, objectives: Sequence[Objective]) -> str:
     """What the noise levels alone change, and what the noisy copies do, at one stopping point."""
-    control = {o.name: gain.control[o.name].value for o in objectives}
+    control = figures(objectives, {o.name: gain.control[o.name].value for o in objectives})
     return (
-        f"against DDPM stopped at the same point the noise levels alone (clean images at the same levels: "
-        f"{figures(objectives, control)}) change {_changes(objectives, gain.ddpm, gain.control)}, the noisy "
-        f"copies then {_changes(objectives, gain.control, found)}"
+        "against DDPM stopped at the same point the noise levels alone (clean images at the same levels, "
+        f"{seeds(len(gain.trials))}: {control}) change {_changes(objectives, gain.ddpm, gain.control)}, the "
+        f"noisy copies then {_changes(objectives, gain.control, found)}"
     )
 
 
@@ -88,7 +92,8 @@ def describe(found: Recommendation, objectives: Sequence[Objective]) -> list[str
     if found.gain is not None:
         lines += [
             f"DDPM stopped at the same point: {_intervals(objectives, found.gain.ddpm)}",
-            f"its control, clean images at the same levels: {_intervals(objectives, found.gain.control)}",
+            f"its control, clean images at the same levels, {seeds(len(found.gain.trials))}: "
+            f"{_intervals(objectives, found.gain.control)}",
         ]
     if found.final is not None:
         lines.append(_final(found.final, objectives))

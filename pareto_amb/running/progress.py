@@ -164,7 +164,7 @@ class SweepProgress:
         tables = []
         results = self._results.results()
         for size in results.sizes():
-            table = Table(title=f"frontier so far, {size:,} training images")
+            table = Table(title=f"frontier at full budget so far, {size:,} training images")
             self._add_columns(table, "trial")
             for point in results.size(size).frontier.to_dict("records"):
                 repeated = f", mean of {point['seeds']} seeds" if point["seeds"] > 1 else ""

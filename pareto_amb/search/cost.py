@@ -75,10 +75,11 @@ def describe_plan(config: SweepConfig, declared: Declared) -> list[str]:
         measured = search.baseline_seeds * len(sizes) + repeated + controls
         generated += measured * (final - config.evaluation.n_samples)
         lines.append(f"  of them {measured}, baselines too, are measured on {final:,} images at their end")
+    at_their_end = ", repeats at their end" if repeated else ""
     return [
         *lines,
         f"{rungs[-1]:,} images seen by each{some}, {about}{seen:,} in all",
-        f"measured at {', '.join(f'{n:,}' for n in rungs)} images seen, repeats at their end,",
+        f"measured at {', '.join(f'{n:,}' for n in rungs)} images seen{at_their_end},",
         f"  {at_most}{generated:,} images generated in all",
     ]
 

@@ -9,19 +9,23 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from plotly.offline import get_plotlyjs
 
 from pareto_amb.config import SweepConfig
-from pareto_amb.dashboards import formats
+from pareto_amb.dashboards import formats, wording
+from pareto_amb.dashboards.answer import lead, stops_early
 from pareto_amb.dashboards.formats import count, percent
 from pareto_amb.dashboards.report import write_report
-from pareto_amb.dashboards.trials import trial_rows
+from pareto_amb.dashboards.trials import trial_rows, what_became
 from pareto_amb.declared import Declared
 from pareto_amb.errors import UserError
 from pareto_amb.results.noise import probability_non_dominated
 from pareto_amb.results.recommend import recommend
+from pareto_amb.results.recommendation import Confirmation
 from pareto_amb.results.size import Results
 from pareto_amb.results.stall import describe_stall
 from pareto_amb.results.table import shipped
@@ -168,7 +172,10 @@ def test_at_full_budget_early_stopping_is_said_either_way(
     )
     page = page_of(new_run(better, recommend_for=(300,), budget="full"))
     assert "Training less does at least as well: DDPM, stopped after 128,000 images" in page.words
-    assert "DDPM stopped early competes here and holds part of the joint frontier" in page.words
+    assert (
+        "DDPM stopped early competes here and holds part of the joint frontier: 2 of its 2 earlier"
+        in page.words
+    )
     assert figures(page) == AT_FULL
     assert "512,000 images the full budget" in page.words
     assert "At equal budget" not in page.words
@@ -259,6 +266,60 @@ def test_repeats_and_controls_are_told_apart_and_the_gain_is_split(
     assert capitalized(gained(found.gain, found, size.objectives)) in words
     assert "Measured again on 50,000 samples" in words
     assert f"{formats.figure(size.objectives[0], found.final.training['fid'].value)}" in words
+
+
+def test_of_repeats_that_never_came_to_their_stopping_point_none_is_told(
+    results: pd.DataFrame, followed: Callable[..., pd.DataFrame]
+) -> None:
+    found = Results(followed(results, "n300-algorithm1-0009"), shipped())
+    row = next(row for row in trial_rows(found) if row["confirms"])
+    assert "fresh seed of n300-algorithm1-0009, stopped after" in what_became(row, None, found.size(300))
+    failed = {**row, "rung": 0, "images_seen": 0, "budget": 0.0, "status": "failed", "error": "no memory"}
+    told = what_became(failed, None, found.size(300))
+    assert told == "failed · fresh seed of n300-algorithm1-0009: no memory"
+
+
+def test_without_advice_the_lead_says_which_ddpm_the_quality_is_held_against(
+    results: pd.DataFrame,
+) -> None:
+    early = (results.method == "ddpm") & (results.rung == 2)
+    better = results.assign(fid=results.fid.where(~early, results.fid - 3))
+    size = Results(better, shipped()).size(300)
+    found = recommend(size, "knee")
+    assert stops_early(found.baseline, size)
+    unsure = found.model_copy(update={"verdict": "no-gain"})
+    fid = formats.figure(size.objectives[0], found.baseline["fid"].value)
+    assert f"against {fid} for DDPM stopped after 256,000 images (lower is better)" in lead(unsure, size)
+    assert f"against DDPM’s {fid} (lower is better)" in lead(found, size)
+
+
+def test_a_confirming_run_is_advised_only_of_what_was_not_confirmed(results: pd.DataFrame) -> None:
+    size = Results(results, shipped()).size(300)
+    found = recommend(size, budget="full")
+    found = found.model_copy(update={"window": (found.sigma_tn, found.sigma_tn)})
+    assert wording.window(found, size).endswith("neighbours do not, so a confirming run is advisable.")
+    confirmed = found.model_copy(update={"confirmation": Confirmation(trials=["a-c1"])})
+    assert wording.window(confirmed, size).endswith("beats DDPM; its neighbours do not.")
+
+
+def test_a_report_is_written_of_a_table_that_has_lost_its_baselines_and_of_an_older_early_stop(
+    new_run: Callable[..., Path], results: pd.DataFrame
+) -> None:
+    run_dir = new_run(results, recommend_for=(300,))
+    path = run_dir / "recommendation.yaml"
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    (entry,) = values["recommendations"]
+    other = entry["equal_budget"]
+    entry["early_stop"] = {key: value for key, value in other.items() if key != "parameters"}
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    pq.write_table(
+        pa.Table.from_pandas(results[results.method != "ddpm"], preserve_index=False),
+        run_dir / "results.parquet",
+    )
+    words = page_of(run_dir).words
+    assert f"the policy takes Algorithm 1 at σ_tn {other['sigma_tn']:.2f}" in words
+    assert "DDPM’s there" not in words
+    assert f"Training less does at least as well: Algorithm 1 at sigma_tn {other['sigma_tn']:.3g}, " in words
 
 
 def test_where_no_controls_were_trained_the_key_is_named(run_dir: Path) -> None:

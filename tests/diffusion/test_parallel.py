@@ -23,7 +23,7 @@ from pareto_amb.diffusion.checkpoint import unpack
 from pareto_amb.diffusion.parallel import ASK_EVERY, World
 from pareto_amb.errors import UserError
 from pareto_amb.production import CHECKPOINT, train_model
-from pareto_amb.results.recommendation_file import load_training_block
+from pareto_amb.results.recommendation_file import load_entry, training_block
 
 BLOCK = {
     "data": {"source": "digits", "resolution": 8, "channels": 1},
@@ -108,7 +108,8 @@ def run_two(first: list[str], second: list[str], cwd: Path) -> list[subprocess.C
 
 def train_alone(recommendation: Path, output: str, images: int) -> list[float]:
     """The losses that a training on this process alone reports."""
-    block = apply_overrides(load_training_block(recommendation, None), [f"training.images={images}"])
+    entry = load_entry(recommendation, None)
+    block = apply_overrides(training_block(entry, recommendation), [f"training.images={images}"])
     printed = io.StringIO()
     folder = recommendation.parent / output
     train_model(parse(TrainingRun, block, "test"), folder, Console(file=printed, width=200), World())

@@ -21,7 +21,7 @@ from pareto_amb.results.recommendation import Recommendation
 from pareto_amb.results.recommendation_file import (
     build_recommendation,
     load_entry,
-    load_training_block,
+    training_block,
     why_it_stops,
     write_recommendation,
 )
@@ -225,6 +225,14 @@ def test_ddpm_of_several_seeds_is_as_sure_as_what_fresh_seeds_confirmed() -> Non
     assert found_in(plain, *ours).trial_id == "b"  # that plain DDPM copies is no reason to train so
 
 
+def test_an_early_stop_that_copies_no_less_beyond_noise_is_no_gain() -> None:
+    hardly = ddpm((240.0, 0.3), (210.0, 0.4), (180.2, 0.5), (194.6, 0.52))
+    found = found_in(hardly, training("a", (250.0, 0.5), (220.0, 0.5), (204.0, 0.5), (200.0, 0.6)))
+    assert (found.method, found.images_seen, found.verdict) == ("ddpm", 72_000, "no-gain")
+    assert "the policy match-ddpm would take DDPM (stopped after 72,000 of 96,000 images)" in found.summary
+    assert not found.advised
+
+
 def test_controls_take_no_part_and_split_the_gain() -> None:
     confirmed = repeats("a", 3, (123.0, 0.014), (123.0, 0.018), sigma_tn=0.108)
     better = controls("a", 3, (131.0, 0.038), (133.0, 0.042))
@@ -248,6 +256,9 @@ def test_controls_take_no_part_and_split_the_gain() -> None:
     elsewhere = found_in(*DIGITS, confirmed, controls("a", 2, (131.0, 0.04)))
     assert elsewhere.gain is None
     assert "control-untested" in cautions(elsewhere)
+    one = [better[0], {**better[1], "status": "failed"}]
+    assert "(clean images at the same levels, 1 seed: " in found_in(*DIGITS, confirmed, one).summary
+    assert "(clean images at the same levels, 2 seeds: " in found.summary
     unfinished = [{**row, "status": "failed"} for row in better]
     assert found_in(*DIGITS, confirmed, unfinished).gain is None
 
@@ -357,7 +368,7 @@ def test_an_early_stop_is_trained_as_recommended_after_a_round_through_the_file(
     run = run_of(tmp_path / "run", *GARMENTS)
     written = build_recommendation(run)
     write_recommendation(written, run.recommendation)
-    block = load_training_block(run.recommendation, None)
+    block = training_block(load_entry(run.recommendation, None), run.recommendation)
     training_run = parse_training(block, "file")
     assert (training_run.method, training_run.parameters) == ("ddpm", {})
     assert training_run.training.images == 72_000

@@ -8,7 +8,7 @@ from pareto_amb.config_file import apply_overrides
 from pareto_amb.diffusion.methods.algorithm1 import SIGMA_TN
 from pareto_amb.errors import UserError
 from pareto_amb.results.cautions import range_caution
-from pareto_amb.results.recommendation_file import load_training_block
+from pareto_amb.results.recommendation_file import load_entry, training_block
 from pareto_amb.sweep_file import parse_sweep, parse_training
 
 
@@ -46,14 +46,14 @@ def test_a_train_size_that_is_none_is_named(tmp_path: Path, size: object) -> Non
     path = tmp_path / "recommendation.yaml"
     path.write_text(yaml.safe_dump({"recommendations": [{"train_size": size, "training": {}}]}))
     with pytest.raises(UserError, match="key 'train_size' of a recommendation"):
-        load_training_block(path, None)
+        training_block(load_entry(path, None), path)
 
 
 def test_a_training_block_of_an_older_version_takes_parameters_by_either_key(tmp_path: Path) -> None:
     old = {"data": {"source": "digits"}, "sigma_tn": 0.7, "mix_ratio": 0.5, "seed": 0, "training": {}}
     path = tmp_path / "recommendation.yaml"
     path.write_text(yaml.safe_dump({"recommendations": [{"train_size": 50, "training": old}]}))
-    block = load_training_block(path, None)
+    block = training_block(load_entry(path, None), path)
     assert parse_training(block, "old").parameters == {"sigma_tn": 0.7, "mix_ratio": 0.5}
     for key in ("sigma_tn", "parameters.sigma_tn"):
         changed = parse_training(apply_overrides(block, [f"{key}=0.2"]), "changed")

@@ -13,7 +13,7 @@ DECLARED = shipped()
 
 
 def size_of(frame: pd.DataFrame, train_size: int = 100) -> SizeResults:
-    columns = {"confirms": "", "recorded_at": 0.0, "rung": 1}
+    columns = {"confirms": "", "controls": "", "recorded_at": 0.0, "rung": 1}
     missing = {name: value for name, value in columns.items() if name not in frame}
     return Results(frame.assign(**missing), DECLARED).size(train_size)
 

@@ -49,7 +49,7 @@ def rows(
     fixed: dict[str, Any] = {
         **numbers, "rung": 1, "images_seen": 1000, "n_samples": 1000, "heldout_memorization": 0.01,
         "heldout_images": 500.0, "heldout_similarity_mean": 0.6, "similarity_p95": 0.9, "fid_se": 1.0,
-        "status": "complete", "error": "", "confirms": "",
+        "status": "complete", "error": "", "confirms": "", "controls": "",
     }  # fmt: skip
     trials = [Trial(f"n50-ddpm-s{k}", "ddpm", 50, k) for k in range(len(ddpm))]
     for k in range(len(ours)):
@@ -218,6 +218,35 @@ def test_trainings_that_have_not_finished_are_said() -> None:
     size = Results(pd.DataFrame(table[:-1]), DECLARED).size(50)
     ended = recommend(size, config=CONFIG, stopped="the search ended itself")
     assert "unfinished" not in {caution.word for caution in ended.cautions}
+
+
+def test_what_follows_the_search_and_has_not_finished_is_said() -> None:
+    keys = ["search.trials=3", "search.baseline_seeds=2", "search.confirm={candidates: 2, seeds: 2}"]
+    config = parse_sweep(apply_overrides(search_spaces.load("smoke"), keys), "smoke")
+
+    def said(table: list[dict[str, Any]], *changes: str) -> str:
+        with_changes = parse_sweep(apply_overrides(config.model_dump(mode="json"), list(changes)), "smoke")
+        found = recommend(Results(pd.DataFrame(table), DECLARED).size(50), config=with_changes)
+        return {c.word: c.sentence for c in found.cautions}.get("unfinished", "")
+
+    search = rows()
+    follow = [
+        {**search[2 + k], "trial_id": f"{trial_id}-r1-c{seed}", "confirms": trial_id}
+        for k, trial_id in enumerate(("n50-algorithm1-0000", "n50-algorithm1-0001"))
+        for seed in (1, 2)
+    ]
+    follow += [
+        {**row, "trial_id": f"{row['trial_id']}-control", "method": "control", "confirms": "",
+         "controls": row["confirms"]}
+        for row in follow
+    ]  # fmt: skip
+    assert said(search).startswith("8 of 8 trainings that follow the search, ")
+    assert said(search + follow[:3]).startswith("5 of 8 ")
+    assert said(search + follow[:4], "search.controls=false") == ""
+    assert said(search + follow) == said(search, "search.confirm.seeds=0") == ""
+    cut = [{**follow[-1], "status": "interrupted"}, {**follow[-2], "status": "failed"}]
+    assert said(search + follow[:6] + cut).startswith("1 of 8 ")
+    assert said(search[:-1]).startswith("1 of 5 trainings have not finished")
 
 
 def test_of_a_grid_its_points_are_planned_and_not_as_many_trials_as_it_may_have() -> None:

@@ -147,7 +147,7 @@ def test_once_the_search_is_over_it_is_known_what_follows_and_what_that_costs(
 def test_on_a_terminal_running_trials_and_the_frontier_stay_in_view(tmp_path: Path) -> None:
     last = follow(tmp_path, terminal=True).rpartition("trials done: ")[2]
     assert last.startswith("5 of 6, 1 of them paused")
-    running, _, frontier = last.partition("frontier so far, 100 training images")
+    running, _, frontier = last.partition("frontier at full budget so far, 100 training images")
     assert "slow" in running
     assert "1/2" in running
     assert "33.25" in running
@@ -165,7 +165,7 @@ def test_every_objective_is_shown_under_its_label(tmp_path: Path) -> None:
             results.record(row(name, 2, fid, 0.5, sharpness=sharpness))
             progress.row(row(name, 2, fid, 0.5, sharpness=sharpness))
     assert "FID 20, memorization 0.500, sharpness 7.5" in output.getvalue()
-    front = output.getvalue().rpartition("frontier so far")[2]
+    front = output.getvalue().rpartition("frontier at full budget so far")[2]
     assert "sharpness" in front
     assert "sharp " in front
     assert "blurred" in front
