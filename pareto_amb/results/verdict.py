@@ -138,7 +138,7 @@ def _ddpm(facts: Facts) -> str:
     if not _stopped_baseline(facts):
         return "DDPM"
     held = next((o for o in facts.size.objectives if o.constraint), facts.size.objectives[0])
-    return f"DDPM (stopped after {baseline.images_seen:,} images, where its {held.label} is best)"
+    return f"DDPM (stopped after {baseline.images_seen:,} images, where its {held.label} stops improving)"
 
 
 def _values(spreads: Figures, size: SizeResults) -> str:
