@@ -146,15 +146,17 @@ def test_a_stopped_sweep_says_how_to_go_on_and_loses_nothing(
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("part", ["raylet", "gcs_server"])
-def test_a_lost_ray_is_named_within_seconds(tmp_path: Path, sweep: Callable[..., Sweep], part: str) -> None:
+@pytest.mark.parametrize(("name", "place"), [("raylet", "raylet/raylet"), ("GCS", "gcs/gcs_server")])
+def test_a_lost_ray_is_named_within_seconds(
+    tmp_path: Path, sweep: Callable[..., Sweep], name: str, place: str
+) -> None:
+    """A worker's arguments name the raylet, too: by its socket."""
     space, *keys = f"{SWEEP} {ENDLESS}".split()
     running = sweep(space, "--output", "run", *(word for key in keys for word in ("--set", key)))
     running.wait_for(".train")
-    os.kill(running.wait_for(f"/{part} "), signal.SIGKILL)
+    os.kill(running.wait_for(f"/ray/{place} "), signal.SIGKILL)
     code, error = running.end(20)
     assert code == 1
-    name = {"raylet": "raylet", "gcs_server": "GCS"}[part]
     assert error.startswith(
         f"pareto-amb: error: Ray's {name} process has died (what Ray said is in run/ray.log)"
     )
