@@ -178,7 +178,7 @@ class TrialTrainable(Trainable):
     def _measure_finally(self, encoded: EncodedSamples) -> dict[str, float]:
         """The figures of `evaluation.final_samples` images, of which `encoded` are the first.
 
-        None where that is not set, or where the trial is one of the search and no baseline.
+        Nothing where that is not set, or where the trial is one of the search and no baseline.
         """
         trial, count = self._trial, self._assets.config.evaluation.final_samples
         if count is None or not (trial.follows or trial.method == BASELINE):

@@ -131,8 +131,8 @@ def latest_failure(trial: RayTrial) -> Failure:
 
 
 def _kept_exception(trial: RayTrial) -> BaseException | None:
-    """What Ray has just written for this process. Its folders are open to all users of a machine, so a file
-    that is not this user's alone to write is not unpickled.
+    """What Ray has just written for this process. Its folders are open to all users of a machine, so a link,
+    and a file that another user owns or everybody may write, is not unpickled.
     """
     try:
         with os.fdopen(os.open(trial.pickled_error_file, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:

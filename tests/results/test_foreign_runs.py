@@ -93,7 +93,7 @@ def run_dir(tmp_path: Path) -> Path:
     return folder
 
 
-def use(*uses: Callable[[], object]) -> None:
+def assert_used_or_refused(*uses: Callable[[], object]) -> None:
     """Call each; what is refused is refused in one line."""
     for call in uses:
         refused = None
@@ -106,7 +106,7 @@ def use(*uses: Callable[[], object]) -> None:
 
 def read_all(folder: Path) -> None:
     """Everything that reads a run."""
-    use(
+    assert_used_or_refused(
         lambda: build_recommendation(RunDirectory(folder)),
         lambda: build_recommendation(RunDirectory(folder), "knee"),
         lambda: render(Run.read(folder)),
@@ -199,7 +199,8 @@ def test_what_is_legal_but_strange_is_read(run_dir: Path) -> None:
     ):  # fmt: skip
         frame = rows().assign(**change)
         write_table(frame, run_dir / "results.parquet")
-        load_results(run_dir / "results.parquet")
+        assert len(load_results(run_dir / "results.parquet").frame) == len(frame)
+        assert "</html>" in render(Run.read(run_dir))
         read_all(run_dir)
     write_table(rows().iloc[:0], run_dir / "results.parquet")
     read_all(run_dir)
@@ -304,7 +305,7 @@ def test_any_declarations_give_results_or_one_line(run_dir: Path, data: st.DataO
     node, key = data.draw(st.sampled_from(list(places(values))))
     node[key] = data.draw(JSON)
     write_table(rows(), run_dir / "results.parquet", values)
-    use(RunDirectory(run_dir).load)
+    assert_used_or_refused(RunDirectory(run_dir).load)
 
 
 @settings(FEW, max_examples=20)
@@ -317,7 +318,7 @@ def test_an_edited_recommendation_is_used_or_named(run_dir: Path, data: st.DataO
     node, key = data.draw(st.sampled_from([p for p in places(entry) if p[0] is not entry["training"]]))
     node[key] = data.draw(JSON)
     (run_dir / "recommendation.yaml").write_text(yaml.safe_dump(document))
-    use(lambda: Run.read(run_dir))
+    assert_used_or_refused(lambda: Run.read(run_dir))
 
 
 @pytest.mark.parametrize(
@@ -327,7 +328,7 @@ def test_an_edited_recommendation_is_used_or_named(run_dir: Path, data: st.DataO
 @given(content=st.binary(max_size=200))
 def test_any_bytes_as_a_file_of_a_run(run_dir: Path, name: str, content: bytes) -> None:
     (run_dir / name).write_bytes(content)
-    use(lambda: Run.read(run_dir))
+    assert_used_or_refused(lambda: Run.read(run_dir))
 
 
 @pytest.mark.parametrize(

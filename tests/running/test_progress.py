@@ -15,6 +15,14 @@ DECLARED = shipped()
 SHARPNESS = Objective("sharpness", "sharpness", "how sharp samples are", direction="max")
 
 
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, in seconds, that the display sees: the one entry of a list."""
+    clock = [0.0]
+    monkeypatch.setattr("pareto_amb.running.progress.time.monotonic", lambda: clock[0])
+    return clock
+
+
 def trial(trial_id: str) -> Trial:
     return Trial(trial_id, "algorithm1", 100, 0, {"sigma_tn": 0.25, "mix_ratio": 1.0})
 
@@ -83,10 +91,8 @@ def test_off_a_terminal_each_finished_trial_is_one_plain_line(tmp_path: Path) ->
 
 
 def test_the_time_left_is_that_of_the_trainings_that_halving_lets_through(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, now: list[float]
 ) -> None:
-    now = [0.0]
-    monkeypatch.setattr("pareto_amb.running.progress.time.monotonic", lambda: now[0])
     output = io.StringIO()
     results = ResultsTable(tmp_path / "results.parquet", DECLARED)
     results.record(row("before", 1, 1, 1, status="paused"))
@@ -103,10 +109,8 @@ def test_the_time_left_is_that_of_the_trainings_that_halving_lets_through(
 
 
 def test_a_search_that_ends_itself_has_fewer_trials_and_less_time_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, now: list[float]
 ) -> None:
-    now = [0.0]
-    monkeypatch.setattr("pareto_amb.running.progress.time.monotonic", lambda: now[0])
     output = io.StringIO()
     results = ResultsTable(tmp_path / "results.parquet", DECLARED)
     progress = SweepProgress(Console(file=output), results, total=8, finished=0, n_rungs=2, trainings=8.0)
@@ -125,10 +129,8 @@ def test_a_search_that_ends_itself_has_fewer_trials_and_less_time_left(
 
 
 def test_once_the_search_is_over_it_is_known_what_follows_and_what_that_costs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, now: list[float]
 ) -> None:
-    now = [0.0]
-    monkeypatch.setattr("pareto_amb.running.progress.time.monotonic", lambda: now[0])
     output = io.StringIO()
     results = ResultsTable(tmp_path / "results.parquet", DECLARED)
     console = Console(file=output, force_terminal=True, width=120)
