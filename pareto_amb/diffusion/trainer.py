@@ -144,8 +144,10 @@ class Trainer:
 
         `checkpoint` is called about every `checkpoint_seconds`, over calls, after any step that `wanted` says
         yes to, and at the end where `checkpoint_at_end`. Raises TrainingDivergedError when the loss is not
-        finite, before that state could be saved.
+        finite, before that state could be saved, and ValueError where `branch` was to come first and did not.
         """
+        if self.images_seen < self.branched_at:
+            raise ValueError(f"branch first, from a training of {self.branched_at:,} images")
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), tf32_matmul(self.device):
             _set_global_state(self.device, self._dropout_state)
@@ -298,8 +300,10 @@ class Trainer:
 
         Its weights, averages, optimizer and count of images are taken over; what is drawn from here on is
         this training's own. Raises UserError when `content` is not a checkpoint, is one of a training with
-        other settings, or has not seen `branched_at` images.
+        other settings, or has not seen `branched_at` images, and ValueError where that is 0.
         """
+        if not self.branched_at:
+            raise ValueError("this training begins from scratch: it has no branched_at")
         header, tensors = unpack(content, origin)
         mine, theirs = self._identity(), header.get("identity")
         theirs = theirs if isinstance(theirs, dict) else {}

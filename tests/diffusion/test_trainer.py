@@ -259,6 +259,13 @@ def test_a_branch_is_never_taken_for_a_training_from_scratch() -> None:
         branched().branch(trainer.checkpoint())
 
 
+def test_a_training_that_was_to_branch_does_not_start_from_scratch() -> None:
+    with pytest.raises(ValueError, match="branch first, from a training of 64 images"):
+        branched().train(16)
+    with pytest.raises(ValueError, match="begins from scratch"):
+        make_trainer().branch(make_trainer(sigma_tn=0.0).checkpoint())
+
+
 def test_what_does_not_fit_is_not_branched_from() -> None:
     with pytest.raises(UserError, match="has not seen 64 images"):
         branched().branch(trunk(32).checkpoint())
