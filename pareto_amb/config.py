@@ -507,7 +507,7 @@ class SearchConfig(_Model):
     sampler: Literal["gp", "tpe", "random", "grid"] = Field(
         "gp",
         description="compared in docs/search.md; grid: every combination of the listed values once, in full "
-        "with reduction_factor null",
+        "with early_stopping false",
     )
     methods: tuple[Annotated[str, AfterValidator(_is_declared("method"))], ...] = Field(
         ("algorithm1",), min_length=1, description="what competes; the DDPM baselines always do"
@@ -524,13 +524,10 @@ class SearchConfig(_Model):
     )
     startup_trials: Trials = Field(4, description="spread evenly before the sampler steers")
     baseline_seeds: Trials = Field(3, description="DDPM trainings a train size; spread = noise")
-    reduction_factor: Annotated[float, Field(gt=1, le=1e6)] | None = Field(
-        1.5,
-        description="at each rung the best 1/reduction_factor go on, and all that are extrapolated to "
-        "the frontier; the others pause. null: all go on",
-    )
-    brackets: Trials = Field(
-        1, description="1: all are judged from the first rung on; 2: some from the second on; ..."
+    early_stopping: bool = Field(
+        True,
+        description="a trial none of whose later rungs is expected to join the frontier pauses; false: all "
+        "run to the end",
     )
     confirm: ConfirmConfig = ConfirmConfig()
     controls: bool = Field(
@@ -543,6 +540,16 @@ class SearchConfig(_Model):
         description="end the search when so many full trainings have hardly moved the frontier; null: never",
     )
     max_retries: int = Field(1, ge=0, le=1000, description="how often a failed trial is tried again")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename(cls, values: Any) -> Any:
+        """What older sweep files have in the place of `early_stopping`."""
+        if not isinstance(values, Mapping) or not {"reduction_factor", "brackets"} & values.keys():
+            return values
+        rest = {key: value for key, value in values.items() if key not in ("reduction_factor", "brackets")}
+        stops = values.get("reduction_factor", True) is not None
+        return {"early_stopping": stops, **rest}
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -604,11 +611,6 @@ class SweepConfig(_Model):
         _check_network(self.training.network, self.data, info)
         if len(set(self.rung_images())) < len(self.evaluation.rungs):
             raise ValueError("evaluation.rungs lie less than one batch apart")
-        if self.search.brackets > len(self.evaluation.rungs):
-            raise ValueError(
-                f"search.brackets {self.search.brackets} is more than the {len(self.evaluation.rungs)} "
-                "evaluation.rungs"
-            )
         if max(self.space.train_size) < self.training.batch_size // 64:
             raise ValueError("training.batch_size is more than 64 times the largest train size")
         return self

@@ -16,7 +16,8 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.utils import flatten_dict
 
-from pareto_amb.search.halving import Brackets, ParetoRungs
+from pareto_amb.search.early_stopping import FrontierRungs
+from pareto_amb.search.halving import ParetoRungs
 from pareto_amb.storage import write_text
 
 Config = Mapping[str, Any]
@@ -53,7 +54,6 @@ class ParetoHalving(TrialScheduler):
         reduction_factor: float = 2.0,
         extrapolate_by: Sequence[str] | None = None,
         ideal: Sequence[float] | None = None,
-        brackets: int = 1,
         group_by: Callable[[Config], object] | None = None,
         protect: Callable[[Config], bool] | None = None,
         name_of: Callable[[Config], str] | None = None,
@@ -61,12 +61,13 @@ class ParetoHalving(TrialScheduler):
         """Set up the halving; ValueError for settings that do not fit together.
 
         `metrics`, two or more, each with its `mode`, min or max; nested ones are named a/b. `rungs` are
-        values of the result's `time_attr`, rising; the last one is a full training. For `brackets` see
-        `Brackets`; all share what was measured. Trials compete with those of the same `group_by(config)`
-        (compared by its repr). Where `protect(config)`, a trial is never paused and does not compete.
-        With `extrapolate_by`, more metrics of the results or none, trials are ranked by what the finished
-        ones let expect of them at the last rung, from the metrics and these; see `ParetoRungs`. Nothing
-        better than `ideal` is expected of a metric; by default that is 0 where it is minimised.
+        values of the result's `time_attr`, rising; the last one is a full training. Trials compete
+        with those of the same `group_by(config)` (compared by its repr). Where `protect(config)`, a trial is
+        never paused and does not compete. With `extrapolate_by`, more metrics of the results or none, every
+        rung is a point where a trial may stop, and in the place of the best 1/reduction_factor those go on
+        that a later rung may bring onto the frontier, by what the others let expect from the metrics and
+        these; see `FrontierRungs`. Nothing better than `ideal` is expected of a metric; by default that is 0
+        where it is minimised.
         `name_of(config)` is what `recall` and `restore` know a trial by in another experiment; without it
         they know it by Ray's trial id.
         """
@@ -76,9 +77,9 @@ class ParetoHalving(TrialScheduler):
         self._floor = _floor([*self._metrics.values()], ideal)
         self._extrapolate, self._predictors = extrapolate_by is not None, tuple(extrapolate_by or ())
         self._time_attr, self._rungs = time_attr, tuple(rungs)
-        self._reduction_factor, self._n_brackets = reduction_factor, brackets
+        self._reduction_factor = reduction_factor
         self._group_by, self._protect, self._name_of = group_by, protect, name_of
-        self._groups: dict[str, _Group] = {}
+        self._groups: dict[str, ParetoRungs | FrontierRungs] = {}
         self._standings: dict[str, _Standing] = {}
         self._pending: dict[str, Trial] = {}
         self._paused: dict[str, Trial] = {}
@@ -132,13 +133,13 @@ class ParetoHalving(TrialScheduler):
         if not self._is_protected(trial.config):
             standing = self._standings[name]
             standing.failed = True
-            self._groups[standing.group].rungs.forget(name)
+            self._groups[standing.group].forget(name)
 
     def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
         """A trial that waited was ended: it resumes no more, what it reached still counts."""
         name = self._drop(trial)
         if not self._is_protected(trial.config):
-            self._groups[self._standings[name].group].rungs.go_on(name)
+            self._groups[self._standings[name].group].go_on(name)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """A paused trial that has become good enough, else the next pending one."""
@@ -161,7 +162,7 @@ class ParetoHalving(TrialScheduler):
     def save(self, checkpoint_path: str) -> None:
         """Write what was measured and decided to a JSON file."""
         trials = {
-            name: {"group": s.group, "bracket": s.bracket, "values": s.values, "paused": s.paused}
+            name: {"group": s.group, "values": s.values, "paused": s.paused}
             for name, s in self._standings.items()
             if not s.failed
         }
@@ -189,12 +190,12 @@ class ParetoHalving(TrialScheduler):
 
     def close(self) -> None:
         """No new trial will come: the best one measured at each rung goes on, however few they were."""
-        for group in self._groups.values():
-            group.rungs.close()
+        for rungs in self._groups.values():
+            rungs.close()
 
     def n_promotable(self) -> int:
         """How many paused trials, those of `recall` included, are good enough to resume."""
-        return sum(len(group.rungs.candidates()) for group in self._groups.values())
+        return sum(len(rungs.candidates()) for rungs in self._groups.values())
 
     def _settings(self) -> dict[str, list[Any]]:
         return {
@@ -207,9 +208,9 @@ class ParetoHalving(TrialScheduler):
     def _goes_on(self, name: str, rung: int, values: list[float]) -> bool:
         """Count what a trial has reached; whether it goes on from there, which the last rung leaves open."""
         standing = self._standings[name]
-        rungs = self._groups[standing.group].rungs
+        rungs = self._groups[standing.group]
         standing.values[rung] = values
-        if not standing.bracket <= rung < len(self._rungs):
+        if rung == len(self._rungs):
             rungs.enter(name, rung, values)
             return True
         standing.paused = not rungs.report(name, rung, values)
@@ -221,17 +222,14 @@ class ParetoHalving(TrialScheduler):
     def _is_protected(self, config: Config) -> bool:
         return self._protect is not None and self._protect(config)
 
-    def _group(self, label: str) -> "_Group":
+    def _group(self, label: str) -> ParetoRungs | FrontierRungs:
         if label not in self._groups:
-            rungs = ParetoRungs(
-                len(self._rungs),
-                self._reduction_factor,
-                n_objectives=len(self._metrics),
-                extrapolate=self._extrapolate,
-                floor=self._floor,
+            n = len(self._rungs)
+            self._groups[label] = (
+                FrontierRungs(n, n_objectives=len(self._metrics), floor=self._floor)
+                if self._extrapolate
+                else ParetoRungs(n, self._reduction_factor)
             )
-            brackets = Brackets(self._rungs, self._reduction_factor, self._n_brackets)
-            self._groups[label] = _Group(rungs, brackets)
         return self._groups[label]
 
     def _history(self, trial: Trial) -> tuple[list[Result], bool]:
@@ -255,19 +253,16 @@ class ParetoHalving(TrialScheduler):
                 values[rung] = self._values(result)
         label = repr(self._group_by(config)) if self._group_by else ""
         reached = max(values, default=0)
-        paused = paused and 0 < reached < len(self._rungs)
-        # A trial that waits at a rung was in a bracket that is judged there.
-        bracket = self._group(label).brackets.next(at_most=reached if paused else None)
-        self._enter(name, _Standing(label, bracket, values, paused))
+        self._enter(name, _Standing(label, values, paused and 0 < reached < len(self._rungs)))
 
     def _enter(self, name: str, standing: "_Standing") -> None:
         self._standings[name] = standing
-        self._group(standing.group).brackets.begin(standing.bracket)
+        self._group(standing.group)
         self._count(name, standing)
 
     def _count(self, name: str, standing: "_Standing") -> None:
         """Enter all that a trial has reached; it waits at the last of it where it is paused."""
-        rungs = self._groups[standing.group].rungs
+        rungs = self._groups[standing.group]
         for rung, values in standing.values.items():
             rungs.enter(name, rung, values)
         if standing.paused:
@@ -296,8 +291,8 @@ class ParetoHalving(TrialScheduler):
             del self._resuming[name]
         ready = [
             (rung, name)
-            for group in self._groups.values()
-            for rung, name in group.rungs.candidates()
+            for rungs in self._groups.values()
+            for rung, name in rungs.candidates()
             if name in self._paused and self._paused[name].status == Trial.PAUSED  # saved by now
         ]
         if not ready:
@@ -305,7 +300,7 @@ class ParetoHalving(TrialScheduler):
         _, name = max(ready, key=lambda candidate: candidate[0])
         standing, trial = self._standings[name], self._paused.pop(name)
         standing.paused = False
-        self._groups[standing.group].rungs.go_on(name)
+        self._groups[standing.group].go_on(name)
         self._resuming[name] = trial
         return trial
 
@@ -321,7 +316,7 @@ class ParetoHalving(TrialScheduler):
         if tune_controller.search_alg.is_finished():
             hopeless = list(self._paused)
         else:
-            last = {group.rungs.last_choice() for group in self._groups.values()}
+            last = {rungs.last_choice() for rungs in self._groups.values()}
             hopeless = sorted(self._paused, key=lambda name: name not in last)[:1]
         for name in hopeless:
             tune_controller.stop_trial(self._paused.pop(name))
@@ -334,19 +329,10 @@ class ParetoHalving(TrialScheduler):
 
 
 @dataclass
-class _Group:
-    """The trials that compete: their rungs, and the brackets that they begin in."""
-
-    rungs: ParetoRungs
-    brackets: Brackets
-
-
-@dataclass
 class _Standing:
     """What is known of a trial: its minimised values by rung, and what was decided."""
 
     group: str
-    bracket: int
     values: dict[int, list[float]] = field(default_factory=dict)
     paused: bool = False
     failed: bool = False

@@ -189,7 +189,7 @@ class ParetoSearcher(Searcher):
 
     def count_ended(self, results: ResultsTable) -> int:
         """The trials that need no more work as far as one knows; without halving the paused ones do."""
-        paused = set() if self._config.search.reduction_factor is None else {"paused"}
+        paused = {"paused"} if self._config.search.early_stopping else set()
         rows = [results.last_row(trial_id) for trial_id in results.trial_ids()]
         search = [row["status"] for row in rows if row and not (row["confirms"] or row["controls"])]
         return sum(status in {"complete", "failed"} | paused for status in search)

@@ -126,17 +126,15 @@ def _make_halving(config: SweepConfig, results: ResultsTable, closed: bool) -> P
     `closed`: all trials of the sweep were begun and none was cut off.
     """
     search, objectives = config.search, results.declared.objectives
-    if search.reduction_factor is None:
+    if not search.early_stopping:
         return None
     halving = ParetoHalving(
         list(objectives),
         [objective.direction for objective in objectives.values()],
         time_attr="images_seen",
         rungs=config.rung_images(),
-        reduction_factor=search.reduction_factor,
         extrapolate_by=results.declared.predictors,
         ideal=[objective.ideal for objective in objectives.values()],
-        brackets=search.brackets,
         group_by=lambda trial: (trial["train_size"], trial["method"]),
         protect=lambda trial: trial["method"] == BASELINE or bool(trial["confirms"] or trial["controls"]),
         name_of=lambda trial: str(trial["id"]),

@@ -7,11 +7,11 @@ import numpy as np
 
 from pareto_amb.config import SweepConfig
 from pareto_amb.declared import Declared
-from pareto_amb.search.halving import Brackets, ParetoRungs
+from pareto_amb.search.early_stopping import FrontierRungs
 
 N_SIMULATED = 100
 N_WORKERS = 4
-NOISE = 0.3
+NOISE = 0.1
 
 
 def planned_trainings(config: SweepConfig, declared: Declared) -> tuple[int, int, int]:
@@ -35,16 +35,12 @@ def expected_trainings(config: SweepConfig, declared: Declared) -> float:
 
 def _expected_share(config: SweepConfig, trials: int) -> float:
     """What a trial of so many costs on average, in full trainings."""
-    search = config.search
-    if search.reduction_factor is None:
+    if not config.search.early_stopping:
         return 1.0
     count = min(trials, N_SIMULATED)
-    shape = (count, len(search.objectives))
-    shares = [
-        _simulated_share(config.rung_images(), search.reduction_factor, search.brackets, shape, seed)
-        for seed in range(-(-N_SIMULATED // count))
-    ]
-    return float(np.mean(shares))
+    shape = (count, len(config.search.objectives))
+    rungs, seeds = config.rung_images(), range(-(-N_SIMULATED // count))
+    return float(np.mean([_simulated_share(rungs, shape, seed) for seed in seeds]))
 
 
 def describe_plan(config: SweepConfig, declared: Declared) -> list[str]:
@@ -55,7 +51,7 @@ def describe_plan(config: SweepConfig, declared: Declared) -> list[str]:
     seen = round(expected_trainings(config, declared) * rungs[-1])
     generated = (searched * len(rungs) + repeated + controls) * config.evaluation.n_samples
     some, about, at_most = "", "", ""
-    if search.reduction_factor is not None:
+    if search.early_stopping:
         some, about, at_most = " that runs to the end", "about ", "at most "
     methods = ", ".join(f"{count} of {method}" for method, count in config.n_trials(declared).items())
     lines = [
@@ -63,7 +59,7 @@ def describe_plan(config: SweepConfig, declared: Declared) -> list[str]:
         f"  {search.baseline_seeds} DDPM baselines, {methods}",
     ]
     if search.sampler == "grid":
-        in_full = "; all to the end with search.reduction_factor=null" if some else ""
+        in_full = "; all to the end with search.early_stopping=false" if some else ""
         lines.append(f"  a grid: every combination of the listed values{in_full}")
     if repeated:
         best, seeds = search.confirm.candidates, search.confirm.seeds
@@ -84,21 +80,19 @@ def describe_plan(config: SweepConfig, declared: Declared) -> list[str]:
     ]
 
 
-def _simulated_share(
-    rungs: Sequence[float], reduction_factor: float, brackets: int, shape: tuple[int, int], seed: int
-) -> float:
-    """What a trial costs on average, in full trainings, when trials by objectives (n, m) are halved.
+def _simulated_share(rungs: Sequence[float], shape: tuple[int, int], seed: int) -> float:
+    """What a trial costs on average, in full trainings, where trials by objectives (n, m) are stopped early.
 
-    The rule itself is tried, on N_WORKERS trials at a time. Nothing is known of them yet: their objectives
-    are drawn from the unit interval, and shown with noise before the last rung.
+    The rule itself is tried, on N_WORKERS trials at a time. Nothing is known of them yet: what they come to
+    is drawn from the unit interval. On the way there the first objective falls and the others rise, as quality
+    and copying do, and all are shown with noise.
     """
-    (n_trials, n_objectives), last = shape, len(rungs)
-    rng, search = np.random.default_rng(seed), ParetoRungs(last, reduction_factor, extrapolate=True)
-    ends, firsts = rng.random(shape), _first_rungs(Brackets(rungs, reduction_factor, brackets), n_trials)
-    steps = np.diff(rungs, prepend=0.0)
-    new = deque(range(n_trials))
-    running: deque[tuple[int, int]] = deque()
-    spent = 0.0
+    rng, search = np.random.default_rng(seed), FrontierRungs(len(rungs))
+    shares = np.asarray(rungs)[:, None] / rungs[-1]
+    ends, steps = rng.random(shape), np.diff(rungs, prepend=0.0)
+    new, running, spent = deque(range(len(ends))), deque[tuple[int, int]](), 0.0
+    shown = np.concatenate([ends[:, None, :1] + 1 - shares, ends[:, None, 1:] * shares], axis=-1)
+    shown += NOISE * rng.standard_normal(shown.shape)
     while True:
         while len(running) < N_WORKERS and (found := search.candidates()):
             rung, name = found[0]
@@ -107,24 +101,9 @@ def _simulated_share(
         while len(running) < N_WORKERS and new:
             running.append((new.popleft(), 1))
         if not running:
-            return float(spent / (n_trials * rungs[-1]))
+            return float(spent / (len(ends) * rungs[-1]))
         trial, rung = running.popleft()
         spent += steps[rung - 1]
-        if rung == last:
-            search.enter(str(trial), rung, ends[trial].tolist())
-            continue
-        shown = (ends[trial] + NOISE * rng.standard_normal(n_objectives)).tolist()
-        if rung < firsts[trial]:
-            search.enter(str(trial), rung, shown)
+        goes_on = search.report(str(trial), rung, shown[trial, rung - 1].tolist())
+        if goes_on and rung < len(rungs):
             running.append((trial, rung + 1))
-        elif search.report(str(trial), rung, shown):
-            running.append((trial, rung + 1))
-
-
-def _first_rungs(brackets: Brackets, n_trials: int) -> list[int]:
-    """The rung from which each trial is judged."""
-    firsts = []
-    for _ in range(n_trials):
-        firsts.append(brackets.next())
-        brackets.begin(firsts[-1])
-    return firsts

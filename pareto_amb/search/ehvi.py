@@ -1,7 +1,8 @@
 """A Gaussian process for each objective, and an Optuna sampler that proposes by them.
 
 The sampler maximises the expected hypervolume improvement below (1, 1, ...): objectives are handed to it with
-the ideal at 0 and the reference point at 1. Optuna's own GPSampler finds points as good and takes some thirty
+the ideal at 0 and the reference point at 1. A trial may stop at any of its rungs, so what it adds to the
+frontier is what the best of them adds. Optuna's own GPSampler finds points as good and takes some thirty
 times as long; scikit-learn's Gaussian process with the same posterior takes 9 to 16 times as long as this one
 (docs/search.md).
 """
@@ -31,13 +32,16 @@ N_CANDIDATES = 300
 N_DRAWS = 32
 CLIP = 1.5
 """Objectives that are farther from the ideal than so are taken for this value: how bad does not matter."""
+CURVE = "curve"
+"""The user attribute of a trial that has its objectives at every rung (R, m); by default its values."""
 
 
 class GaussianProcess:
-    """A posterior over functions on the rows of `x` (n, d) given noisy `y` (n,).
+    """A posterior over functions on the rows of `x` (n, d) given noisy `y`, (n,) or, of c functions, (n, c).
 
     Squared-exponential kernel with a length scale a group of columns, noise as a share of the variance; both
-    are those of highest marginal likelihood on a small grid, weighed by a prior that prefers smoothness.
+    are those of highest marginal likelihood on a small grid, weighed by a prior that prefers smoothness, and
+    the same for all functions.
     """
 
     def __init__(
@@ -48,7 +52,7 @@ class GaussianProcess:
         noises: tuple[float, ...] = NOISES,
     ) -> None:
         """`groups`: which columns share a length scale, and the scales that it is chosen from."""
-        self._x, self._mean, self._scale = x, y.mean(), y.std() + 1e-6
+        self._x, self._mean, self._scale = x, y.mean(axis=0), y.std(axis=0) + 1e-6
         z = (y - self._mean) / self._scale
         gaps = [((x[:, None, part] - x[None, :, part]) ** 2).sum(-1) for part, _ in groups]
         best = -np.inf
@@ -57,7 +61,7 @@ class GaussianProcess:
             for noise in noises:
                 factor = np.linalg.cholesky(kernel + noise * np.eye(len(x)))
                 weights = cho_solve((factor, True), z)
-                likelihood = -0.5 * z @ weights - np.log(np.diag(factor)).sum()
+                likelihood = -0.5 * (z * weights).sum() - z[0].size * np.log(np.diag(factor)).sum()
                 if likelihood + length_prior(lengths) > best:
                     best = likelihood + length_prior(lengths)
                     self._lengths, self._noise = lengths, noise
@@ -76,17 +80,18 @@ class GaussianProcess:
         return GaussianProcess(x, y, groups, (self._noise,))
 
     def __call__(self, x: Array) -> tuple[Array, Array]:
-        """Mean and standard deviation of the noiseless function at the rows of `x` (m, d): (m,), (m,)."""
+        """Mean and standard deviation of the noiseless functions at `x` (m, d): (m,) or (m, c)."""
         kernel = squared_exponential(x, self._x, self._columns)
         explained = solve_triangular(self._factor, kernel.T, lower=True)
-        variance = np.maximum(1.0 - (explained**2).sum(0), 1e-9)
-        return kernel @ self._weights * self._scale + self._mean, np.sqrt(variance) * self._scale
+        deviation = np.sqrt(np.maximum(1.0 - (explained**2).sum(0), 1e-9))
+        return kernel @ self._weights * self._scale + self._mean, np.multiply.outer(deviation, self._scale)
 
 
 class EHVISampler(BaseSampler):
     """Optuna sampler for two or more minimised objectives, 0 at their ideal and 1 at their reference point.
 
-    Running trials are taken to come out as the model expects, so that parallel workers spread.
+    Trials have as many rungs as the user attribute CURVE has rows, the same for all. Running trials are taken
+    to come out as the model expects, so that parallel workers spread.
     """
 
     def __init__(self, seed: int, log: Collection[str] = ()) -> None:
@@ -106,30 +111,31 @@ class EHVISampler(BaseSampler):
             return candidates[0] if search_space else {}
         parts = _parts(search_space, self._log)
         x = _encode([t.params for t in complete], parts)
-        y = np.minimum(np.array([t.values for t in complete]), CLIP)
-        groups = _groups(parts)
-        models = [GaussianProcess(x, column, groups) for column in y.T]
+        curves = np.array([t.user_attrs.get(CURVE, [t.values]) for t in complete])
+        y = np.minimum(curves, CLIP)
+        groups, objectives = _groups(parts), range(y.shape[-1])
+        models = [GaussianProcess(x, y[..., k], groups) for k in objectives]
         if running:
             pending = _encode([t.params for t in running], parts)
             x = np.concatenate([x, pending])
-            y = np.concatenate([y, np.stack([model(pending)[0] for model in models], axis=1)])
-            models = [model.refit(x, column) for model, column in zip(models, y.T, strict=True)]
+            y = np.concatenate([y, np.stack([model(pending)[0] for model in models], axis=-1)])
+            models = [model.refit(x, y[..., k]) for k, model in enumerate(models)]
         growth = self._expected_growth(models, x, _encode(candidates, parts))
         return candidates[int(growth.argmax())]
 
     def _expected_growth(self, models: list[GaussianProcess], seen: Array, x: Array) -> Array:
-        """Expected growth of the hypervolume by a trial at each row of `x` (m, d): (m,).
+        """Expected growth of the hypervolume by the best rung of a trial at each row of `x` (m, d): (m,).
 
         The frontier that is to grow is that of the expected values at the rows of `seen`, not of the
-        measured ones, whose best are lucky draws.
+        measured ones, whose best are lucky draws. What is drawn lies as far from its mean at every rung.
         """
-        expected = np.stack([model(seen)[0] for model in models], axis=1)
+        expected = np.stack([model(seen)[0] for model in models], axis=-1).reshape(-1, len(models))
         inside = expected[(expected < 1).all(axis=1)]
         front = np.unique(inside[non_dominated(inside)], axis=0)
-        mean, deviation = (np.stack(part, axis=1) for part in zip(*(m(x) for m in models), strict=True))
-        noise = self._rng.standard_normal((N_DRAWS, 1, len(models)))
+        mean, deviation = (np.stack(part, axis=-1) for part in zip(*(m(x) for m in models), strict=True))
+        noise = self._rng.standard_normal((N_DRAWS, 1, 1, len(models)))
         draws = np.maximum(mean + deviation * noise, 0.0)
-        growth: Array = hypervolume_growth(front, draws).mean(axis=0)
+        growth: Array = hypervolume_growth(front, draws).max(axis=-1).mean(axis=0)
         return growth
 
     def sample_independent(

@@ -81,27 +81,52 @@ class LearningCurves(Generic[Key]):
         """What `rows` (k,) have at `rung`: (k, m)."""
         return self._values[rung - 1, rows, : self._n_objectives]
 
-    def extrapolated(self, rung: int, rows: Rows) -> Array | None:
-        """What `rows` (k,), measured at `rung`, will have at the last one: (k, m).
+    def measured(self) -> Array:
+        """All that any trial has had at any rung (n, m), where it is finite."""
+        values = self._values[self._measured][:, : self._n_objectives]
+        return np.asarray(values[np.isfinite(values).all(axis=1)])
 
-        None before MIN_FINISHED trials, whose values are finite, have been at both.
+    def completed(self, rows: Rows) -> tuple[Array, Array]:
+        """What `rows` (k,) have or will have at every rung, with one standard error: (k, n_rungs, m) each.
+
+        The error of what was measured is 0. A later rung is extrapolated from the last one that a row has
+        reached; it is NaN before MIN_FINISHED trials, whose values are finite, have been at
+        both.
         """
+        objectives = self._values[:, rows, : self._n_objectives]
+        values = np.where(self._measured[:, rows, None], objectives, np.nan).swapaxes(0, 1)
+        errors, reached = np.zeros_like(values), self.highest()[rows]
+        for rung in range(1, self.n_rungs):
+            waiting = np.flatnonzero(reached == rung)
+            for later in range(rung + 1, self.n_rungs + 1) if len(waiting) else ():
+                found = self._extrapolated(rung, later, rows[waiting])
+                if found is not None:
+                    values[waiting, later - 1], errors[waiting, later - 1] = found
+        return values, errors
+
+    def _extrapolated(self, rung: int, later: int, rows: Rows) -> tuple[Array, Array] | None:
+        """What `rows` (k,), measured at `rung`, will have at a later one (k, m), and the error of it (m,)."""
         shown = self._values[rung - 1]
-        known = np.flatnonzero(self._measured[rung - 1] & self._measured[-1])
-        before, after = shown[known], self.objectives(self.n_rungs, known)
+        known = np.flatnonzero(self._measured[rung - 1] & self._measured[later - 1])
+        before, after = shown[known], self.objectives(later, known)
         usable = np.isfinite(before).all(axis=1) & np.isfinite(after).all(axis=1)
         if usable.sum() < MIN_FINISHED:
             return None
         return extrapolate(before[usable], after[usable], shown[rows], self._floor)
 
 
-def extrapolate(before: Array, after: Array, shown: Array, floor: ArrayLike = 0.0) -> Array:
-    """What trials that have shown `shown` (k, f) will come to: (k, m), never below `floor`, a number or (m,).
+def extrapolate(before: Array, after: Array, shown: Array, floor: ArrayLike = 0.0) -> tuple[Array, Array]:
+    """What trials that have shown `shown` (k, f) will come to (k, m), and one standard error of that (m,).
 
     A ridge regression on the trials that showed `before` (n, f) and came to `after` (n, m). Its penalty, one
-    observation's weight, draws towards the mean what they do not tell.
+    observation's weight, draws towards the mean what they do not tell. Nothing lies below `floor`, a number
+    or (m,). The error is that of each of the n as the others let expect it.
     """
-    mean, scale = before.mean(axis=0), before.std(axis=0) + 1e-12
+    mean, scale, level = before.mean(axis=0), before.std(axis=0) + 1e-12, after.mean(axis=0)
     z = (before - mean) / scale
-    weights = np.linalg.solve(z.T @ z + np.eye(z.shape[1]), z.T @ (after - after.mean(axis=0)))
-    return np.asarray(np.maximum((shown - mean) / scale @ weights + after.mean(axis=0), floor))
+    solved = np.linalg.solve(z.T @ z + np.eye(z.shape[1]), z.T)
+    weights = solved @ (after - level)
+    leverage = np.einsum("ij,ji->i", z, solved) + 1 / len(z)
+    left_out = (after - level - z @ weights) / (1 - leverage)[:, None]
+    expected = np.maximum((shown - mean) / scale @ weights + level, floor)
+    return np.asarray(expected), np.sqrt(np.mean(left_out**2, axis=0))

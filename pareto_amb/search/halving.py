@@ -1,49 +1,18 @@
 """Asynchronous successive halving on several metrics: which trials go on at a rung, and which may resume.
 
 ASHA (Li et al. 2020) with the rank of several metrics in the place of one metric's: non-domination first,
-then spread within a front. Free of Ray; `running/scheduler.py` puts it to use there. Rungs count from 1.
+then spread within a front. Free of Ray; `running/scheduler.py` puts it to use there, for other experiments
+than our sweeps, which have `early_stopping.py`. Rungs count from 1.
 """
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from pareto_amb.search.extrapolation import MIN_FINISHED, Array, LearningCurves, Rows
+from pareto_amb.search.extrapolation import Array, LearningCurves, Rows
 from pareto_amb.search.pareto import crowding_distance, front_numbers
-
-
-def expected_budget(rungs: Sequence[float], reduction_factor: float, first: int = 1) -> float:
-    """What a trial costs on average that is judged from rung `first` on, in the unit of `rungs`.
-
-    It gets to that rung for certain, and to each later one with probability 1/reduction_factor of the one
-    before.
-    """
-    steps = np.diff(rungs[first - 1 :])
-    return float(rungs[first - 1] + (steps / reduction_factor ** np.arange(1, len(steps) + 1)).sum())
-
-
-class Brackets:
-    """Where trials are judged first: those of bracket b from rung b on, every bracket at the same expected
-    budget (Hyperband, Li et al. 2018).
-    """
-
-    def __init__(self, rungs: Sequence[float], reduction_factor: float, count: int) -> None:
-        """ValueError unless `count` lies between 1 and the number of rungs."""
-        if not 1 <= count <= len(rungs):
-            raise ValueError(f"brackets must lie between 1 and {len(rungs)}, the number of rungs")
-        self._costs = [expected_budget(rungs, reduction_factor, first + 1) for first in range(count)]
-        self._begun = [0] * count
-
-    def begin(self, bracket: int) -> None:
-        """A trial has begun in a bracket."""
-        self._begun[bracket - 1] += 1
-
-    def next(self, at_most: int | None = None) -> int:
-        """The bracket, none above `at_most`, that was given the least so far: the next trial's."""
-        spent = [n * cost for n, cost in zip(self._begun, self._costs, strict=True)][:at_most]
-        return spent.index(min(spent)) + 1
 
 
 class ParetoRungs:
@@ -53,33 +22,14 @@ class ParetoRungs:
     pause, and may resume once enough worse ones were measured. Values that are not finite rank last.
     Nothing is decided at the last rung. Until `close`, one of fewer than reduction_factor trials is not
     known to be good.
-
-    With `extrapolate` what counts is not what a trial has at its rung but what the finished ones let expect
-    of it at the last (`extrapolation.py`). Until MIN_FINISHED have finished all go on, and a trial that is
-    expected on the frontier always does: where early figures tell little, little is stopped.
     """
 
-    def __init__(
-        self,
-        n_rungs: int,
-        reduction_factor: float,
-        *,
-        n_objectives: int | None = None,
-        extrapolate: bool = False,
-        floor: ArrayLike = 0.0,
-    ) -> None:
-        """Set up the rungs 1 to `n_rungs`. ValueError unless `reduction_factor` is above 1.
-
-        The first `n_objectives` values of a report are what trials are ranked by, None for all; the others
-        help to extrapolate them, never below `floor`.
-        """
+    def __init__(self, n_rungs: int, reduction_factor: float) -> None:
+        """Set up the rungs 1 to `n_rungs`. ValueError unless `reduction_factor` is above 1."""
         if reduction_factor <= 1:
             raise ValueError(f"reduction_factor must be above 1, got {reduction_factor}")
-        self._curves: LearningCurves[str] = LearningCurves(n_rungs, n_objectives, floor)
-        self._rungs = {
-            rung: _Rung(self._curves, rung, reduction_factor, extrapolate and rung < n_rungs)
-            for rung in range(1, n_rungs + 1)
-        }
+        self._curves: LearningCurves[str] = LearningCurves(n_rungs)
+        self._rungs = {rung: _Rung(self._curves, rung, reduction_factor) for rung in range(1, n_rungs + 1)}
 
     def enter(self, trial_id: str, rung: int, values: Sequence[float]) -> None:
         """Count the minimised `values` of a trial that goes on from `rung` in any case."""
@@ -139,15 +89,10 @@ class ParetoRungs:
 
 
 class _Rung:
-    """Who is among the best at one rung, and which rows of `curves` wait there.
+    """Who is among the best at one rung, and which rows of `curves` wait there."""
 
-    With `extrapolate`, ranks are of what the trials are expected to have at the last rung.
-    """
-
-    def __init__(
-        self, curves: LearningCurves[str], rung: int, reduction_factor: float, extrapolate: bool
-    ) -> None:
-        self._curves, self._rung, self._extrapolate = curves, rung, extrapolate
+    def __init__(self, curves: LearningCurves[str], rung: int, reduction_factor: float) -> None:
+        self._curves, self._rung = curves, rung
         self._reduction_factor, self._at_least = reduction_factor, 0
         self._ranks: _Ranks | None = None
         self.paused: set[int] = set()
@@ -171,34 +116,19 @@ class _Rung:
 
     def _rank(self) -> "_Ranks":
         """Spread is looked at in one front alone, the one that only a part of goes on from."""
-        versions = self._curves.version(self._rung), self._curves.version(self._curves.n_rungs)
-        if self._ranks is None or self._ranks.versions != versions:
+        version = self._curves.version(self._rung)
+        if self._ranks is None or self._ranks.version != version:
             n, rows = len(self._curves.keys), self._curves.at(self._rung)
-            expected = self._expected(rows)
-            ranks = _Ranks(versions, np.zeros((n, expected.shape[1])), np.full(n, -1), np.zeros(n, bool))
-            ranks.expected[rows], ranks.fronts[rows] = expected, _fronts(expected)
+            shown = self._curves.objectives(self._rung, rows)
+            ranks = _Ranks(version, np.zeros((n, shown.shape[1])), np.full(n, -1), np.zeros(n, bool))
+            ranks.values[rows], ranks.fronts[rows] = shown, _fronts(shown)
             self._ranks = ranks  # `_best_first` asks for them
-            if count := self._n_best(ranks.fronts[rows]):
+            if count := min(max(int(len(rows) / self._reduction_factor), self._at_least), len(rows)):
                 last = np.partition(ranks.fronts[rows], count - 1)[count - 1]
                 ranks.best[rows] = ranks.fronts[rows] < last
                 of_last = self._best_first(np.flatnonzero(ranks.fronts == last).tolist())
                 ranks.best[of_last[: count - int(ranks.best.sum())]] = True
         return self._ranks
-
-    def _n_best(self, fronts: Rows) -> int:
-        """How many of the trials go on, whose fronts are `fronts`."""
-        n = len(fronts)
-        share = min(max(int(n / self._reduction_factor), self._at_least), n)
-        if not self._extrapolate:
-            return share
-        if len(self._curves.at(self._curves.n_rungs)) < MIN_FINISHED:
-            return n
-        return max(share, int((fronts == 0).sum()))
-
-    def _expected(self, rows: Rows) -> Array:
-        """What `rows` (n,) are ranked by (n, n_objectives)."""
-        expected = self._curves.extrapolated(self._rung, rows) if self._extrapolate else None
-        return self._curves.objectives(self._rung, rows) if expected is None else expected
 
     def _best_first(self, rows: Collection[int]) -> list[int]:
         """`rows` by front, then by spread within it, then by name: the order of reports is no matter."""
@@ -206,22 +136,22 @@ class _Rung:
             return []
         names, ranks, chosen = self._curves.keys, self._rank(), list(rows)
         members = np.flatnonzero(np.isin(ranks.fronts, ranks.fronts[chosen]))
-        members = members[np.isfinite(ranks.expected[members]).all(axis=1)]
+        members = members[np.isfinite(ranks.values[members]).all(axis=1)]
         by_name = sorted(members.tolist(), key=names.__getitem__)
         spread = np.zeros(len(names))
-        spread[by_name] = crowding_distance(ranks.expected[by_name], ranks.fronts[by_name])
+        spread[by_name] = crowding_distance(ranks.values[by_name], ranks.fronts[by_name])
         return sorted(chosen, key=lambda row: (ranks.fronts[row], -spread[row], names[row]))
 
 
 @dataclass
 class _Ranks:
-    """What the trials are ranked by at a rung (n, m), the front of each (n,), and whether it goes on (n,).
+    """What the trials have at a rung (n, m), the front of each (n,), and whether it goes on (n,).
 
-    By row of the curves, of these `versions`; a trial that was not measured there has the front -1.
+    By row of the curves, of this `version`; a trial that was not measured there has the front -1.
     """
 
-    versions: tuple[int, int]
-    expected: Array
+    version: int
+    values: Array
     fronts: Rows
     best: NDArray[np.bool_]
 

@@ -15,7 +15,7 @@ from scipy.stats import qmc
 
 from pareto_amb.config import SearchConfig
 from pareto_amb.declared import MethodInfo
-from pareto_amb.search.ehvi import EHVISampler, at_quantile, quantile_of
+from pareto_amb.search.ehvi import CURVE, EHVISampler, at_quantile, quantile_of
 from pareto_amb.search.extrapolation import MIN_FINISHED, Array, LearningCurves, Rows
 from pareto_amb.search.pareto import best_first
 
@@ -123,10 +123,10 @@ class ParetoSampler:
     """One search: proposes the parameters of the next trial from what the earlier ones have shown so far.
 
     The startup points come first, and as long as nothing is known; then an Optuna sampler steers. Without
-    one the points of the grid come in their order, whatever the trials show. A trial
-    that was stopped early counts with what the finished ones let expect of it at full budget, never with
-    what it had when it stopped. The sampler sees a study made afresh for each proposal, because what is
-    known of a trial changes while it runs, and a study takes the values of a trial only once.
+    one the points of the grid come in their order, whatever the trials show. Each rung is a point where a
+    trial may stop, and it counts with all of them: those measured, and those that the finished trials let
+    expect of one that has not come so far. The sampler sees a study made afresh for each proposal, because
+    what is known of a trial changes while it runs, and a study takes the values of a trial only once.
     """
 
     def __init__(
@@ -157,32 +157,37 @@ class ParetoSampler:
         """The parameters of a new trial, which is not yet part of the search: see `begin`.
 
         The sampler models the objectives with the ideal of `box` at 0 and its reference point at 1; by
-        default these are the floor and the worst values seen.
+        default these are the floor and the worst values seen. For one that models a single point of each
+        trial that is its best rung, which alone dominates most.
         """
         if self._sampler is None:
             return grid_point(self._searched, self.n_begun)
-        rows, values = self._expected()
+        rows, curves = self._expected()
         if self.n_begun < self._n_startup or not len(rows):
             start, self._start = self._start, None
             return start or startup_point(self._searched, self.n_begun, self._seed)
-        values = self._scaled(values, box)
-        trials = [self._trial(int(rows[i]), values=values[i].tolist()) for i in _most_telling(values)]
+        curves = self._scaled(curves, box)
+        best = _best_rungs(curves, np.ones(curves.shape[-1]))
+        trials = [
+            self._trial(int(rows[i]), values=best[i].tolist(), user_attrs={CURVE: curves[i].tolist()})
+            for i in _most_telling(best)
+        ]
         waiting = np.setdiff1d(list(self._params), rows, assume_unique=True)[-MAX_OBSERVED:]
         trials += [self._trial(row, state=TrialState.RUNNING) for row in waiting.tolist()]
-        study = optuna.create_study(directions=["minimize"] * values.shape[1], sampler=self._sampler)
+        study = optuna.create_study(directions=["minimize"] * best.shape[1], sampler=self._sampler)
         study.add_trials(trials)
         return study.ask(self._searched).params
 
-    def _scaled(self, values: Array, box: Box | None) -> Array:
-        """`values` (n, m) with the ideal of `box` at 0 and its reference point at 1."""
+    def _scaled(self, curves: Array, box: Box | None) -> Array:
+        """`curves` (n, R, m) with the ideal of `box` at 0 and its reference point at 1."""
         if box is None:
-            ideal = np.where(np.isfinite(self._floor), self._floor, values.min(axis=0))
-            values = values - ideal
-            unit = values.max(axis=0, initial=0.0)
+            ideal = np.where(np.isfinite(self._floor), self._floor, curves.min(axis=(0, 1)))
+            curves = curves - ideal
+            unit = curves.max(axis=(0, 1), initial=0.0)
         else:
             ideal, reference = box
-            values, unit = values - ideal, reference - ideal
-        scaled: Array = values / np.where(unit > 0, unit, 1.0)
+            curves, unit = curves - ideal, reference - ideal
+        scaled: Array = curves / np.where(unit > 0, unit, 1.0)
         return scaled
 
     def begin(self, key: Hashable, params: dict[str, Any]) -> None:
@@ -195,16 +200,17 @@ class ParetoSampler:
         self._start = params
 
     def best(self, box: Box | None = None) -> dict[str, Any] | None:
-        """The finished parameters that dominate most below the reference point of `box`.
+        """The finished parameters whose best rung dominates most below the reference point of `box`.
 
-        By default that is the worst values seen. Where none dominates anything there, the first of the
+        By default that is the worst values at the end. Where none dominates anything there, the first of the
         frontier. None while fewer than MIN_FINISHED trials have finished.
         """
         finished = self._curves.at(self._n_rungs)
         if len(finished) < MIN_FINISHED:
             return None
-        values = self._curves.objectives(self._n_rungs, finished)
-        corner = values.max(axis=0) if box is None else box[1]
+        curves, _ = self._curves.completed(finished)
+        corner = curves[:, -1].max(axis=0) if box is None else box[1]
+        values = _best_rungs(curves, corner)
         dominated = np.maximum(corner - values, 0.0).prod(axis=1)
         chosen = dominated.argmax() if dominated.any() else best_first(values)[0]
         return self._params[int(finished[chosen])]
@@ -221,18 +227,24 @@ class ParetoSampler:
         del self._params[self._curves.forget(key)]
 
     def _expected(self) -> tuple[Rows, Array]:
-        """The finished and the extrapolated trials (n,), and their objectives at the last rung (n, m)."""
-        highest, finished = self._curves.highest(), self._curves.at(self._n_rungs)
-        rows, values = [finished], [self._curves.objectives(self._n_rungs, finished)]
-        for rung in range(1, self._n_rungs):
-            waiting = np.flatnonzero(highest == rung)
-            if (extrapolated := self._curves.extrapolated(rung, waiting)) is not None:
-                rows.append(waiting)
-                values.append(extrapolated)
-        return np.concatenate(rows), np.concatenate(values).reshape(-1, len(self._floor))
+        """The trials (n,) of which all rungs are measured or extrapolated, and their objectives (n, R, m)."""
+        rows = np.flatnonzero(self._curves.highest())
+        curves, _ = self._curves.completed(rows)
+        known = np.isfinite(curves).all(axis=(1, 2))
+        return rows[known], curves[known]
 
     def _trial(self, row: int, **shown: Any) -> FrozenTrial:
         return create_trial(params=self._params[row], distributions=self._searched, **shown)
+
+
+def _best_rungs(curves: Array, corner: Array) -> Array:
+    """What each of `curves` (n, R, m) has at the rung that dominates most below `corner` (m,): (n, m).
+
+    The last one where none dominates anything.
+    """
+    dominated = np.maximum(corner - curves, 0.0).prod(axis=-1)[:, ::-1]
+    rungs = curves.shape[1] - 1 - dominated.argmax(axis=1)
+    return np.asarray(curves[np.arange(len(curves)), rungs])
 
 
 def _most_telling(values: Array) -> Rows:

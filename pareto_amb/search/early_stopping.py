@@ -1,0 +1,123 @@
+"""Which trials of a sweep go on at a rung: those that a later rung may still bring onto the frontier.
+
+Every rung is a point where a training may stop, so one is worth going on as long as some later rung may add
+to what is there. `halving.py` has the rule where only the last values count. Rungs count from 1.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pareto_amb.search.extrapolation import Array, LearningCurves, Rows
+from pareto_amb.search.pareto import non_dominated
+
+OPTIMISM = 0.5
+"""Standard errors by which a later rung may come out better than expected."""
+
+
+class FrontierRungs:
+    """What the trials that compete have shown at each rung, and whose later rungs may join the frontier.
+
+    The frontier is that of all rungs of all trials. What a trial will have later is extrapolated
+    (`extrapolation.py`), and taken for OPTIMISM standard errors better: where early figures tell little,
+    little is stopped, and nothing before MIN_FINISHED trials have come farther. A trial pauses where
+    something measured dominates all that may follow; it may resume when more is known. A trial whose values
+    are not finite pauses.
+    """
+
+    def __init__(self, n_rungs: int, *, n_objectives: int | None = None, floor: ArrayLike = 0.0) -> None:
+        """Set up the rungs 1 to `n_rungs`.
+
+        The first `n_objectives` values of a report count, None for all; the others help to extrapolate them,
+        never below `floor`.
+        """
+        self._curves: LearningCurves[str] = LearningCurves(n_rungs, n_objectives, floor)
+        self._floor = floor
+        self._front: Array | None = None
+        self._paused: set[int] = set()
+
+    def enter(self, trial_id: str, rung: int, values: Sequence[float]) -> None:
+        """Count the minimised `values` of a trial that goes on from `rung` in any case."""
+        self._paused.discard(self._record(trial_id, rung, values))
+
+    def pause(self, trial_id: str, rung: int, values: Sequence[float]) -> None:
+        """Count the minimised `values` of a trial that paused at `rung`; `candidates` decides on it."""
+        self._paused.add(self._record(trial_id, rung, values))
+
+    def report(self, trial_id: str, rung: int, values: Sequence[float]) -> bool:
+        """Count the minimised `values` of a trial at `rung`: whether it goes on. The last rung ends it."""
+        self.pause(trial_id, rung, values)
+        if rung < self._curves.n_rungs and self._in_the_way(np.array([self._curves.row(trial_id)]))[0]:
+            return False
+        self.go_on(trial_id)
+        return True
+
+    def candidates(self) -> list[tuple[int, str]]:
+        """(rung, trial) of the paused trials that may yet join the frontier: highest rung first, by name."""
+        rows = np.array(sorted(self._paused), dtype=np.int64)
+        free, reached = rows[self._in_the_way(rows) == 0], self._curves.highest()
+        found = [(int(reached[row]), self._curves.keys[row]) for row in free]
+        return sorted(found, key=lambda candidate: (-candidate[0], candidate[1]))
+
+    def promotable(self) -> str | None:
+        """The first of `candidates`, None without one. It counts as resumed from then on."""
+        for _, trial_id in self.candidates():
+            self.go_on(trial_id)
+            return trial_id
+        return None
+
+    def close(self) -> None:
+        """No new trial will come, which changes nothing here."""
+
+    def last_choice(self) -> str | None:
+        """The paused trial with the least hope: of the lowest rung, what most of the frontier beats."""
+        rows = np.array(sorted(self._paused), dtype=np.int64)
+        worse, reached = self._in_the_way(rows), self._curves.highest()
+        ranked = sorted(zip(reached[rows].tolist(), (-worse).tolist(), rows.tolist(), strict=True))
+        return self._curves.keys[ranked[0][2]] if ranked else None
+
+    def go_on(self, trial_id: str) -> None:
+        """Let a trial leave the highest rung it reached; it is no candidate any more, but still counts."""
+        self._paused.discard(self._curves.row(trial_id))
+
+    def forget(self, trial_id: str) -> None:
+        """Leave out a trial that failed: it will neither resume nor count."""
+        self.go_on(trial_id)
+        self._curves.forget(trial_id)
+        self._front = None
+
+    def _record(self, trial_id: str, rung: int, values: Sequence[float]) -> int:
+        front, row = self._front, self._curves.record(trial_id, rung, values)
+        new = self._curves.objectives(rung, np.array([row]))
+        if front is not None and np.isfinite(new).all() and not _dominates(front, new).any():
+            self._front = np.concatenate([front[~_dominates(new, front)], new])
+        return row
+
+    def _in_the_way(self, rows: Rows) -> Rows:
+        """How many points of the frontier dominate all that may follow of each of `rows` (k,): (k,).
+
+        0 where that is not known. All of them, and one more, where a trial's last values are not finite.
+        """
+        if not len(rows):
+            return np.zeros(0, dtype=np.int64)
+        curves, errors = self._curves.completed(rows)
+        hoped = np.maximum(curves - OPTIMISM * errors, self._floor)
+        later = np.arange(1, self._curves.n_rungs + 1) > self._curves.highest()[rows][:, None]
+        front = self._frontier()
+        better = _dominates(front, hoped[:, :, None])
+        count = np.where(later & ~np.isnan(hoped).any(-1), better.sum(-1), np.where(later, 0, len(front) + 1))
+        last = curves[np.arange(len(rows)), self._curves.highest()[rows] - 1]
+        return np.where(np.isfinite(last).all(-1), count.min(axis=1), len(front) + 1)
+
+    def _frontier(self) -> Array:
+        """What no rung of any trial dominates (f, m), of finite values."""
+        if self._front is None:
+            values = self._curves.measured()
+            self._front = values[non_dominated(values)]
+        return self._front
+
+
+def _dominates(a: Array, b: Array) -> NDArray[np.bool_]:
+    """Whether `a` (..., m) dominates `b` (..., m): no larger anywhere, and smaller somewhere."""
+    return np.asarray((a <= b).all(axis=-1) & (a < b).any(axis=-1))
