@@ -31,7 +31,7 @@ Array = NDArray[np.float64]
 class Search(Protocol):
     """What is simulated. `next` gives a trial, its parameters and the rung, from 1, that it is trained to.
 
-    `report` takes the FID, memorization and similarity_mean of a trial at a rung, and says whether it goes on.
+    `report` takes FID, memorization and similarity_mean of a trial at a rung; it says whether it goes on.
     """
 
     def next(self) -> tuple[int, Params, int] | None: ...
@@ -40,6 +40,7 @@ class Search(Protocol):
 
 
 PLACES = 129
+"""Where on a range BoTorch's acquisition function is looked at; a table has fewer points."""
 
 Make = Callable[[Searched, Array, list[Params], Array, int], Search]
 """`searched`, `shares` (rungs,), `points`, `reference` (2,), `seed` -> a search."""
@@ -163,6 +164,7 @@ class SyneTuneMOASHA:
 
 @contextmanager
 def _double_precision() -> Iterator[None]:
+    """Without it Syne Tune mixes float32 with float64, which BoTorch's compiled kernel refuses."""
     import torch
 
     before = torch.get_default_dtype()
@@ -176,7 +178,11 @@ def _double_precision() -> Iterator[None]:
 def syne_tune_ehvi(
     searched: Searched, shares: Array, points: list[Params], reference: Array, seed: int
 ) -> ToTheEnd:
-    """Syne Tune's EHVI, its newest search for several objectives."""
+    """Syne Tune's EHVI, its newest search for several objectives and its only one with a model, as it ships.
+
+    Its reference point is fixed at 2, of negated objectives, and results are paired with parameters in the
+    order in which they arrive.
+    """
     from syne_tune.backend.trial_status import Trial
     from syne_tune.optimizer.baselines import EHVI
 
@@ -189,24 +195,17 @@ def syne_tune_ehvi(
         return trials[-1].config
 
     def tell(trial: int, values: list[float]) -> None:
-        if FIX:
-            values = (np.array(values) / reference - 3).tolist()
         scheduler.on_trial_complete(trials[trial], _named(values))
-        if FIX:
-            told = scheduler.searcher.trial_observations
-            scheduler.searcher.trial_observations = dict(sorted(told.items()))
 
     return ToTheEnd(len(shares), ask, tell)
 
 
-FIX = False
-
-
 class BoTorch:
-    """BoTorch's qLogNEHVI, set as Ax sets it for a range and a choice of words.
+    """BoTorch's qLogNEHVI, set much as Ax does for a range and a choice of words.
 
-    A Gaussian process an objective with a kernel for categories, outcomes standardized. Sobol's points come
-    first, `n_startup` of them, and until half as many have finished. Trials under way are pending points.
+    A Gaussian process an objective with a kernel for categories, outcomes standardized, hyperparameters
+    fitted from those of the last fit. Sobol's points come first, `n_startup` of them, and until half as many
+    have finished. Trials under way are pending points. The next point is the best on a fine grid.
     """
 
     def __init__(self, searched: Searched, reference: Array, seed: int, n_startup: int = 4) -> None:
@@ -307,3 +306,6 @@ PEERS: dict[str, tuple[Make, float]] = {
     "BoTorch qLogNEHVI": (botorch_qlognehvi, 1.0),
 }
 """Name -> how to make it, and the share of the budget before which it does not look."""
+
+MAX_REPETITIONS = {"Ray OptunaSearch, GPSampler": 50, "Syne Tune EHVI": 10, "BoTorch qLogNEHVI": 50}
+"""Of those that take long to decide."""
