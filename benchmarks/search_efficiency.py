@@ -1,59 +1,102 @@
-"""How much training a search needs before it holds the frontier: ours, and the peers', on the same tables.
+"""How much training a search needs before it holds the frontier, and what its recommendation is worth.
 
-    pip install syne-tune
+    pip install syne-tune botorch
     python benchmarks/search_efficiency.py
 
 A table holds, for every point of a grid and several seeds, the figures at every rung: recorded from real
 trainings (benchmarks/curves, made by record_curves.py) or synthetic. A search is replayed on simulated
 asynchronous workers: it proposes parameters, the nearest point of the grid and a seed drawn at random answer.
-The cost is what was trained until then, in full trainings, trials under way included. A search holds a point
-once it trained it in full; points count with their mean over seeds, so luck does not pay. Printed are the
-mean cost and its 90% interval until the points held have 95% and 99% of the hypervolume of the whole table,
-below twice DDPM's FID and DDPM's memorization. A repetition that does not get there counts with --limit, and
-is counted.
+The cost is what was trained until then, in full trainings, trials under way included. Ours and the peers
+(search_peers.py) are asked for the same two things, over all stopping points and at full budget alone:
+
+- The frontier. A search holds a stopping point once it trained that far; it counts with its mean over seeds,
+  so luck does not pay. Printed is the cost until those held have 95% and 99% of the hypervolume of the whole
+  table, below twice DDPM's FID and DDPM's memorization.
+- The recommendation: of what the search has measured, the fewest copies at an FID no worse than DDPM's where
+  it is best, by a standard deviation of its seeds. Its regret is the memorization there of the seeds that the
+  search has not seen, above the least that the table has at such an FID. Printed is the cost until it is
+  within a standard deviation of a seed for the first time, and the FID of those seeds is no worse by more than
+  such a deviation; the mean regret after --costs; and how often the FID was worse.
+
+A repetition that does not get there counts with --limit, and is counted. Means and 90% intervals.
 """
 
 import argparse
 import heapq
 import itertools
 import platform
-import random
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import optuna
 import pandas as pd
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.samplers import NSGAIISampler, RandomSampler
+from search_peers import MAX_REPETITIONS, PEERS, Params, Search
 
 from pareto_amb.config import SearchConfig
-from pareto_amb.search.halving import ParetoRungs
-from pareto_amb.search.pareto import hypervolume
+from pareto_amb.search.early_stopping import FrontierRungs
+from pareto_amb.search.pareto import hypervolume, non_dominated
 from pareto_amb.search.proposals import ParetoSampler, make_sampler
 
 LEVELS = (0.95, 0.99)
-Params = dict[str, Any]
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Table:
-    """Curves on a grid: `values` (points, seeds, rungs, metrics), the first two metrics the objectives."""
+    """Curves on a grid: `values` (points, seeds, rungs, metrics), the first two metrics the objectives.
+
+    `ddpm` (seeds, rungs, 2) are its curves. With `full` the last rung alone is a point where one may stop.
+    """
 
     name: str
     points: list[Params]
-    values: NDArray[np.float64]
-    shares: NDArray[np.float64]  # of the budget, at each rung
-    reference: NDArray[np.float64]
+    values: Array
+    shares: Array  # of the budget, at each rung
+    ddpm: Array
+    full: bool = False
 
     @property
-    def truth(self) -> NDArray[np.float64]:
-        return self.values[:, :, -1, :2].mean(axis=1)
+    def reference(self) -> Array:
+        return np.asarray(self.ddpm[:, -1].mean(axis=0) * [2, 1])
+
+    @cached_property
+    def stops(self) -> list[int]:
+        """The rungs, from 0, that a training may stop at."""
+        return [len(self.shares) - 1] if self.full else [*range(len(self.shares))]
+
+    @cached_property
+    def truth(self) -> Array:
+        """The mean over seeds: (points, rungs, 2)."""
+        return np.asarray(self.values[..., :2].mean(axis=1))
+
+    @cached_property
+    def volume(self) -> float:
+        return hypervolume(self.truth[:, self.stops].reshape(-1, 2), self.reference)
+
+    @cached_property
+    def worst_fid(self) -> float:
+        """That of DDPM where it is best, and a standard deviation of its seeds."""
+        fid = self.ddpm[:, self.stops, 0]
+        best = fid.mean(axis=0).argmin()
+        return float(fid[:, best].mean() + fid[:, best].std(ddof=1))
+
+    @cached_property
+    def least(self) -> tuple[float, Array]:
+        """The fewest copies at an FID no worse, and the standard deviations of a seed around there (2,).
+
+        The latter are means over the ten best such points.
+        """
+        fid, copies = np.moveaxis(self.truth[:, self.stops].reshape(-1, 2), -1, 0)
+        scatter = self.values[..., :2].std(axis=1, ddof=1)[:, self.stops].reshape(-1, 2)
+        best = np.argsort(np.where(fid <= self.worst_fid, copies, np.inf), kind="stable")[:10]
+        return float(copies[best[0]]), np.asarray(scatter[best].mean(axis=0))
 
     @property
     def searched(self) -> dict[str, BaseDistribution]:
@@ -73,17 +116,14 @@ class Table:
         ]
         return int(np.argmin(distance))
 
-    def from_rung(self, share: float) -> "Table":
-        """The table without the rungs before `share` of the budget."""
-        kept = self.shares >= share
-        return Table(self.name, self.points, self.values[:, :, kept], self.shares[kept], self.reference)
 
-
-def recorded(path: Path) -> Table:
-    """A table of benchmarks/record_curves.py; its sigma_tn 0 rows are DDPM."""
+def recorded(path: Path, first: float) -> Table:
+    """A table of benchmarks/record_curves.py from the share `first` of the budget on; sigma_tn 0 is DDPM."""
     frame = pd.read_parquet(path).sort_values("rung")
-    full = frame[frame.rung == frame.rung.max()]
-    ddpm = full[full.sigma_tn == 0][["fid", "memorization"]].mean().to_numpy()
+    frame = frame[frame.images_seen >= first * frame.images_seen.max()]
+    if "branched_at" in frame:
+        frame = frame[frame.branched_at == 0]
+    ddpm = [rows[["fid", "memorization"]] for _, rows in frame[frame.sigma_tn == 0].groupby("seed")]
     frame = frame[frame.sigma_tn > 0]
     metrics = ["fid", "memorization", "similarity_mean"]
     curves = {key: rows[metrics].to_numpy() for key, rows in frame.groupby(["sigma_tn", "mix", "seed"])}
@@ -92,7 +132,7 @@ def recorded(path: Path) -> Table:
     values = np.array([[curves[sigma, mix, seed] for seed in seeds] for sigma, mix in points])
     shares = np.sort(frame.images_seen.unique()) / frame.images_seen.max()
     named = [{"sigma_tn": sigma, "mix_ratio": mix} for sigma, mix in points]
-    return Table(path.stem, named, values, shares, ddpm * [2, 1])
+    return Table(path.stem, named, values, shares, np.array(ddpm))
 
 
 def synthetic(kind: str, n_sigma: int = 20, n_seeds: int = 3) -> Table:
@@ -118,37 +158,26 @@ def synthetic(kind: str, n_sigma: int = 20, n_seeds: int = 3) -> Table:
         noise = 1 + 0.03 * rng.standard_normal((n_seeds, 1, 2)) + 0.01 * rng.standard_normal((n_seeds, 5, 2))
         points.append({"sigma_tn": float(sigma), "mix_ratio": mix})
         values.append(curve * noise)
-    return Table(kind, points, np.array(values), shares, np.array([60.0, 0.3]))
-
-
-class Search(Protocol):
-    """What is simulated. `next` gives a trial, its parameters and the rung, from 1, that it is trained to."""
-
-    def next(self) -> tuple[int, Params, int] | None: ...
-
-    def report(self, trial: int, rung: int, values: NDArray[np.float64]) -> bool: ...
+    ddpm = np.stack([30 * (1 + 3 * np.exp(-4 * shares)), 0.3 * shares], axis=1)
+    seeds = 1 + 0.03 * rng.standard_normal((n_seeds, 1, 2))
+    return Table(kind, points, np.array(values), shares, ddpm * seeds)
 
 
 class ParetoAmb:
     """Ours, as `config` sets it."""
 
     def __init__(self, table: Table, seed: int, config: SearchConfig) -> None:
-        self._n_rungs = len(table.shares)
+        n_rungs = len(table.shares)
         self._box = np.zeros(2), table.reference
-        searched = table.searched
         self._sampler = ParetoSampler(
-            searched,
-            make_sampler(config, seed),
+            table.searched,
+            make_sampler(config, seed, ["sigma_tn"]),
             n_objectives=2,
             n_startup=config.startup_trials,
-            n_rungs=self._n_rungs,
+            n_rungs=n_rungs,
             seed=seed,
         )
-        self._rungs = (
-            ParetoRungs(self._n_rungs, config.reduction_factor, n_objectives=2, extrapolate=True)
-            if config.reduction_factor
-            else None
-        )
+        self._rungs = FrontierRungs(n_rungs, n_objectives=2) if config.early_stopping else None
         self._params: list[Params] = []
         self._reached: list[int] = []
 
@@ -161,191 +190,156 @@ class ParetoAmb:
             self._sampler.begin(trial, self._params[trial])
         return trial, self._params[trial], self._reached[trial] + 1
 
-    def report(self, trial: int, rung: int, values: NDArray[np.float64]) -> bool:
+    def report(self, trial: int, rung: int, values: Array) -> bool:
         self._reached[trial] = rung
         self._sampler.report(trial, rung, values.tolist())
         return self._rungs is None or self._rungs.report(str(trial), rung, values.tolist())
 
 
-class ToTheEnd:
-    """A search without early stopping: `ask` gives parameters, `tell` takes the objectives at the end."""
+@dataclass(frozen=True)
+class Measured:
+    """What a search has seen: the rung, from 0, of a point and a seed of the table, at a cost."""
 
-    def __init__(self, n_rungs: int, ask: Callable[[int], Params | None], tell: Callable[..., None]) -> None:
-        self._n_rungs, self._ask, self._tell, self._count = n_rungs, ask, tell, itertools.count()
-
-    def next(self) -> tuple[int, Params, int] | None:
-        trial = next(self._count)
-        params = self._ask(trial)
-        return None if params is None else (trial, params, 1)
-
-    def report(self, trial: int, rung: int, values: NDArray[np.float64]) -> bool:
-        if rung == self._n_rungs:
-            self._tell(trial, values)
-        return True
+    cost: float
+    point: int
+    seed: int
+    rung: int
 
 
-def grid(table: Table, seed: int) -> Search:
-    """Every point once, in random order."""
-    order = np.random.default_rng(seed).permutation(len(table.points))
-    return ToTheEnd(
-        len(table.shares),
-        lambda k: table.points[order[k]] if k < len(order) else None,
-        lambda trial, values: None,
-    )
-
-
-def random_search(table: Table, seed: int) -> Search:
-    study = optuna.create_study(sampler=RandomSampler(seed=seed))
-    return ToTheEnd(len(table.shares), lambda k: study.ask(table.searched).params, lambda trial, values: None)
-
-
-def ray_optuna(table: Table, seed: int, nsga2: bool = False) -> Search:
-    """Ray's OptunaSearch as its documentation shows it for several metrics."""
-    from ray.tune.search.optuna import OptunaSearch
-
-    sampler: dict[str, Any] = {"sampler": NSGAIISampler(seed=seed)} if nsga2 else {"seed": seed}
-    searcher = OptunaSearch(table.searched, metric=["fid", "memorization"], mode=["min", "min"], **sampler)
-
-    def tell(trial: int, values: NDArray[np.float64]) -> None:
-        searcher.on_trial_complete(str(trial), {"fid": values[0], "memorization": values[1]})
-
-    return ToTheEnd(len(table.shares), lambda k: searcher.suggest(str(k)), tell)
-
-
-class SyneTuneMOASHA:
-    """Syne Tune's MOASHA with its default reduction factor, from the first rung on."""
-
-    def __init__(self, table: Table, seed: int) -> None:
-        from syne_tune.config_space import choice, loguniform
-        from syne_tune.optimizer.schedulers.multiobjective.moasha import MOASHA
-
-        np.random.seed(seed)  # MOASHA draws from the global generator
-        random.seed(seed)
-        sigma, mix = table.searched["sigma_tn"], table.searched["mix_ratio"]
-        assert isinstance(sigma, FloatDistribution)
-        assert isinstance(mix, CategoricalDistribution)
-        self._time = table.shares / table.shares[0]
-        self._moasha = MOASHA(
-            {"sigma_tn": loguniform(sigma.low, sigma.high), "mix_ratio": choice(list(mix.choices))},
-            metrics=["fid", "memorization"],
-            time_attr="time",
-            max_t=int(self._time[-1]),
-            grace_period=1,
-            random_seed=seed,
-        )
-        self._trials: list[Any] = []
-
-    def next(self) -> tuple[int, Params, int]:
-        from syne_tune.backend.trial_status import Trial
-
-        number = len(self._trials)
-        trial = Trial(number, self._moasha.suggest().config, datetime.now())
-        self._trials.append(trial)
-        self._moasha.on_trial_add(trial)
-        return number, trial.config, 1
-
-    def report(self, trial: int, rung: int, values: NDArray[np.float64]) -> bool:
-        shown = {"fid": values[0], "memorization": values[1], "time": self._time[rung - 1]}
-        return bool(self._moasha.on_trial_result(self._trials[trial], shown) == "CONTINUE")
-
-
-def replay(search: Search, table: Table, workers: int, limit: float, seed: int) -> list[float]:
-    """The cost at which each of LEVELS was reached; `limit` where it was not."""
+def replay(search: Search, table: Table, workers: int, limit: float, seed: int) -> Iterator[Measured]:
+    """All that a search measures until the cost is `limit`."""
     rng = np.random.default_rng(seed)
     steps = np.diff(table.shares, prepend=0.0)
-    seeds: dict[int, tuple[int, int]] = {}
+    drawn: dict[int, tuple[int, int]] = {}
     queue: list[tuple[float, int, int]] = []
-    truth, whole = table.truth, hypervolume(table.truth, table.reference)
-    held: list[int] = []
-    before, cost, reached = 0.0, 0.0, [limit] * len(LEVELS)
+    before = cost = 0.0
 
     def start(now: float) -> None:
         if (found := search.next()) is not None:
             trial, params, rung = found
-            if trial not in seeds:
-                seeds[trial] = table.nearest(params), int(rng.integers(table.values.shape[1]))
+            if trial not in drawn:
+                drawn[trial] = table.nearest(params), int(rng.integers(table.values.shape[1]))
             heapq.heappush(queue, (now + steps[rung - 1] * rng.uniform(0.9, 1.1), trial, rung))
 
     for _ in range(workers):
         start(0.0)
-    while queue and cost < limit and reached[-1] == limit:
+    while queue and cost < limit:
         cost += (queue[0][0] - before) * len(queue)
         before, trial, rung = heapq.heappop(queue)
-        point, drawn = seeds[trial]
-        goes_on = search.report(trial, rung, table.values[point, drawn, rung - 1])
-        if rung == len(steps):
-            held.append(point)
-            share = hypervolume(truth[held], table.reference) / whole
-            reached = [
-                min(r, cost) if share >= level else r for r, level in zip(reached, LEVELS, strict=True)
-            ]
+        goes_on = search.report(trial, rung, table.values[*drawn[trial], rung - 1])
+        yield Measured(cost, *drawn[trial], rung - 1)
         if goes_on and rung < len(steps):
             heapq.heappush(queue, (before + steps[rung] * rng.uniform(0.9, 1.1), trial, rung + 1))
         else:
             start(before)
-    return reached
 
 
-def searches(grace: float) -> dict[str, tuple[Callable[[Table, int], Search], float]]:
-    """Name -> how to make it, and the share of the budget before which it does not look."""
+@dataclass(frozen=True)
+class Score:
+    """Costs at which LEVELS and a small regret were reached, `limit` where not; the regret after `costs`, and
+    whether the FID did not hold then.
+    """
+
+    reached: list[float]
+    regret: list[float]
+    broken: list[bool]
+
+
+def score(events: list[Measured], table: Table, limit: float, costs: list[float]) -> Score:
+    """What `events` come to."""
+    least, scatter = table.least
+    reached, held, best = [limit] * (len(LEVELS) + 1), np.empty((0, 2)), (True, np.inf, np.inf)
+    regret, broken = np.full(len(costs), np.nan), np.ones(len(costs), dtype=bool)
+    for event in (e for e in events if e.rung in table.stops):
+        held = np.vstack([held, table.truth[event.point, event.rung]])
+        held = held[non_dominated(held)]
+        share = hypervolume(held, table.reference) / table.volume
+        fid, copies = table.values[event.point, event.seed, event.rung, :2].tolist()
+        shown = (fid > table.worst_fid, copies if fid <= table.worst_fid else fid, fid)
+        if shown < best:
+            best = shown
+            unseen = np.delete(table.values[event.point, :, event.rung, :2], event.seed, axis=0).mean(axis=0)
+            later = np.array(costs) >= event.cost
+            over = np.array([unseen[0] - table.worst_fid, unseen[1] - least])
+            regret[later], broken[later] = over[1], over[0] > scatter[0]
+        small = (over <= scatter).all()
+        for k, good in enumerate((*(share >= level for level in LEVELS), small)):
+            reached[k] = min(reached[k], event.cost) if good else reached[k]
+    return Score(reached, regret.tolist(), broken.tolist())
+
+
+def searches() -> dict[str, Callable[[Table, int], Search]]:
+    """Name -> how to make it."""
+
+    def peer(name: str) -> Callable[[Table, int], Search]:
+        make, _ = PEERS[name]
+        return lambda table, seed: make(table.searched, table.shares, table.points, table.reference, seed)
 
     def ours(**settings: Any) -> Callable[[Table, int], Search]:
         return lambda table, seed: ParetoAmb(table, seed, SearchConfig(**settings))
 
     return {
-        "grid, random order": (grid, 1.0),
-        "random": (random_search, 1.0),
-        "Ray OptunaSearch, TPE": (ray_optuna, 1.0),
-        "Ray OptunaSearch, NSGA-II": (lambda t, s: ray_optuna(t, s, nsga2=True), 1.0),
-        "Syne Tune MOASHA": (SyneTuneMOASHA, 0.0),
-        "ours: gp, halving": (ours(sampler="gp"), grace),
-        "ours: gp, to the end": (ours(sampler="gp", reduction_factor=None), 1.0),
-        "ours: tpe, halving": (ours(sampler="tpe"), grace),
-        "ours: tpe, to the end": (ours(sampler="tpe", reduction_factor=None), 1.0),
+        **{name: peer(name) for name in PEERS},
+        "ours: gp": ours(sampler="gp"),
+        "ours: gp, to the end": ours(sampler="gp", early_stopping=False),
+        "ours: tpe": ours(sampler="tpe"),
     }
 
 
 def main() -> None:
+    options = parse_options()
+    warnings.filterwarnings("ignore", category=UserWarning)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    print(f"optuna {optuna.__version__}, {platform.machine()}, {options.repetitions} repetitions")
+    tables = [recorded(path, options.first) for path in options.recorded]
+    tables += [synthetic(kind) for kind in options.synthetic]
+    for table in tables:
+        n_points, n_seeds = table.values.shape[:2]
+        print(f"\n{table.name}: {n_points} points, {n_seeds} seeds", flush=True)
+        views = [table, replace(table, full=True)]
+        levels = [*(f"{level:.0%} of the hypervolume" for level in LEVELS), "small regret"]
+        titles = [f"{level} | not reached" for level in levels]
+        titles += [f"regret after {cost:g} | FID broken" for cost in options.costs]
+        print(f"\n| search | workers | stops | {' | '.join(titles)} |")
+        print(f"|---|---:|---|{'---:|' * 2 * len(titles)}")
+        chosen = [(n, make) for n, make in searches().items() if any(o in n for o in options.only)]
+        for (name, make), workers in itertools.product(chosen, options.workers):
+            runs = [
+                [*replay(make(table, seed), table, workers, options.limit, seed)]
+                for seed in range(min(options.repetitions, MAX_REPETITIONS.get(name, options.repetitions)))
+            ]
+            for view in views:
+                scores = [score(events, view, options.limit, options.costs) for events in runs]
+                stops = "the end" if view.full else "all"
+                print(f"| {name} | {workers} | {stops} | {_summary(scores, options.limit)} |", flush=True)
+
+
+def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     curves = Path(__file__).parent / "curves"
     parser.add_argument("--recorded", type=Path, nargs="*", default=sorted(curves.glob("*.parquet")))
     parser.add_argument("--synthetic", nargs="*", default=["parallel", "crossing"])
+    parser.add_argument("--first", type=float, default=0.25, help="the share of the budget measured first")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 4, 16])
-    parser.add_argument("--repetitions", type=int, default=50)
+    parser.add_argument("--repetitions", type=int, default=100)
     parser.add_argument("--limit", type=float, default=60.0, help="full trainings, at most")
-    parser.add_argument("--grace", type=float, default=0.5, help="ours stops no trial before this share")
-    parser.add_argument("--only", default="", help="searches whose name contains this")
-    options = parser.parse_args()
-    warnings.filterwarnings("ignore", category=UserWarning)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    print(f"optuna {optuna.__version__}, {platform.machine()}, {options.repetitions} repetitions")
-    tables = [recorded(path) for path in options.recorded] + [synthetic(kind) for kind in options.synthetic]
-    for table in tables:
-        print(f"\n{table.name}: {len(table.points)} points, {table.values.shape[1]} seeds\n", flush=True)
-        levels = " | ".join(f"{level:.0%} of the hypervolume | not reached" for level in LEVELS)
-        print(f"| search | workers | {levels} |\n|---|---:|{'---:|' * 2 * len(LEVELS)}")
-        for (name, (make, grace)), workers in itertools.product(
-            searches(options.grace).items(), options.workers
-        ):
-            if options.only in name:
-                seen = table.from_rung(grace)
-                costs = np.array(
-                    [
-                        replay(make(seen, seed), seen, workers, options.limit, seed)
-                        for seed in range(options.repetitions)
-                    ]
-                )
-                print(
-                    f"| {name} | {workers} | {' | '.join(_summary(c, options.limit) for c in costs.T)} |",
-                    flush=True,
-                )
+    parser.add_argument("--costs", type=float, nargs="+", default=[8, 16, 32])
+    parser.add_argument("--only", nargs="+", default=[""], help="searches whose name contains one of these")
+    return parser.parse_args()
 
 
-def _summary(costs: NDArray[np.float64], limit: float) -> str:
-    low, high = np.quantile(costs, [0.05, 0.95])
-    return f"{costs.mean():.1f} ({low:.1f} to {high:.1f}) | {(costs >= limit).sum()}"
+def _summary(scores: list[Score], limit: float) -> str:
+    reached = np.array([s.reached for s in scores])
+    low, high = np.quantile(reached, [0.05, 0.95], axis=0)
+    cells = [
+        f"{costs.mean():.1f} ({a:.1f} to {b:.1f}) | {(costs >= limit).sum()}"
+        for costs, a, b in zip(reached.T, low, high, strict=True)
+    ]
+    regret, broken = np.array([s.regret for s in scores]), np.array([s.broken for s in scores])
+    cells += [f"{np.nanmean(r):.3f} | {b.mean():.0%}" for r, b in zip(regret.T, broken.T, strict=True)]
+    return " | ".join(cells)
 
 
 if __name__ == "__main__":

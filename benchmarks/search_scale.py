@@ -1,4 +1,4 @@
-"""What a decision of the search costs as a sweep grows: the halving rule and the sampler, simulated.
+"""What a decision of the search costs as a sweep grows: early stopping and the sampler, simulated.
 
     python benchmarks/search_scale.py
 
@@ -19,7 +19,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from pareto_amb.config import SearchConfig
-from pareto_amb.search.halving import ParetoRungs
+from pareto_amb.search.early_stopping import FrontierRungs
 from pareto_amb.search.proposals import ParetoSampler, make_sampler
 
 N_RUNGS = 5
@@ -40,7 +40,7 @@ class Clock:
         return decided
 
 
-def simulate(n_trials: int, workers: int, reduction_factor: float) -> Clock:
+def simulate(n_trials: int, workers: int) -> Clock:
     """A sweep of `n_trials` on a problem whose two objectives trade off along sigma_tn."""
     searched: dict[str, BaseDistribution] = {
         "sigma_tn": FloatDistribution(0.05, 5.0, log=True),
@@ -48,7 +48,7 @@ def simulate(n_trials: int, workers: int, reduction_factor: float) -> Clock:
     }
     sampler = make_sampler(SearchConfig(), 0)
     search = ParetoSampler(searched, sampler, n_objectives=2, n_startup=8, n_rungs=N_RUNGS)
-    rungs = ParetoRungs(N_RUNGS, reduction_factor, n_objectives=2, extrapolate=True)
+    rungs = FrontierRungs(N_RUNGS, n_objectives=2)
     rng, clock = np.random.default_rng(0), Clock()
     params: list[dict[str, Any]] = []
     reached: dict[str, int] = {}
@@ -73,7 +73,7 @@ def simulate(n_trials: int, workers: int, reduction_factor: float) -> Clock:
         similarity = float(np.exp(-u))
         values = [
             100 + 10 * u**2 + rng.normal() + 20 / rung,
-            similarity + 0.1 * rng.random(),
+            similarity * rung / N_RUNGS + 0.1 * rng.random(),
             similarity,
         ]
         goes_on = clock.timed("report", lambda t=trial, r=rung, v=values: rungs.report(t, r, v))
@@ -91,14 +91,13 @@ def main() -> None:
     )
     parser.add_argument("--trials", type=int, nargs="+", default=[100, 1_000, 10_000])
     parser.add_argument("--workers", type=int, default=16)
-    parser.add_argument("--reduction-factor", type=float, default=SearchConfig().reduction_factor)
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     print(f"optuna {optuna.__version__}, {platform.machine()}, {options.workers} simulated workers\n")
     print("| trials | decisions | CPU ms a decision | report | promotion | proposal |")
     print("|---:|---:|---:|---:|---:|---:|")
     for n_trials in options.trials:
-        clock = simulate(n_trials, options.workers, options.reduction_factor)
+        clock = simulate(n_trials, options.workers)
         total, count = sum(clock.seconds.values()), sum(clock.count.values())
         each = [1e3 * clock.seconds[k] / clock.count[k] for k in ("report", "promotion", "proposal")]
         figures = " | ".join(f"{ms:.2f}" for ms in (1e3 * total / count, *each))

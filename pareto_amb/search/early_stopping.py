@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from pareto_amb.search.extrapolation import Array, LearningCurves, Rows
 from pareto_amb.search.pareto import non_dominated
 
-OPTIMISM = 0.5
+OPTIMISM = 1.0
 """Standard errors by which a later rung may come out better than expected."""
 
 

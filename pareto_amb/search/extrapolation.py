@@ -112,7 +112,8 @@ class LearningCurves(Generic[Key]):
         usable = np.isfinite(before).all(axis=1) & np.isfinite(after).all(axis=1)
         if usable.sum() < MIN_FINISHED:
             return None
-        return extrapolate(before[usable], after[usable], shown[rows], self._floor)
+        with np.errstate(invalid="ignore"):  # nothing follows from figures that are not finite
+            return extrapolate(before[usable], after[usable], shown[rows], self._floor)
 
 
 def extrapolate(before: Array, after: Array, shown: Array, floor: ArrayLike = 0.0) -> tuple[Array, Array]:

@@ -3,7 +3,6 @@ import pytest
 from pareto_amb import search_spaces
 from pareto_amb.config_file import apply_overrides
 from pareto_amb.search.cost import describe_plan, expected_trainings, planned_trainings
-from pareto_amb.search.halving import expected_budget
 from pareto_amb.sweep_file import declare, parse_sweep
 
 RUNGS = (0.25, 0.5, 0.75, 1.0)
@@ -17,9 +16,9 @@ def expected(trials: int, *changes: str) -> float:
     return expected_trainings(parse_sweep(config, "digits"), declare()) - 2
 
 
-def test_without_halving_every_trial_costs_one_training() -> None:
-    assert expected(13, "search.reduction_factor=null") == 13
-    both = expected(13, "search.reduction_factor=null", "space.train_size=[50, 100]")
+def test_without_early_stopping_every_trial_costs_one_training() -> None:
+    assert expected(13, "search.early_stopping=false") == 13
+    both = expected(13, "search.early_stopping=false", "space.train_size=[50, 100]")
     assert both == 2 * 13 + 2  # and another two baselines
 
 
@@ -28,10 +27,9 @@ def test_a_search_too_short_to_extrapolate_saves_nothing(trials: int) -> None:
     assert expected(trials) == pytest.approx(trials)
 
 
-def test_a_longer_search_saves_more_a_trial_but_never_what_halving_at_once_would() -> None:
+def test_a_longer_search_saves_more_a_trial_but_each_gets_to_the_first_rung() -> None:
     shares = [expected(trials) / trials for trials in (8, 24, 100)]
-    assert 1 > shares[0] > shares[1] > shares[2] > expected_budget(RUNGS, 1.5)
-    assert expected(24, "search.reduction_factor=4") < expected(24)
+    assert 1 > shares[0] > shares[1] > shares[2] > RUNGS[0]
 
 
 @pytest.mark.parametrize(
@@ -55,17 +53,13 @@ def test_the_plan_counts_repeats_controls_and_final_samples(
     assert f"at most {generated * 1000:,} images generated in all" in plan
 
 
-def test_later_brackets_cost_more() -> None:
-    assert expected(100, "search.brackets=3") > expected(100)
-
-
 def test_a_grid_costs_its_points_of_each_method_and_the_plan_says_so() -> None:
     lists = ["space.sigma_tn=[0.1, 0.4, 1, 2, 4]", "space.mix_ratio=[natural, 0.5]", "space.corruption=[0.3]"]
     grid = ["search.sampler=grid", "search.methods=[algorithm1, masking]", *lists]
-    assert expected(24, "search.reduction_factor=null", *grid) == 5 * 2 + 1
-    both = expected(24, "search.reduction_factor=null", "space.train_size=[50, 100]", *grid)
+    assert expected(24, "search.early_stopping=false", *grid) == 5 * 2 + 1
+    both = expected(24, "search.early_stopping=false", "space.train_size=[50, 100]", *grid)
     assert both == 2 * 11 + 2
-    assert expected(24, *grid) == pytest.approx(expected(10) + 1)  # a single masking has no rival
+    assert expected(24, *grid) == pytest.approx(expected(10) + 1)  # a single masking is never extrapolated
     config = parse_sweep(apply_overrides(search_spaces.load("digits"), [*grid, "search.trials=10"]), "digits")
     repeats = config.n_confirmations(declare())
     assert planned_trainings(config, declare()) == (config.search.baseline_seeds + 11, repeats, repeats)

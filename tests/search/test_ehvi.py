@@ -9,7 +9,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, WhiteKernel
 
 from pareto_amb.search import ehvi
-from pareto_amb.search.ehvi import EHVISampler, GaussianProcess, at_quantile
+from pareto_amb.search.ehvi import CURVE, EHVISampler, GaussianProcess, at_quantile
 from pareto_amb.search.pareto import hypervolume
 
 SPACE: dict[str, BaseDistribution] = {
@@ -32,6 +32,17 @@ def test_the_posterior_is_scikit_learns_with_the_same_kernel() -> None:
         expected = mean * scale + y.mean(), np.sqrt(deviation**2 - noise) * scale
         errors.append(max(np.abs(a - b).max() for a, b in zip(ours(new), expected, strict=True)))
     assert min(errors) < 1e-6
+
+
+def test_several_functions_share_a_kernel_and_have_each_their_own_posterior() -> None:
+    rng = np.random.default_rng(1)
+    x, new = rng.random((20, 2)), rng.random((7, 2))
+    y = np.stack([np.sin(5 * x[:, 0]), 3 * x[:, 1] + rng.standard_normal(20)], axis=1)
+    groups = [(slice(0, 1), (0.2,)), (slice(1, 2), (0.8,))]
+    mean, deviation = GaussianProcess(x, y, groups, (0.1,))(new)
+    for k in range(2):
+        alone = GaussianProcess(x, y[:, k], groups, (0.1,))(new)
+        assert np.stack([mean[:, k], deviation[:, k]]) == pytest.approx(np.stack(alone))
 
 
 def test_the_length_scale_follows_the_data() -> None:
@@ -155,6 +166,21 @@ def brute_force_growth(front: np.ndarray, points: np.ndarray) -> np.ndarray:
     rows = points.reshape(-1, len(one))
     growth = [hypervolume(np.vstack([front, row]), one) - hypervolume(front, one) for row in rows]
     return np.array(growth).reshape(points.shape[:-1])
+
+
+def test_a_trial_is_proposed_for_the_rung_where_it_adds_most() -> None:
+    """At the end all are alike; at the rung before, those from 1/e to e are on the frontier."""
+    space, last = {"sigma_tn": SPACE["sigma_tn"]}, [0.9, 0.9]
+    near = {}
+    for kind in ("at the end", "at every rung"):
+        study = optuna.create_study(directions=["minimize"] * 2, sampler=EHVISampler(0))
+        for sigma in np.geomspace(0.01, 10, 13).tolist():
+            params = {"sigma_tn": sigma}
+            curve = [objectives({**params, "mix_ratio": "natural"}), last]
+            attrs = {CURVE: curve} if kind == "at every rung" else {}
+            study.add_trial(create_trial(params=params, distributions=space, values=last, user_attrs=attrs))
+        near[kind] = sum(0.2 < study.ask(space).params["sigma_tn"] < 5 for _ in range(6))
+    assert near["at every rung"] >= 5 > near["at the end"]
 
 
 def test_three_objectives_are_proposed_as_by_hypervolumes_computed_anew(

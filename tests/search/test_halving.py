@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pareto_amb.search.extrapolation import MIN_FINISHED, extrapolate
-from pareto_amb.search.halving import Brackets, ParetoRungs, expected_budget
-from pareto_amb.search.pareto import best_first, non_dominated
+from pareto_amb.search.halving import ParetoRungs
+from pareto_amb.search.pareto import best_first
 
 
 def test_the_best_third_goes_on() -> None:
@@ -83,28 +82,6 @@ def test_what_is_entered_counts_and_what_is_paused_may_resume() -> None:
     assert rungs.candidates() == []
 
 
-@pytest.mark.parametrize(("first", "cost"), [(1, 1 + 1 / 2 + 2 / 4), (2, 2 + 2 / 2), (3, 4)])
-def test_the_expected_budget_of_a_bracket(first: int, cost: float) -> None:
-    assert expected_budget((1, 2, 4), 2, first) == pytest.approx(cost)
-
-
-def test_the_next_bracket_is_the_one_that_was_given_the_least() -> None:
-    brackets, spent = Brackets((1, 2, 4), 2, 3), {1: 0.0, 2: 0.0, 3: 0.0}
-    for _ in range(40):
-        begun = brackets.next()
-        assert spent[begun] == min(spent.values())
-        assert brackets.next(at_most=1) == 1
-        assert brackets.next(at_most=2) == min((1, 2), key=lambda bracket: spent[bracket])
-        brackets.begin(begun)
-        spent[begun] += expected_budget((1, 2, 4), 2, begun)
-
-
-@pytest.mark.parametrize("count", [0, 4])
-def test_there_are_no_more_brackets_than_rungs(count: int) -> None:
-    with pytest.raises(ValueError, match="between 1 and 3"):
-        Brackets((1, 2, 4), 2, count)
-
-
 def test_a_reduction_factor_of_one_is_refused() -> None:
     with pytest.raises(ValueError, match="reduction_factor"):
         ParetoRungs(3, 1)
@@ -165,70 +142,3 @@ def test_each_report_is_judged_as_by_sorting_all_there_is(
         assert [t for _, t in rungs.candidates()] == [f"{t:02}" for t in best if t not in gone_on]
         paused = [t for t in order if t not in gone_on]
         assert rungs.last_choice() == (f"{paused[-1]:02}" if paused else None)
-
-
-def extrapolating(n_rungs: int = 2) -> ParetoRungs:
-    return ParetoRungs(n_rungs, 4, n_objectives=2, extrapolate=True)
-
-
-def test_all_go_on_until_trials_can_be_extrapolated() -> None:
-    rungs = extrapolating()
-    for k in range(MIN_FINISHED):
-        assert rungs.report(f"t{k}", 1, (10.0 + k, 10.0 + k, float(k)))
-        assert rungs.report(f"u{k}", 1, (20.0 + k, 20.0 + k, float(k)))
-        rungs.enter(f"t{k}", 2, (10.0 + k, 10.0 + k, float(k)))
-    assert not rungs.report("late", 1, (30.0, 30.0, 0.0))
-
-
-@settings(deadline=None)
-@given(st.integers(0, 10_000))
-def test_ranks_are_those_of_what_is_extrapolated(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    before, after = rng.random((20, 3)), rng.random((8, 3))
-    rungs = extrapolating()
-    for k in range(8):
-        rungs.enter(f"{k:02}", 1, before[k].tolist())
-        rungs.enter(f"{k:02}", 2, after[k].tolist())
-    for k in range(8, 20):
-        rungs.pause(f"{k:02}", 1, before[k].tolist())
-    expected = extrapolate(before[:8], after[:, :2], before)
-    order, n_best = best_first(expected).tolist(), max(20 // 4, int(non_dominated(expected).sum()))
-    assert [t for _, t in rungs.candidates()] == [f"{k:02}" for k in order[:n_best] if k >= 8]
-    assert rungs.last_choice() == f"{[k for k in order if k >= 8][-1]:02}"
-
-
-def test_a_trial_counts_with_what_it_will_come_to_not_with_what_it_has() -> None:
-    rungs = extrapolating()
-    for k in range(8):  # all alike at the first rung but for the third value, which tells how they end
-        rungs.enter(f"t{k}", 1, (5.0, 0.0, float(k)))
-        rungs.enter(f"t{k}", 2, (5.0 + k, 0.1 * k, 0.0))
-    assert not rungs.report("fast", 1, (4.9, 0.0, 7.0))
-    assert rungs.report("late", 1, (5.1, 0.0, -1.0))
-
-
-def test_whatever_is_expected_on_the_frontier_goes_on_however_many_they_are() -> None:
-    rungs = extrapolating()
-    for k in range(32):
-        worse = 3.0 * (k % 4)
-        rungs.enter(f"t{k}", 1, (k / 4 + worse, 8 - k / 4 + worse, 0.0))
-        rungs.enter(f"t{k}", 2, (k / 4 + worse, 8 - k / 4 + worse, 0.0))
-    assert all(rungs.report(f"u{k}", 1, (k - 0.5, 7.0 - k, 0.0)) for k in range(9))
-    assert not rungs.report("behind", 1, (12.0, 12.0, 0.0))
-
-
-def test_a_maximised_objective_is_extrapolated_below_zero_where_its_floor_lies_there() -> None:
-    """Three objectives, the last one maximised: it alone tells the trials apart, and its ideal is 100."""
-    decided = {}
-    for floor in ((0.0, 0.0, -100.0), (0.0, 0.0, 0.0)):
-        rungs = ParetoRungs(2, 4, n_objectives=3, extrapolate=True, floor=floor)
-        for k in range(8):
-            rungs.enter(f"t{k}", 1, (5.0, 5.0, -10.0 * k))
-            rungs.enter(f"t{k}", 2, (5.0, 5.0, -10.0 * k))
-        decided[floor] = rungs.report("worse", 1, (5.0, 5.0, -5.0))
-    assert list(decided.values()) == [False, True]  # cut at 0 all are alike, so all are on the frontier
-    rungs = ParetoRungs(2, 4, n_objectives=3, extrapolate=True, floor=(0.0, 0.0, -50.0))
-    for k in range(8):
-        rungs.enter(f"t{k}", 1, (5.0, 5.0, -10.0 * k))
-        rungs.enter(f"t{k}", 2, (5.0, 5.0, -10.0 * k))
-    assert rungs.report("perfect", 1, (5.0, 5.0, -90.0))
-    assert rungs.report("as perfect", 1, (5.0, 5.0, -80.0))
