@@ -48,7 +48,7 @@ from pareto_amb.running.tracking_check import check_tracking
 from pareto_amb.running.trust import trusted_tracking_uri
 from pareto_amb.search.cost import expected_trainings
 from pareto_amb.storage import Storage, write_text
-from pareto_amb.trainables import SweepAssets, TrialTrainable
+from pareto_amb.trainables.trial_trainable import SweepAssets, TrialTrainable
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ from pareto_amb.running.confirm import GivenTrials
 from pareto_amb.running.materials import load_materials
 from pareto_amb.running.stopping import put_up_sign
 from pareto_amb.sweep_file import parse_sweep
-from pareto_amb.trainables import SweepAssets, TrialTrainable, trial_trainable
+from pareto_amb.trainables import trial_trainable
+from pareto_amb.trainables.trial_trainable import SweepAssets, TrialTrainable
 from pareto_amb.trial import Trial
 
 pytestmark = pytest.mark.slow
