@@ -385,6 +385,7 @@ def test_a_sweep_killed_at_any_moment_loses_and_repeats_nothing(tmp_path: Path, 
     assert states.count("COMPLETE") == complete
 
 
+@pytest.mark.timeout(600)
 def test_a_trial_that_paused_resumed_and_finished_equals_one_run_straight_through(tmp_path: Path) -> None:
     fixed = ["--trials", "8", "--set", "search.startup_trials=8", "--set", "search.baseline_seeds=1"]
     arguments = [*fixed, "--set", "evaluation.rungs=[0.25, 0.5, 1.0]", *NO_REPEATS, *TINY]
