@@ -62,12 +62,13 @@ def answer(found: Recommendation, size: SizeResults) -> Answer:
     which = f"trial {found.trial_id}"
     if found.method == BASELINE:
         which = "the seeds of DDPM"
+    limit = "" if found.max_memorization is None else f" (at most {percent(found.max_memorization)})"
     return Answer(
         choices(found, size),
         lead(found, size),
         _trainings(found, size),
         equal_budget(found, size),
-        f"Chosen by policy {found.policy} among {among}: {which}.",
+        f"Chosen by policy {found.policy}{limit} among {among}: {which}.",
     )
 
 

@@ -56,7 +56,8 @@ def two_parameters_figure(
     recommendation: Recommendation | None = None,
 ) -> go.Figure:
     """Two parameters of a method, coloured by memorization, sized by closeness to the best FID."""
-    trials = marks.with_parameter(size, size.full, up.name).sort_values("memorization", ascending=False)
+    points = at_the_answer(size, recommendation)
+    trials = marks.with_parameter(size, points, up.name).sort_values("memorization", ascending=False)
     marker = {
         "size": _quality_sizes(trials.fid),
         "color": trials.memorization.tolist(),
@@ -64,8 +65,8 @@ def two_parameters_figure(
         "line": marks.OUTLINE,
     }
     name = f"larger: better FID ({fid_encoder})"
-    points = marks.points(size, trials, name, marker, across.name, up.name)
-    figure = go.Figure(points.update(showlegend=False))
+    drawn = marks.points(size, trials, name, marker, across.name, up.name)
+    figure = go.Figure(drawn.update(showlegend=False))
     if recommendation is not None and {across.name, up.name} <= set(recommendation.parameters):
         at = recommendation.parameters[across.name], recommendation.parameters[up.name]
         figure.add_trace(marks.ring(size, recommendation, *at))
@@ -85,6 +86,11 @@ def two_parameters_figure(
         span = axes.parameter_span(up, trials[up.name])
         figure.update_yaxes(**axes.parameter_axis(up, *span))
     return figure
+
+
+def at_the_answer(size: SizeResults, recommendation: Recommendation | None) -> pd.DataFrame:
+    """The points of full trainings or, where the answer was sought over all stopping points, at its own."""
+    return _shown(size, recommendation).points
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pareto_amb.dashboards import marks, wording
 from pareto_amb.dashboards.answer import images_and_share, spreads, stop_of
 from pareto_amb.dashboards.formats import better, count, is_percentage
 from pareto_amb.dashboards.frontier_figures import any_budget_figure, frontier_figure
-from pareto_amb.dashboards.parameter_figures import parameter_figure, two_parameters_figure
+from pareto_amb.dashboards.parameter_figures import at_the_answer, parameter_figure, two_parameters_figure
 from pareto_amb.dashboards.published import (
     SAMPLES,
     Comparison,
@@ -63,8 +63,8 @@ HOLLOW = (
     "measurement, stand below the figure at full budget."
 )
 TWO_PARAMETERS_CAPTION = (
-    "Each point is one completed training: its place is what was chosen, its colour how much it "
-    "copies, its size how good its images are (larger: lower FID)."
+    "Its place is what was chosen, its colour how much it copies, its size how good its images are (larger: "
+    "lower FID)."
 )
 
 
@@ -316,7 +316,7 @@ def _two_parameters_plots(
     pairs = dict.fromkeys(method.parameter_names[:2] for method in methods if len(method.parameters) > 1)
     for names in pairs:
         across, up = (size.declared.parameters[name] for name in names)
-        trials = marks.with_parameter(size, size.full, up.name)
+        trials = marks.with_parameter(size, at_the_answer(size, recommendation), up.name)
         searched = config.space[up.name]
         follows = isinstance(searched, tuple) and len(searched) == 1 and searched[0] in up.words
         if follows or trials[up.name].round(6).nunique() < 2:
@@ -327,7 +327,8 @@ def _two_parameters_plots(
 
         key = KEYS.get(up.name, f"{across.name}-{up.name}")
         title = f"{capitalized(up.label)} and {across.label} together"
-        yield _plot(size, key, title, trials, "", TWO_PARAMETERS_CAPTION, make)
+        caption = f"{_each_point(size, recommendation)} {TWO_PARAMETERS_CAPTION}"
+        yield _plot(size, key, title, trials, "", caption, make)
 
 
 def _parameter_title(parameter: Parameter) -> str:
@@ -336,16 +337,24 @@ def _parameter_title(parameter: Parameter) -> str:
     return f"What each {'share' if is_percentage(parameter) else 'value'} of {parameter.label} does"
 
 
+def _each_point(size: SizeResults, recommendation: Recommendation | None) -> str:
+    """What a point of a figure of parameters is: see `at_the_answer`."""
+    if recommendation is None or recommendation.budget == "full":
+        return "Each point is one completed training."
+    stop = images_and_share(stop_of(recommendation, size), size)
+    return f"Each point is one training, stopped where the answer is: after {stop}."
+
+
 def _parameter_caption(
     size: SizeResults, parameter: Parameter, recommended: bool, recommendation: Recommendation | None
 ) -> str:
-    points, ddpm = "Each point is one completed training.", "DDPM"
+    ddpm = "DDPM"
     if recommendation is not None and recommendation.budget == "any":
-        stop = images_and_share(stop_of(recommendation, size), size)
         best = images_and_share(stop_of(recommendation.baseline, size), size)
-        points = f"Each point is one training, stopped where the answer is: after {stop}."
         ddpm = f"DDPM at its best stop, after {best}"
-    words = f"{points} Orange: {ddpm}; its mean over seeds, and the interval of 95%."
+    words = (
+        f"{_each_point(size, recommendation)} Orange: {ddpm}; its mean over seeds, and the interval of 95%."
+    )
     if not recommended:
         return words
     label = parameter.label

@@ -8,6 +8,7 @@ import pandas as pd
 
 from pareto_amb.dashboards import formats, wording
 from pareto_amb.dashboards.answer import Answer, answer, stop_of
+from pareto_amb.dashboards.formats import count
 from pareto_amb.dashboards.gallery import Gallery, build_gallery, read_samples
 from pareto_amb.dashboards.marks import recommended_value
 from pareto_amb.dashboards.method import facts
@@ -162,14 +163,19 @@ def _all_pictures(run: Run, size: SizeResults, recommendation: Recommendation | 
     measured = size.frame[size.frame.rung > 0]
     baseline = measured[measured.method == BASELINE].sort_values(["seed", "rung"])
     seeds = baseline[baseline.seed == baseline.seed.min()]
-    shown = [_pictures(run, seeds, "DDPM", "ddpm", "No DDPM baseline has been measured yet.")]
+    heading, chosen = "DDPM", measured.iloc[:0]
     if recommendation is not None:
-        chosen = measured[measured.trial_id == recommendation.trial_id]
-        if len(chosen):
-            chosen = chosen[chosen.images_seen <= stop_of(recommendation, size)]
+        chosen = measured[measured.trial_id == recommendation.trial_id].sort_values("rung")
+        chosen = chosen[chosen.images_seen <= stop_of(recommendation, size)] if len(chosen) else chosen
+        if recommendation.method == BASELINE and len(seeds):
+            heading = f"DDPM after {count(int(seeds.images_seen.iloc[-1]))} images"
+    shown = []
+    if seeds.empty or not chosen.index[-1:].equals(seeds.index[-1:]):
+        shown = [_pictures(run, seeds, heading, "ddpm", "No DDPM baseline has been measured yet.")]
+    if recommendation is not None:
         heading = f"{wording.called(recommendation)}, {recommended_value(size, recommendation)}"
         gone = f"The recommended trial {recommendation.trial_id} is not in the results table."
-        shown.append(_pictures(run, chosen.sort_values("rung"), heading, "recommended", gone))
+        shown.append(_pictures(run, chosen, heading, "recommended", gone))
     return shown
 
 

@@ -23,6 +23,7 @@ from pareto_amb.results.run_directory import RunDirectory
 from pareto_amb.scanning import Scan, scan_images, source_of
 from pareto_amb.search_spaces import load as load_space
 from pareto_amb.search_spaces import with_recipe
+from pareto_amb.signals import continued_by
 from pareto_amb.sweep_file import declare, parse_sweep
 
 __all__ = ["evaluate", "load_run", "recommend", "scan", "sweep"]
@@ -87,27 +88,38 @@ def sweep(
     values = _with_own(values, methods, objectives)
     config = parse_sweep(values, origin, declared).with_absolute_path()
     path = Path(resume or output or f"runs/{config.name}-{datetime.now():%Y%m%d-%H%M%S}")
-    outcome = start_sweep(
-        config,
-        path,
-        declared,
-        {**METHODS, **{method.name: method for method in methods}},
-        resumed=resume is not None,
-        address=address,
-        minutes=minutes,
-        trust_run=trust_run,
-        retry_failed=retry_failed,
-        console=make_console(quiet=not verbose),
-    )
+    trusting = trust_run or "://" in (config.storage or "")
+    again = _resuming_call(path, address, trusting, own=bool(methods or objectives))
+    with continued_by(lambda: again if RunDirectory(path).sweep.is_file() else ""):
+        outcome = start_sweep(
+            config,
+            path,
+            declared,
+            {**METHODS, **{method.name: method for method in methods}},
+            resumed=resume is not None,
+            address=address,
+            minutes=minutes,
+            trust_run=trust_run,
+            retry_failed=retry_failed,
+            console=make_console(quiet=not verbose),
+        )
     if outcome.interrupted:
         warnings.warn(
             f"{outcome.interrupted} trials were interrupted, the last one by {outcome.why_interrupted}; "
-            f"go on with resume={str(path)!r}",
+            f"go on with: {again}",
             stacklevel=2,
         )
     if outcome.tracking_problem:
         warnings.warn(f"MLflow misses {outcome.tracking_problem}", stacklevel=2)
     return Run.read(path, trust=True)
+
+
+def _resuming_call(path: Path, address: str | None, trusting: bool, own: bool) -> str:
+    """The call that goes on with a run; `own`: it takes methods or objectives of the program's own again."""
+    on = "" if address is None else f", address={address!r}"
+    trust = ", trust_run=True" if trusting else ""
+    same = ", with the same methods and objectives" if own else ""
+    return f"pareto_amb.sweep(resume={str(path)!r}{on}{trust}){same}"
 
 
 def _sweep_values(

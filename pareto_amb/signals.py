@@ -52,12 +52,9 @@ class _Owner:
         self.hints: list[Callable[[], str]] = []
         self.patience = END_SECONDS
 
-    def hint(self) -> str:
-        return next((text for hint in reversed(self.hints) if (text := hint())), "")
-
     def stopped(self) -> str:
         """The one line of a command that a signal stopped."""
-        hint = self.hint()
+        hint = _first(self.hints)
         return printable(f"stopped; continue with: {hint}" if hint else "stopped")
 
     def end(self, line: str, code: int) -> None:
@@ -75,7 +72,14 @@ class _Owner:
         return timer
 
 
+def _first(hints: list[Callable[[], str]]) -> str:
+    """What the innermost says that says anything."""
+    return next((text for hint in reversed(hints) if (text := hint())), "")
+
+
 _owner: _Owner | None = None
+_hints: list[Callable[[], str]] = []
+"""Those of a program of somebody else's."""
 
 
 @contextmanager
@@ -111,13 +115,18 @@ def owned() -> bool:
 def continued_by(hint: Callable[[], str]) -> Iterator[None]:
     """Name the command that goes on with the work of the block, empty where there is nothing to go on with.
 
-    It stays named when a signal ends the block, for the line that is printed then.
+    In a process of the command line's it stays named when a signal ends the block, for the line that is
+    printed then.
     """
-    if _owner is not None:
-        _owner.hints.append(hint)
-    yield
-    if _owner is not None:
-        _owner.hints.remove(hint)
+    hints = _owner.hints if _owner else _hints
+    hints.append(hint)
+    try:
+        yield
+    except BaseException:
+        if hints is _hints:
+            hints.remove(hint)
+        raise
+    hints.remove(hint)
 
 
 @contextmanager
@@ -139,7 +148,7 @@ def end_soon(line: str, code: int) -> None:
 
 def hint() -> str:
     """The command that goes on with what runs now, empty where none was named."""
-    return _owner.hint() if _owner else ""
+    return _first(_owner.hints if _owner else _hints)
 
 
 class StopRequest:

@@ -1,5 +1,8 @@
 """What a Python program calls: light to import, objects that show themselves, errors that name culprits."""
 
+import logging
+import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from typer.testing import CliRunner
 
 import pareto_amb
-from pareto_amb import search_spaces
+from pareto_amb import search_spaces, signals
+from pareto_amb.cli import app
 from pareto_amb.config_file import to_yaml
 from pareto_amb.results.table import ResultsTable, columns, shipped, trial_columns
 from pareto_amb.sweep_file import parse_sweep
@@ -124,3 +129,40 @@ def test_a_sweep_that_cannot_be_is_refused(tmp_path: Path, arguments: dict[str, 
     with pytest.raises(pareto_amb.UserError, match=message):
         pareto_amb.sweep(output=tmp_path / "run", **arguments)
     assert not (tmp_path / "run").exists()
+
+
+def test_how_to_go_on_names_all_that_was_given(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = []
+
+    def start(*_: Any, **__: Any) -> None:
+        said.append(signals.hint())
+        raise pareto_amb.UserError("enough")
+
+    monkeypatch.setattr("pareto_amb.running.start.start_sweep", start)
+    with pytest.raises(pareto_amb.UserError, match="enough"):
+        pareto_amb.sweep(resume=run_dir, address="auto", trust_run=True)
+    assert said == [f"pareto_amb.sweep(resume={str(run_dir)!r}, address='auto', trust_run=True)"]
+    assert signals.hint() == ""
+    command = ["sweep", "--resume", str(run_dir), "--address", "auto", "--trust-run"]
+    CliRunner().invoke(app, command)
+    assert shlex.split(said[1]) == ["pareto-amb", *command]
+    CliRunner().invoke(app, command[:3])
+    assert shlex.split(said[2]) == ["pareto-amb", *command[:3]]
+
+
+def test_a_sweep_leaves_mlflow_in_a_program_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "folder-of-runs")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
+    monkeypatch.setenv("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "false")
+    logger, environment = logging.getLogger("sqlalchemy"), dict(os.environ)
+    before = logger.level
+    logger.setLevel(17)
+    try:
+        with pytest.raises(pareto_amb.UserError, match="cannot be used"):
+            pareto_amb.sweep("smoke", tmp_path / "run")
+        assert logger.level == 17
+    finally:
+        logger.setLevel(before)
+    assert {name: os.environ.get(name) for name in {*environment, *os.environ}} == environment

@@ -1,6 +1,4 @@
-"""What Ray Tune runs: one trainable for the trials of every method."""
+"""What Ray Tune runs: one trainable for the trials of every method.
 
-from pareto_amb.trainables.stop_sign import StopSign
-from pareto_amb.trainables.trial_trainable import SweepAssets, TrialTrainable
-
-__all__ = ["StopSign", "SweepAssets", "TrialTrainable"]
+Nothing is imported here: the process of the stop sign loads that alone, and no PyTorch.
+"""

@@ -83,9 +83,10 @@ def sweep(
         _print_plan(config, space)
         return
     options = {"resumed": resume is not None, "trust_run": trust_run, "retry_failed": retry_failed}
-    with continued_by(lambda: _resume_command(path, address, config.storage)):
+    trusting = ["--trust-run"] if trust_run or "://" in (config.storage or "") else []
+    with continued_by(lambda: _resume_command(path, address, trusting)):
         outcome = _run(config, path, address, time_budget, **options)
-    _print_summary(outcome, _resume_command(path, address, config.storage))
+    _print_summary(outcome, _resume_command(path, address, trusting), trusting)
     if outcome.interrupted or (outcome.recommendation is None and not outcome.unfinished):
         sys.exit(ExitCode.FAILED)
 
@@ -113,14 +114,12 @@ def _resolve(
     return config, output or Path("runs") / f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def _resume_command(path: Path, address: str | None, storage: str | None) -> str:
+def _resume_command(path: Path, address: str | None, trusting: list[str]) -> str:
     """What goes on with a run, empty where there is none."""
     if not (path / "sweep.yaml").is_file():
         return ""
-    joined = [] if address is None else ["--address", address]
-    if "://" in (storage or ""):
-        joined.append("--trust-run")
-    return shlex.join(["pareto-amb", "sweep", "--resume", str(path), *joined])
+    on = [] if address is None else ["--address", address]
+    return shlex.join(["pareto-amb", "sweep", "--resume", str(path), *on, *trusting])
 
 
 def _run(
@@ -165,7 +164,7 @@ def _print_plan(config: "SweepConfig", space: str | None) -> None:
         print(f"# {line}")
 
 
-def _print_summary(outcome: "SweepOutcome", resume: str) -> None:
+def _print_summary(outcome: "SweepOutcome", resume: str, trusting: list[str]) -> None:
     from pareto_amb.results.words import describe
     from pareto_amb.running.progress import format_duration
 
@@ -180,7 +179,8 @@ def _print_summary(outcome: "SweepOutcome", resume: str) -> None:
         print(f"{outcome.interrupted} trials were interrupted, the last one by {outcome.why_interrupted}")
     if outcome.tracking_problem:
         print(f"MLflow misses {outcome.tracking_problem}; the results table has all of it")
-        print(f"  log the rest with: {shlex.join(['pareto-amb', 'mlflow', 'sync', str(run.path)])}")
+        sync = shlex.join(["pareto-amb", "mlflow", "sync", str(run.path), *trusting])
+        print(f"  log the rest with: {sync}")
     if outcome.recommendation is None:
         print(f"no recommendation: {outcome.why_none}")
     else:
@@ -192,8 +192,9 @@ def _print_summary(outcome: "SweepOutcome", resume: str) -> None:
     if outcome.unfinished:
         print(f"{outcome.unfinished} trials are not finished: {resume}")
     print("\nnext:")
-    print(f"  open {run.report}")
+    print(f"  {shlex.join(['open', str(run.report)])}")
     served = outcome.tracking_uri.startswith("http")
-    print(f"  {'open' if served else 'mlflow ui --backend-store-uri'} {outcome.tracking_uri}")
+    show = ["open"] if served else ["mlflow", "ui", "--backend-store-uri"]
+    print(f"  {shlex.join([*show, outcome.tracking_uri])}")
     if outcome.recommendation is not None and outcome.recommendation.advised:
-        print(f"  pareto-amb train {run.recommendation}")
+        print(f"  {shlex.join(['pareto-amb', 'train', str(run.recommendation)])}")

@@ -5,8 +5,8 @@ worked out once per sweep and train size (`build_references`) and handed to ever
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ class TrialReference:
 class MeasuredSamples:
     """What an objective may look at: N samples of one trial, in features, beside the training images."""
 
-    samples: Tensor  # (N, C, H, W) uint8
+    samples: Tensor  # (N, C, H, W) uint8; fewer where shipped objectives alone, which look at none, measure
     fid_features: Tensor  # (N, D1) float32, of the FID encoder
     similarity_features: Tensor  # (N, D2) float32, of the similarity encoder
     similarity: Tensor  # (N,) float32, cosine similarity to the nearest training image
@@ -58,25 +58,30 @@ class MeasuredSamples:
 
     @property
     def n_samples(self) -> int:
-        return len(self.samples)
+        return len(self.similarity)
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedSamples:
     """N samples of one trial in the features of both encoders."""
 
-    samples: Tensor  # (N, C, H, W) uint8
+    samples: Tensor  # (N, C, H, W) uint8, or the first ones
     fid_features: Tensor  # (N, D1) float32
     similarity_features: Tensor  # (N, D2) float32
 
-    def joined(self, more: "EncodedSamples") -> "EncodedSamples":
+    def without_pixels(self) -> "EncodedSamples":
+        """The features alone."""
+        return replace(self, samples=self.samples[:0])
+
+    def joined(self, more: Sequence["EncodedSamples"]) -> "EncodedSamples":
         """These samples, then `more` of the same trial."""
+        parts = [self, *more]
         same = self.similarity_features is self.fid_features
-        fid_features = torch.cat([self.fid_features, more.fid_features])
+        fid_features = torch.cat([part.fid_features for part in parts])
         similarity_features = (
-            fid_features if same else torch.cat([self.similarity_features, more.similarity_features])
+            fid_features if same else torch.cat([part.similarity_features for part in parts])
         )
-        return EncodedSamples(torch.cat([self.samples, more.samples]), fid_features, similarity_features)
+        return EncodedSamples(torch.cat([part.samples for part in parts]), fid_features, similarity_features)
 
 
 @dataclass(frozen=True)

@@ -166,9 +166,12 @@ def _copying_unsure(facts: Facts) -> str:
 def _one_baseline_seed(facts: Facts) -> str:
     if facts.found.baseline.seeds != 1:
         return ""
+    lucky = ""
+    if facts.size.stops_early(facts.found.baseline.images_seen):
+        lucky = ", and its best stopping point, picked on that seed alone, may be that seed's luck"
     return (
         "DDPM was trained with one seed only, so what another seed changes is unknown: small differences "
-        "mean nothing (search.baseline_seeds)"
+        f"mean nothing{lucky} (search.baseline_seeds)"
     )
 
 

@@ -44,8 +44,11 @@ class Policy(ABC):
     name: ClassVar[str]
     description: ClassVar[str]
     prefers_confirmed: ClassVar[bool] = False
-    beats_ddpm: ClassVar[bool] = False
-    """Whether a training must copy less than DDPM beyond its noise to be taken before an early stop of it."""
+    for_fewer_copies: ClassVar[bool] = False
+    """To be taken before an early stop of DDPM a training must be better than it beyond its noise.
+
+    Whether that is in its copies, or may be in anything.
+    """
 
     @abstractmethod
     def rank(self, candidates: Candidates) -> tuple[Rows, int]:
@@ -67,7 +70,7 @@ class MatchDDPM(Policy):
     name = "match-ddpm"
     description = "fewest copies at DDPM's FID"
     prefers_confirmed = True
-    beats_ddpm = True
+    for_fewer_copies = True
 
     def rank(self, candidates: Candidates) -> tuple[Rows, int]:
         """By how far the objectives that are held exceed DDPM's, then by the others, then by those held."""
@@ -141,6 +144,13 @@ class MaxMemorization(Policy):
 
 
 POLICIES: dict[str, type[Policy]] = {policy.name: policy for policy in (MatchDDPM, Knee, MaxMemorization)}
+
+
+def in_words(name: str, max_memorization: float | None = None) -> str:
+    """What the policy `name` takes, its limit as a number; without one as files of older versions lack it."""
+    if POLICIES[name] is MaxMemorization and max_memorization is not None:
+        return f"best FID with memorization at most {max_memorization:g}"
+    return POLICIES[name].description
 
 
 def make_policy(name: str, max_memorization: float | None = None) -> Policy:

@@ -44,6 +44,7 @@ def recommend(
     space = config.space if config is not None else None
     rule = make_policy(policy, max_memorization)
     found = _Choice(size.over(budget), rule, space).recommendation()
+    found = found.model_copy(update={"max_memorization": max_memorization})
     return assessed(found, size, config, stopped)
 
 
@@ -109,16 +110,21 @@ class _Choice:
     def _choose(self) -> int | None:
         """The row of the trials that the policy takes.
 
-        Where nothing that it takes copies less than DDPM at its best stopping point, and that lies before the
-        end, it is DDPM, stopped early: the plainer and shorter of two that cannot be told apart.
+        Where that is no better than DDPM at its best stopping point, and this lies before the end, it is
+        DDPM, stopped early: the plainer and shorter of two that cannot be told apart. A policy that is not
+        for fewer copies takes the best stopping point itself, if it admits that.
         """
         size, place = self._size, self._preferred()
-        if place is None or not self._policy.beats_ddpm or self._is_ddpm[place] or size.budget == "full":
+        if place is None or self._is_ddpm[place] or not size.stops_early(size.baseline.images_seen):
             return place
-        less = self._trials.memorization[place] < size.baseline["memorization"].low
-        if less or not size.stops_early(size.baseline.images_seen):
-            return place
-        return self._of_these(self._is_ddpm)
+        better = size.minimized(self._trials.iloc[[place]])[0] < size.limits[1]
+        stops = self._is_ddpm
+        if self._policy.for_fewer_copies:
+            better = better[[objective.name == "memorization" for objective in size.objectives]]
+        else:
+            stops = stops & (self._trials.images_seen == size.baseline.images_seen).to_numpy()
+        plain = None if better.any() else self._of_these(stops)
+        return place if plain is None else plain
 
     def _preferred(self) -> int | None:
         """What the policy takes, confirmed ones first where it prefers them and any trial was confirmed.
@@ -165,8 +171,11 @@ class _Choice:
         return float(values[low]), float(values[high])
 
     def _in_the_search(self, point: "pd.Series[Any]") -> pd.DataFrame:
-        """The row that the search measured of a confirmed point; none in the table of a stranger."""
-        rows = self._size.rows
+        """The row that the search measured of a confirmed point, though the trial has failed since.
+
+        None in the table of a stranger.
+        """
+        rows = self._size.frame.dropna(subset=[objective.name for objective in self._size.objectives])
         return rows[(rows.trial_id == point.trial_id) & (rows.images_seen == point.images_seen)]
 
     def _confirmation(self) -> Confirmation | None:

@@ -108,6 +108,8 @@ class Recommendation(Figures):
     verdict_words: str = ""
     cautions: list[Caution] = Field(default_factory=list)
     policy: str
+    max_memorization: float | None = Field(None, ge=0, le=1)
+    """The limit of the policy max-memorization. None in files of older versions."""
     budget: Budget = "full"
     """`any`: chosen among all stopping points of all trainings; `full`: among full trainings."""
     method: str = "algorithm1"
@@ -169,6 +171,7 @@ class Recommendation(Figures):
             "cautions": "\n".join(f"{caution.word}: {caution.sentence}" for caution in self.cautions),
             "summary": self.summary,
             "policy": self.policy,
+            "max_memorization": self.max_memorization,
             "budget": self.budget,
             "trial_id": self.trial_id,
             "images_seen": self.images_seen,

@@ -17,7 +17,7 @@ from pareto_amb.results.cautions import (
     excess,
     resembles_nothing,
 )
-from pareto_amb.results.policies import POLICIES
+from pareto_amb.results.policies import POLICIES, in_words
 from pareto_amb.results.recommendation import ADVISED, Recommendation, VerdictWord
 from pareto_amb.results.size import SizeResults
 from pareto_amb.results.words import capitalized, confirmed, figures, gained, joined, training
@@ -57,7 +57,7 @@ def verdict(facts: Facts) -> tuple[VerdictWord, str]:
     if found.method == BASELINE and facts.stops_early and copies < at_its_end.low:
         return "stop-early", _stop_early(facts)
     if found.method == BASELINE or not copies_less(found):
-        return "no-gain", "No gain over DDPM beyond its own noise"
+        return "no-gain", _no_gain(facts)
     return _against_ddpm(facts)
 
 
@@ -68,8 +68,21 @@ def _stop_early(facts: Facts) -> str:
     worse = [o.label for o in size.objectives if o.constraint and _is_worse(facts.found, o)]
     cost = f", at a worse {joined(worse)} than it can have" if worse else ""
     other = joined(list(others), "or") or "other training"
-    sure = " that fresh seeds confirmed" if size.configurations.confirmed.any() else ""
+    rule = POLICIES.get(facts.found.policy)
+    sure = ""
+    if rule is not None and rule.prefers_confirmed and size.configurations.confirmed.any():
+        sure = " that fresh seeds confirmed"
     return f"Stopping DDPM early does it{cost}: no {other}{sure} does better"
+
+
+def _no_gain(facts: Facts) -> str:
+    """Where copies are not fewer, though the policy may have taken the training for something else."""
+    found, size = facts.found, facts.size
+    where = " at its best stop" if found.method != BASELINE and _stopped_baseline(facts) else ""
+    better = [o.label for o in size.objectives if found.method != BASELINE and _is_better(found, o)]
+    if better:
+        return f"No fewer copies than DDPM{where} beyond its own noise, only a better {joined(better)}"
+    return f"No gain over DDPM{where} beyond its own noise"
 
 
 def _against_ddpm(facts: Facts) -> tuple[VerdictWord, str]:
@@ -91,6 +104,12 @@ def _is_worse(found: Recommendation, objective: Objective) -> bool:
     """Whether the training is worse than DDPM beyond its noise."""
     limit = no_worse_than(found.baseline[objective.name], objective)
     return objective.sign * found[objective.name].value > objective.sign * limit
+
+
+def _is_better(found: Recommendation, objective: Objective) -> bool:
+    """Whether the training is better than DDPM beyond its noise."""
+    theirs, sign = found.baseline[objective.name], objective.sign
+    return sign * found[objective.name].value < (theirs.low if sign > 0 else -theirs.high)
 
 
 def _stopped_baseline(facts: Facts) -> bool:
@@ -147,11 +166,12 @@ def _values(spreads: Figures, size: SizeResults) -> str:
 
 def _why(facts: Facts) -> list[str]:
     """Which rule took the training, and what it would take at equal budget."""
-    found, size, rule = facts.found, facts.size, POLICIES.get(facts.found.policy)
-    if found.images_seen is None or rule is None:
+    found, size = facts.found, facts.size
+    if found.images_seen is None or found.policy not in POLICIES:
         return []
+    rule = in_words(found.policy, found.max_memorization)
     among = "all stopping points" if found.budget == "any" else "full trainings"
-    why = f"The policy {found.policy} ({rule.description}) takes it among {among}"
+    why = f"The policy {found.policy} ({rule}) takes it among {among}"
     if found.budget == "full":
         return [why]
     other = found.equal_budget

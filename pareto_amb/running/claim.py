@@ -1,5 +1,6 @@
 """A run directory is one sweep's alone, and is gone again when that sweep is refused."""
 
+import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -98,8 +99,10 @@ def _check_empty(run: RunDirectory) -> None:
     with _refusing(run.path):
         found = [entry for entry in run.path.iterdir() if entry not in {run.lock, run.ray_log}]
     if found:
-        shown = printable(run.path)
-        raise UserError(f"{shown}: is not empty; name another --output, or use --resume {shown}")
+        named = printable(shlex.quote(str(run.path)))
+        raise UserError(
+            f"{printable(run.path)}: is not empty; name another --output, or use --resume {named}"
+        )
 
 
 @contextmanager

@@ -216,10 +216,9 @@ class ClusterWatch:
 
     def _describe(self, name: str) -> str:
         where = "" if self._ours else " of the cluster"
-        return (
-            f"Ray's {name} process{where} has died (what Ray said is in {self._run.ray_log}); continue with: "
-            f"{signals.hint() or f'pareto-amb sweep --resume {self._run.path}'}"
-        )
+        command = signals.hint()
+        remedy = f"continue with: {command}" if command else "start it again"
+        return f"Ray's {name} process{where} has died (what Ray said is in {self._run.ray_log}); {remedy}"
 
 
 def check_address(address: str | None) -> None:

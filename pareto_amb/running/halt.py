@@ -1,5 +1,6 @@
 """A sweep that what it runs on has stopped: one line, and a run that can be resumed."""
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,8 +39,8 @@ def halting_in_order(claim: Claim, storage: Path | None) -> Iterator[None]:
         free = f", {describe_free(place)} free there" if number_of(fault) in FULL else ""
         remedy = "make room and start it again" if free else "mend that and start it again"
         if claim.kept:
-            command = signals.hint() or f"pareto-amb sweep --resume {printable(run)}"
-            remedy = f"its results are safe; go on with: {command}"
+            command = signals.hint() or shlex.join(["pareto-amb", "sweep", "--resume", str(run)])
+            remedy = f"its results are safe; go on with: {printable(command)}"
         raise SweepHaltedError(
             f"{printable(place)}: the sweep had to stop ({describe(fault)}{free}); {remedy}"
         ) from error

@@ -38,7 +38,8 @@ def ray_log(path: Path) -> Iterator[RayLog]:
 
     Raises OSError where it cannot be opened.
     """
-    before = [(logging.getLogger(name), list(logging.getLogger(name).handlers)) for name in LOGGERS]
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    before = [(list(logger.handlers), logger.propagate, logger.level) for logger in loggers]
     with path.open("a", buffering=1, encoding="utf-8", errors="backslashreplace") as file:
         log = RayLog(file)
         log.take_loggers()
@@ -49,8 +50,9 @@ def ray_log(path: Path) -> Iterator[RayLog]:
             else:
                 yield log
         finally:
-            for logger, handlers in before:
-                logger.handlers = handlers
+            for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+                logger.handlers, logger.propagate = handlers, propagate
+                logger.setLevel(level)
 
 
 class _Ours(io.TextIOWrapper):

@@ -25,20 +25,26 @@ _ARRAYS = 4
 
 @dataclass(frozen=True)
 class Room:
-    """Bytes of one checkpoint, how many there will be, and bytes of all samples."""
+    """Bytes of one checkpoint, how many will come, whether any is written, and bytes of all samples."""
 
     checkpoint: int
     checkpoints: int
+    writes: bool
     samples: int
 
     @property
     def storage(self) -> int:
         """Bytes in the storage; a checkpoint is written beside the one that it replaces."""
-        return (self.checkpoints + 1) * self.checkpoint + self.samples if self.checkpoints else 0
+        return (self.checkpoints + 1) * self.checkpoint + self.samples if self.writes else 0
 
 
-def room_needed(config: SweepConfig, methods: Mapping[str, type[Method]], trainings: int) -> Room:
-    """What so many trainings leave behind, at most. UserError where a network cannot be built."""
+def room_needed(
+    config: SweepConfig, methods: Mapping[str, type[Method]], trainings: int, begun: int = 0
+) -> Room:
+    """What so many trainings leave behind, at most. UserError where a network cannot be built.
+
+    Of those that were `begun` a checkpoint is there, which theirs will replace.
+    """
     data, evaluation = config.data, config.evaluation
     with torch.device("meta"):
         networks = [
@@ -53,7 +59,8 @@ def room_needed(config: SweepConfig, methods: Mapping[str, type[Method]], traini
     weights = max(sum(p.numel() for p in network.parameters()) for network in networks)
     image = data.channels * data.resolution**2
     shown = evaluation.n_shown * (4 * image + data.channels * (max(data.resolution, 32) + 2) ** 2)
-    return Room(4 * _ARRAYS * weights, trainings, trainings * len(evaluation.rungs) * shown)
+    samples = trainings * len(evaluation.rungs) * shown
+    return Room(4 * _ARRAYS * weights, trainings - begun, trainings > 0, samples)
 
 
 def describe_room(room: Room) -> str:

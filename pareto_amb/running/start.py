@@ -15,6 +15,7 @@ from pareto_amb.running.cluster import check_address
 from pareto_amb.running.materials import load_materials, rehearse, resolve_auto
 from pareto_amb.running.own_code import check_travels
 from pareto_amb.running.sweep import Plan, SweepOutcome, run_sweep
+from pareto_amb.running.tracking import mlflow_left_as_it_was
 from pareto_amb.running.trust import check_storage_is_trusted, trusted_tracking_uri, what_it_reads
 from pareto_amb.sweep_file import without_secrets
 
@@ -51,7 +52,7 @@ def start_sweep(
         for line in what_it_reads(config):
             console.print(line, soft_wrap=True, highlight=False, markup=False)
     check_address(address)
-    with claimed(path, resumed) as claim:
+    with mlflow_left_as_it_was(), claimed(path, resumed) as claim:
         materials = load_materials(config, console, methods)
         with console.status("measuring the collapse level"):
             config = resolve_auto(config, declared, materials.image_set, materials.splits)

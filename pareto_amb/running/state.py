@@ -19,6 +19,8 @@ from pareto_amb.running.searcher import ParetoSearcher
 from pareto_amb.running.study import open_storage, study_errors
 from pareto_amb.trial import Trial
 
+_GO_ON = {"running", "interrupted"}
+
 
 @dataclass(frozen=True)
 class SweepState:
@@ -62,8 +64,11 @@ class SweepState:
         declared: Declared,
         methods: Mapping[str, type[Method]],
         retry: bool = False,
-    ) -> int:
-        """How many trials `open` would find unfinished; the files of the run stay as they are."""
+    ) -> tuple[int, int]:
+        """How many trials `open` would find unfinished, and how many of them have a checkpoint.
+
+        The files of the run stay as they are.
+        """
         with study_errors(run.study):
             if run.study.exists():
                 open_storage(run.study).engine.dispose()
@@ -73,7 +78,8 @@ class SweepState:
             for path in (run.results, run.study, journal, run.stopped):
                 if path.exists():
                     shutil.copyfile(path, copy.path / path.name)
-            return cls.open(copy, config, declared, methods, retry).n_unfinished()
+            state = cls.open(copy, config, declared, methods, retry)
+            return state.n_unfinished(), state.n_begun()
 
     @property
     def declared(self) -> Declared:
@@ -101,6 +107,13 @@ class SweepState:
         if searching := self.n_searching():
             return searching + self.n_following
         return len(unfinished(self.followers(), self.results))
+
+    def n_begun(self) -> int:
+        """The unfinished trials that were measured before: each has its checkpoint."""
+        going = [name for name in self.results.trial_ids() if self.results.status(name) in _GO_ON]
+        rows = [row for name in going if (row := self.results.last_row(name))]
+        measured = sum(1 for row in rows if row["rung"] > 0)
+        return measured + (self.halving.n_promotable() if self.halving else 0)
 
     def end(self, trial: Trial, error: str, interrupted: bool) -> None:
         """Record that a trial has ended without a result, for good unless it was only `interrupted`."""

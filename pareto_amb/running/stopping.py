@@ -13,7 +13,7 @@ from rich.console import Console
 
 from pareto_amb import signals
 from pareto_amb.running.cluster import ClusterWatch
-from pareto_amb.trainables import StopSign
+from pareto_amb.trainables.stop_sign import StopSign
 
 CHECKPOINT_SECONDS = 20.0
 """Trials have so long to write their checkpoints."""

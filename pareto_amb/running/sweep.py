@@ -48,7 +48,7 @@ from pareto_amb.running.tracking_check import check_tracking
 from pareto_amb.running.trust import trusted_tracking_uri
 from pareto_amb.search.cost import expected_trainings
 from pareto_amb.storage import Storage, write_text
-from pareto_amb.trainables import SweepAssets, TrialTrainable
+from pareto_amb.trainables.trial_trainable import SweepAssets, TrialTrainable
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ def run_sweep(claim: Claim, plan: Plan, console: Console) -> SweepOutcome:
         with console.status("asking MLflow and the storage"):
             check_tracking(uri)
             check_storage(run.storage_uri(config))
-        unfinished = SweepState.foresee(run, config, plan.declared, methods, plan.retry_failed)
-        check_room(run, config, room_needed(config, methods, unfinished))
+        unfinished, begun = SweepState.foresee(run, config, plan.declared, methods, plan.retry_failed)
+        check_room(run, config, room_needed(config, methods, unfinished, begun))
         if unfinished:
             with ray_cluster(plan.address, run) as watch, travelling(methods, plan.declared):
                 gpus = gpus_per_trial(config)
@@ -266,7 +266,8 @@ def _finish(state: SweepState, tracker: Tracker, tracking_uri: str, seconds: flo
     except UserError as error:
         why_none = str(error)
     write_report(run.path, trust=True)
-    missing = tracker.finish(ending_of(run, state.results.results(), recommendation))
+    recommended = recommendation.recommendations if recommendation else []
+    missing = tracker.finish(ending_of(run, state.results.results(), recommended))
     statuses = [state.results.status(trial_id) for trial_id in state.results.trial_ids()]
     rows = [state.results.last_row(trial_id) for trial_id in state.results.trial_ids()]
     interrupted = [row["error"] for row in rows if row and row["status"] == "interrupted" and row["error"]]

@@ -1,6 +1,7 @@
 """Bringing MLflow up to date with a run that no sweep is writing."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,9 @@ from pareto_amb.config import SweepConfig
 from pareto_amb.errors import UserError
 from pareto_amb.printable import printable
 from pareto_amb.redaction import redact_uri
-from pareto_amb.results.recommendation_file import RecommendationFile, build_recommendation
+from pareto_amb.results.recommendation import Recommendation
+from pareto_amb.results.recommendation_file import build_recommendation
+from pareto_amb.results.run import Run
 from pareto_amb.results.run_directory import RunDirectory
 from pareto_amb.results.size import Results
 from pareto_amb.running.claim import claimed
@@ -37,7 +40,7 @@ def sync_run(path: Path, trust: bool = False) -> Synced:
     """
     run = RunDirectory(path)
     results = run.load()
-    config = run.config(results.declared)
+    config, recommended = run.config(results.declared), _recommended(run, results)
     with claimed(path, resumed=True):
         uri = trusted_tracking_uri(run, trust)
         storage = _storage(run, config, trust)
@@ -48,7 +51,7 @@ def sync_run(path: Path, trust: bool = False) -> Synced:
         try:
             lacked = mirror.look()
             mirror.update()
-            mirror.end(ending_of(run, results, _recommendation(run, results)))
+            mirror.end(ending_of(run, results, recommended))
         except Exception as error:  # of MLflow, its server, database, artifact store, driver or disk
             raise UserError(
                 f"MLflow at {shown}: {why(error)}; {mirror.missing()} are still missing"
@@ -56,23 +59,24 @@ def sync_run(path: Path, trust: bool = False) -> Synced:
     return Synced(lacked, shown)
 
 
-def ending_of(run: RunDirectory, results: Results, recommendation: RecommendationFile | None) -> Ending:
+def ending_of(run: RunDirectory, results: Results, recommended: Iterable[Recommendation]) -> Ending:
     """How a sweep ended: FINISHED when no trial is left running."""
     tags = {
-        f"n{found.train_size}.{name}": value
-        for found in (recommendation.recommendations if recommendation else ())
-        for name, value in found.tags().items()
+        f"n{found.train_size}.{name}": value for found in recommended for name, value in found.tags().items()
     }
     files = [run.sweep, run.results, run.environment, run.report, run.recommendation]
     running = results.frame.status.isin({"running", "interrupted"}).any()
     return Ending("KILLED" if running else "FINISHED", tags, [path for path in files if path.exists()])
 
 
-def _recommendation(run: RunDirectory, results: Results) -> RecommendationFile | None:
+def _recommended(run: RunDirectory, results: Results) -> list[Recommendation]:
+    """What the run's recommendation.yaml says; without one what the usual policy does, if anything."""
+    if run.recommendation.exists():
+        return list((Run.read(run.path).recommendations or {}).values())
     try:
-        return build_recommendation(run, results=results)
+        return [*build_recommendation(run, results=results).recommendations]
     except UserError:  # nothing to recommend yet
-        return None
+        return []
 
 
 def _storage(run: RunDirectory, config: SweepConfig, trust: bool) -> Storage:

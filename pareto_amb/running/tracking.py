@@ -14,6 +14,7 @@ import tempfile
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,17 +55,38 @@ _MAX_METRICS, _MAX_TAGS = 1000, 100
 Rows = Sequence[Mapping[str, Any]]
 
 
+_LOGGERS = [logging.getLogger(name) for name in ("mlflow", "alembic", "sqlalchemy", "urllib3")]
+_TIMEOUT, _RETRIES = "MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+_NO_URL = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
+
+
 def quiet_mlflow() -> None:
     """What goes wrong in MLflow is ours to say, with its secrets hidden."""
-    for name in ("mlflow", "alembic", "sqlalchemy", "urllib3"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it prints the password in it too
+    for logger in _LOGGERS:
+        logger.setLevel(logging.CRITICAL)
+    os.environ[_NO_URL] = "true"  # it prints the password in it too
 
 
 def limit_requests(seconds: int) -> None:
     """Let a request of this process to a tracking server take `seconds`, once, unless the user says else."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(seconds))
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    os.environ.setdefault(_TIMEOUT, str(seconds))
+    os.environ.setdefault(_RETRIES, "0")
+
+
+@contextmanager
+def mlflow_left_as_it_was() -> Iterator[None]:
+    """Undo at the end of the block what `quiet_mlflow` and `limit_requests` change: a program may go on."""
+    levels = [logger.level for logger in _LOGGERS]
+    before = {name: os.environ.get(name) for name in (_TIMEOUT, _RETRIES, _NO_URL)}
+    try:
+        yield
+    finally:
+        for logger, level in zip(_LOGGERS, levels, strict=True):
+            logger.setLevel(level)
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def run_uuid(environment: Mapping[str, Any]) -> str:

@@ -489,3 +489,15 @@ def test_sentences_speak_of_three_objectives(size3: SizeResults) -> None:
     assert wording.tone(found) == "good"
     assert found.verdict_words == "Copies less than DDPM, no worse on FID and diversity"
     assert "diversity 100.0%" in wording.hypervolume(size3)
+
+
+def test_two_parameters_are_drawn_at_the_answers_stopping_point(
+    size_of: SizeOf, results: pd.DataFrame, stopped: Callable[..., Recommendation]
+) -> None:
+    size = size_of(results)
+    found = stopped(size, "n300-algorithm1-0003", rung=2)
+    for recommendation, budget, images in ((found, "any", found.images_seen), (None, "full", 512_000)):
+        points = size.over(budget).points
+        expected = points[(points.method == "algorithm1") & (points.images_seen == images)]
+        drawn = mix_figure(size, "pixels", recommendation).data[0]
+        assert sorted(drawn.marker.color) == sorted(expected.memorization)

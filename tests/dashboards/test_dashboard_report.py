@@ -231,6 +231,8 @@ def test_where_ddpm_stopped_early_wins_the_answer_is_ddpm(
     assert "among all stopping points: the seeds of DDPM." in answer
     rows = [attrs for tag, attrs in page.tags if tag == "tr" and "recommended" in str(attrs.get("class"))]
     assert len(rows) == 3
+    assert "DDPM after 512,000 images · n300-ddpm-s0, rung 3" in page.words
+    assert "Recommended, DDPM, stopped after 256,000 images · n300-ddpm-s0, rung 2" in page.words
 
 
 def test_an_answer_that_is_the_full_training_is_the_one_at_equal_budget(
@@ -243,6 +245,7 @@ def test_an_answer_that_is_the_full_training_is_the_one_at_equal_budget(
     copies = results.assign(memorization=results.memorization.where(results.method == "ddpm", 0.99))
     words = page_of(new_run(copies, recommend_for=(300,))).words
     assert "would take DDPM, with 46.5%. Memorization" not in words
+    assert words.count("n300-ddpm-s0, rung 3") == 1  # its pictures, once
     assert "FID is " not in words.partition("Quality against copying")[0]
 
 

@@ -130,7 +130,7 @@ def test_samples_that_are_joined_are_measured_as_all_of_them_at_once(digits, sim
         )
         each_once = 1 if similarity is PIXELS else 2
         assert [len(call.args[1]) for call in encode.call_args_list] == [100] * each_once + [300] * each_once
-    found = evaluate_encoded(first.joined(more), reference, objectives)
+    found = evaluate_encoded(first.joined([more]), reference, objectives)
     samples = torch.cat([digits[1000:1100], digits[200:500]])
     once = evaluate_samples(samples, reference, objectives, PIXELS, similarity)
     assert found.metrics == once.metrics

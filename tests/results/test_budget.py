@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from pareto_amb import interface, search_spaces
 from pareto_amb.cli import app
 from pareto_amb.config_file import apply_overrides, to_yaml
+from pareto_amb.dashboards.report import write_report
 from pareto_amb.errors import UserError
 from pareto_amb.results.policies import POLICIES
 from pareto_amb.results.recommend import recommend
@@ -186,6 +187,56 @@ def test_a_gain_within_the_noise_of_ddpms_best_stop_is_none() -> None:
     clear = training("a", (200.0, 0.0), (170.0, 0.01), (136.0, 0.02), (140.0, 0.2))
     assert found_in(DIGITS[0], clear).method == "algorithm1"
     assert found_in(DIGITS[0], close, policy="knee").budget == "any"
+
+
+def test_with_every_policy_what_cannot_be_told_from_ddpms_best_stop_yields_to_it() -> None:
+    close = training("a", (200.0, 0.3), (170.0, 0.1), (134.0, 0.065), (140.0, 0.2))
+    early = ddpm((170.0, 0.3), (147.1, 0.2), (135.4, 0.069), (137.3, 0.206))
+    for policy, limit in (("match-ddpm", None), ("knee", None), ("max-memorization", 0.08)):
+        found = recommend(size_of(early, close), policy, limit)
+        assert (found.method, found.images_seen, found.verdict) == ("ddpm", 72_000, "stop-early"), policy
+    forbidden = recommend(size_of(early, close), "max-memorization", 0.066)
+    assert (forbidden.method, forbidden.verdict) == ("algorithm1", "no-gain")
+    assert forbidden.verdict_words == "No gain over DDPM at its best stop beyond its own noise"
+    sharper = training("a", (200.0, 0.3), (170.0, 0.1), (100.0, 0.065), (140.0, 0.2))
+    found = recommend(size_of(early, sharper), "max-memorization", 0.08)
+    assert (found.method, found.verdict, found["fid"].value) == ("algorithm1", "no-gain", 100.0)
+    assert found.verdict_words.endswith("beyond its own noise, only a better FID")
+    refuted = repeats("a", 3, (160.0, 0.065), (160.0, 0.065))
+    found = recommend(size_of(early, close, refuted), "max-memorization", 0.08)
+    assert found.verdict_words == "Stopping DDPM early does it: no sigma_tn does better"
+
+
+def test_the_limit_of_a_policy_stands_wherever_its_answer_does(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "run", *DIGITS)
+    written = build_recommendation(run, "max-memorization", 0.04)
+    write_recommendation(written, run.recommendation)
+    assert load_entry(run.recommendation, None)["max_memorization"] == 0.04
+    (found,) = (Run.read(run.path).recommendations or {}).values()
+    assert "policy max-memorization (best FID with memorization at most 0.04) takes it" in found.summary
+    assert found.tags()["max_memorization"] == "0.04"
+    assert "policy max-memorization (at most 4.0%) among" in write_report(run.path).read_text(
+        encoding="utf-8"
+    )
+    assert "max_memorization" not in found_in(*DIGITS).tags()
+
+
+def test_one_seed_may_have_picked_ddpms_best_stop_by_luck() -> None:
+    alone = ddpm((170.0, 0.3), (147.1, 0.4), (135.4, 0.6), (137.3, 0.8), seeds=(0.0,))
+    ours = training("a", (120.0, 0.1))
+    lucky = "its best stopping point, picked on that seed alone, may be that seed's luck"
+    assert lucky in cautions(found_in(alone, ours))["one-baseline-seed"]
+    assert lucky not in cautions(found_in(alone, ours, budget="full"))["one-baseline-seed"]
+
+
+def test_a_confirmed_trial_that_failed_later_is_confirmed_and_there() -> None:
+    confirmed = repeats("a", 3, (124.0, 0.016), (128.0, 0.018), sigma_tn=0.108)
+    failed = [{**row, "status": "failed", "error": "the loss is nan"} for row in DIGITS[1]]
+    found = found_in(DIGITS[0], failed, confirmed)
+    assert (found.trial_id, found.images_seen) == ("a", 72_000)
+    assert found.confirmation is not None
+    assert found.confirmation.searched("fid") == 122.0
+    assert not {"trial-gone", "not-confirmed"} & cautions(found).keys()
 
 
 def test_whether_ddpm_copies_is_judged_at_its_end() -> None:

@@ -152,7 +152,7 @@ def test_the_summary_of_a_sweep_proposes_a_training_only_where_it_is_advised(
         tracking_uri="sqlite:///x.db",
         unfinished=0,
     )
-    _print_summary(outcome, "pareto-amb sweep --resume run")
+    _print_summary(outcome, "pareto-amb sweep --resume run", [])
     printed = capsys.readouterr().out
     assert found.recommendations[0].verdict_words in printed
     assert all(caution.sentence in printed for caution in found.recommendations[0].cautions)

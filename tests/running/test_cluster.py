@@ -1,5 +1,6 @@
 """What `--address` may be, and where Ray keeps its sockets: refused in one line, before Ray is asked."""
 
+import logging
 import os
 import socket
 import threading
@@ -16,6 +17,8 @@ from pareto_amb.errors import ExitCode, UserError
 from pareto_amb.results.run_directory import RunDirectory
 from pareto_amb.running import cluster, reaper
 from pareto_amb.running.cluster import ClusterLostError, ClusterWatch, check_address
+from pareto_amb.running.ray_log import ray_log
+from pareto_amb.signals import continued_by
 
 
 @pytest.mark.parametrize(
@@ -120,11 +123,17 @@ def test_a_process_of_rays_that_takes_no_connection_is_lost(tmp_path: Path) -> N
         watch.check()
         watch = watch_of({"GCS": there.getsockname(), "raylet": closed.getsockname()}, tmp_path)
         watch.check_found()  # not looked for yet
-        with pytest.raises(ClusterLostError, match=rf"raylet.*died.*ray\.log.*--resume {tmp_path}") as caught:
+        with (
+            continued_by(lambda: "pareto-amb sweep --resume run --address auto"),
+            pytest.raises(ClusterLostError, match=r"died.*ray\.log.*--resume run --address auto") as caught,
+        ):
             watch.check()
         assert caught.value.exit_code == ExitCode.FAILED
         with pytest.raises(ClusterLostError, match="raylet"):
             watch.check_found()
+        watch = watch_of({"raylet": closed.getsockname()}, tmp_path)
+        with pytest.raises(ClusterLostError, match="; start it again"):  # nothing was kept to go on with
+            watch.check()
 
 
 def test_only_what_belongs_to_the_sweep_is_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,3 +160,18 @@ def test_only_what_belongs_to_the_sweep_is_reaped(monkeypatch: pytest.MonkeyPatc
 def test_the_reaper_ends_with_its_block() -> None:
     with reaper.reaper():
         pass
+
+
+def test_rays_loggers_are_a_programs_own_again_after_a_sweep(tmp_path: Path) -> None:
+    logger = logging.getLogger("ray.tune")
+    before = logger.handlers, logger.propagate, logger.level
+    logger.handlers, logger.propagate = [logging.NullHandler()], True
+    logger.setLevel(17)
+    own = logger.handlers[0]
+    try:
+        with ray_log(tmp_path / "ray.log"):
+            assert (logger.propagate, logger.level) == (False, logging.WARNING)
+        assert (logger.handlers, logger.propagate, logger.level) == ([own], True, 17)
+    finally:
+        logger.handlers, logger.propagate = before[:2]
+        logger.setLevel(before[2])

@@ -223,6 +223,8 @@ def test_a_resumed_sweep_takes_up_what_was_interrupted_and_not_what_failed(tmp_p
 
     resumed = open_state(run)
     assert resumed.n_unfinished() == state.n_unfinished() == 4 + resumed.n_following
+    foreseen = SweepState.foresee(state.run, state.config, shipped(), METHODS)
+    assert foreseen == (resumed.n_unfinished(), 1)  # one was measured, and has its checkpoint
     handed_out = ask(resumed, 4)
     assert handed_out[:3] == [other, cut, late.after(1)]
     assert handed_out[3].id not in {trial.id for trial in (baseline, other, cut, late, bad)}
@@ -242,9 +244,10 @@ def test_failed_trials_are_tried_again_where_that_is_asked_for(tmp_path: Path) -
     state.results.record(row(good, 2, "complete"))
     state.searcher.on_trial_complete(f"ray-{good.id}", row(good, 2, "complete"))
     fail(state, tmp_path, bad, RayTaskError("TrialTrainable.train", "t", ValueError("once")))
-    assert SweepState.foresee(state.run, state.config, shipped(), METHODS) == open_state(run).n_unfinished()
+    ahead, _ = SweepState.foresee(state.run, state.config, shipped(), METHODS)
+    assert ahead == open_state(run).n_unfinished()
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in run.iterdir()}
-    again = SweepState.foresee(state.run, state.config, shipped(), METHODS, retry=True)
+    again, _ = SweepState.foresee(state.run, state.config, shipped(), METHODS, retry=True)
     assert again == open_state(run).n_unfinished() + 1
     assert {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in run.iterdir()} == before
 
@@ -284,15 +287,16 @@ def test_a_full_disk_of_the_driver_is_one_line_with_the_place_the_room_and_the_c
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(10**9, 10**9, 4096))
-    claim = Claim(RunDirectory(tmp_path))
+    run = tmp_path / "my run"
+    claim = Claim(RunDirectory(run))
     claim.keep()
     with pytest.raises(SweepHaltedError) as raised, halting_in_order(claim, None):
         as_ray_wraps_it(error)
     said = str(raised.value)
     assert raised.value.exit_code == ExitCode.FAILED
-    assert said.startswith(f"{tmp_path}: the sweep had to stop (")
+    assert said.startswith(f"{run}: the sweep had to stop (")
     assert "4.1 KB free there" in said
-    assert said.endswith(f"go on with: pareto-amb sweep --resume {tmp_path}")
+    assert said.endswith(f"go on with: pareto-amb sweep --resume '{run}'")
     assert "\n" not in said
 
 
@@ -332,6 +336,8 @@ def test_the_room_that_is_told_is_that_of_the_checkpoints(
     ):
         check_room(RunDirectory(tmp_path / "run"), config, room)
     assert not list(tmp_path.iterdir())
+    begun = room_needed(config, METHODS, 7, begun=7)  # each is replaced, one at a time
+    assert begun.storage == begun.checkpoint + room.samples == room.storage - 7 * room.checkpoint
     monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(0, 0, 0))  # a file system that does not say
     check_room(RunDirectory(tmp_path / "run"), config, room)
 

@@ -61,10 +61,12 @@ def test_a_cluster_that_does_not_answer_leaves_no_run_directory(tmp_path: Path) 
 
 
 def test_a_folder_that_holds_something_is_not_written_into(tmp_path: Path) -> None:
-    (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="is not empty; name another --output"):
-        start(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    folder = tmp_path / "my runs"
+    folder.mkdir()
+    (folder / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match=f"is not empty; name another --output, or use --resume '{folder}'"):
+        start(folder)
+    assert [path.name for path in folder.iterdir()] == ["mine.txt"]
 
 
 def test_two_sweeps_never_share_a_run_directory(tmp_path: Path) -> None:
@@ -105,7 +107,7 @@ def test_a_sweep_that_is_refused_leaves_nothing(
     if "no room" in request.node.name:
         monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(10**9, 0, 1000))
     if "server" in request.node.name:
-        monkeypatch.setattr("pareto_amb.running.sweep.SweepState.foresee", lambda *_: 0)
+        monkeypatch.setattr("pareto_amb.running.sweep.SweepState.foresee", lambda *_: (0, 0))
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mine.txt/below.db")
     before = contents(tmp_path)
     with pytest.raises(UserError):

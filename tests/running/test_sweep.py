@@ -1,14 +1,19 @@
-"""Whole sweeps on real digits, run as a user runs them: the command line in a process of its own."""
+"""Whole sweeps on real digits, by the command line.
 
+The sweep as shipped and those that are killed run in processes of their own; what follows them and the other
+sweeps are called in this one, where imports are paid once.
+"""
+
+import io
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from io import BytesIO
+from contextlib import chdir, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
 import mlflow
@@ -20,6 +25,7 @@ from mlflow import MlflowClient
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from pareto_amb.cli import main
 from pareto_amb.config import SearchConfig
 from pareto_amb.results.confirm import worth_confirming
 from pareto_amb.results.table import load_results, searched, shipped
@@ -53,20 +59,31 @@ def environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
 
 
-def run(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [*COMMAND, *arguments], cwd=cwd, env=environment(), capture_output=True, text=True, timeout=280
-    )
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
+@pytest.fixture(autouse=True)
+def _store(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow's store in a test's folder, which takes seconds to make."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+
+
+def call(*arguments: str, cwd: Path, code: int | None = 0) -> tuple[str, str]:
+    """What a command prints to stdout and stderr in this process, which must end with `code`; None: any."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, chdir(cwd), redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["pareto-amb", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+    assert code in (None, end.value.code or 0), out.getvalue() + err.getvalue()
+    return out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A finished smoke sweep, as shipped, and what it printed."""
     folder = tmp_path_factory.mktemp("smoke")
-    done = run("sweep", "smoke", "--output", "run", cwd=folder)
-    assert done.stderr == ""
+    command = [*COMMAND, "sweep", "smoke", "--output", "run"]
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=280)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     return folder, done.stdout
 
 
@@ -208,50 +225,49 @@ def test_mlflow_has_a_parent_run_and_a_nested_run_a_trial(finished: tuple[Path, 
 
 def test_the_recommended_training_starts_resumes_and_samples(finished: tuple[Path, str]) -> None:
     folder, _ = finished
-    first = run("train", "run/recommendation.yaml", "--set", "training.images=640", cwd=folder)
-    assert "640 of 640 images" in first.stdout
-    again = run("train", "run/recommendation.yaml", "--set", "training.images=960", cwd=folder)
-    assert "continuing at 640 images" in again.stdout
-    assert "960 of 960 images" in again.stdout
+    first, _ = call("train", "run/recommendation.yaml", "--set", "training.images=640", cwd=folder)
+    assert "640 of 640 images" in first
+    again, _ = call("train", "run/recommendation.yaml", "--set", "training.images=960", cwd=folder)
+    assert "continuing at 640 images" in again
+    assert "960 of 960 images" in again
     checkpoint = folder / "run" / "training" / "checkpoint.safetensors"
     with safe_open(checkpoint, "pt") as file:
         assert any(name.startswith("ema.") for name in file.keys())  # noqa: SIM118
-    run("sample", str(checkpoint), "--count", "3", "--steps", "3", "--output", "pictures", cwd=folder)
+    call("sample", str(checkpoint), "--count", "3", "--steps", "3", "--output", "pictures", cwd=folder)
     assert sorted(p.name for p in (folder / "pictures").iterdir()) == [f"00000{k}.png" for k in range(3)]
 
 
 def test_another_training_is_not_overwritten(finished: tuple[Path, str]) -> None:
     folder, _ = finished
     arguments = ("train", "run/recommendation.yaml", "--output", "mine", "--set", "training.images=32")
-    run(*arguments, cwd=folder)
+    call(*arguments, cwd=folder)
     before = (folder / "mine" / "checkpoint.safetensors").read_bytes()
-    other = run(*arguments, "--set", "sigma_tn=1.5", cwd=folder, check=False)
-    assert other.returncode == 2
-    assert "another training, sigma_tn differ" in other.stderr
+    _, error = call(*arguments, "--set", "sigma_tn=1.5", cwd=folder, code=2)
+    assert "another training, sigma_tn differ" in error
     assert (folder / "mine" / "checkpoint.safetensors").read_bytes() == before
 
 
 def test_recommend_and_report_work_again_on_the_run_alone(finished: tuple[Path, str]) -> None:
     folder, _ = finished
-    done = run("recommend", "run", "--policy", "knee", "--export", "knee.yaml", cwd=folder)
-    assert "sigma_tn" in done.stdout
+    printed, _ = call("recommend", "run", "--policy", "knee", "--export", "knee.yaml", cwd=folder)
+    assert "sigma_tn" in printed
     knee = yaml.safe_load((folder / "knee.yaml").read_text())
     assert knee["policy"] == "knee"
     for entry in knee["recommendations"]:
         at_an_end = not 0.117 < entry["sigma_tn"] < 1.72  # 5% of the log range 0.1 to 2
         assert ("range-end" in {caution["word"] for caution in entry["cautions"]}) == at_an_end
-        assert all(caution["sentence"] in done.stdout for caution in entry["cautions"])
+        assert all(caution["sentence"] in printed for caution in entry["cautions"])
     before = (folder / "run" / "report.html").stat().st_mtime_ns
-    run("report", "run", cwd=folder)
+    call("report", "run", cwd=folder)
     assert (folder / "run" / "report.html").stat().st_mtime_ns > before
 
 
 def test_resuming_a_finished_run_changes_no_result(finished: tuple[Path, str]) -> None:
     folder, _ = finished
     before = pd.read_parquet(folder / "run" / "results.parquet")
-    done = run("sweep", "--resume", "run", cwd=folder)
-    assert "elapsed" not in done.stdout
-    assert "not finished" not in done.stdout
+    printed, _ = call("sweep", "--resume", "run", cwd=folder)
+    assert "elapsed" not in printed
+    assert "not finished" not in printed
     pd.testing.assert_frame_equal(before, pd.read_parquet(folder / "run" / "results.parquet"))
 
 
@@ -278,10 +294,10 @@ def start(tmp_path: Path) -> Iterator[Start]:
         process.communicate()
 
 
-def kill(process: subprocess.Popen[str]) -> None:
-    """Kill a command, not what it started."""
+def kill(process: subprocess.Popen[str]) -> str:
+    """Kill a command, not what it started; what it had printed."""
     process.kill()
-    process.communicate()
+    return process.communicate()[0]
 
 
 def wait_for_table(
@@ -290,44 +306,78 @@ def wait_for_table(
     deadline = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()
-        if path.exists() and enough(table := pd.read_parquet(BytesIO(path.read_bytes()))):
+        if path.exists() and enough(table := pd.read_parquet(io.BytesIO(path.read_bytes()))):
             return table
         time.sleep(0.05)
     raise AssertionError(f"not enough in {path}")
 
 
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    "enough",
-    [
-        lambda table: len(table) > 0,
-        lambda table: (table.status == "paused").any(),
-        lambda table: (table.confirms != "").any() and (table.controls == "").all(),
-    ],
-    ids=["one row", "a paused trial", "a control that runs"],
-)
-def test_a_sweep_killed_at_any_moment_loses_and_repeats_nothing(
-    tmp_path: Path, start: Start, enough: Callable[[pd.DataFrame], bool]
-) -> None:
-    process = start("sweep", "smoke", "--output", "run", "--trials", "10", *TINY)
-    wait_for_table(tmp_path / "run" / "results.parquet", enough, process)
-    kill(process)
-    killed = pd.read_parquet(tmp_path / "run" / "results.parquet")
+def parents() -> dict[int, int]:
+    """The parent of every process that lives; none where there is no /proc."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            state, parent = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[:2]
+            if state != "Z":
+                found[int(folder.name)] = int(parent)
+    return found
 
-    printed = run("sweep", "--resume", "run", cwd=tmp_path).stdout
-    resumed = pd.read_parquet(tmp_path / "run" / "results.parquet")
+
+def below(ancestor: int) -> set[int]:
+    """The processes that one has started, and those that these have."""
+    found, inside = parents(), {ancestor}
+    for _ in range(6):
+        inside |= {pid for pid, parent in found.items() if parent in inside}
+    return inside - {ancestor}
+
+
+def wait_for_end(family: set[int]) -> None:
+    deadline = time.monotonic() + 10
+    while family & parents().keys():
+        assert time.monotonic() < deadline, "Ray outlives its driver"
+        time.sleep(0.05)
+
+
+MOMENTS: list[Callable[[pd.DataFrame], bool]] = [
+    lambda table: len(table) > 0,
+    lambda table: bool((table.status == "paused").any()),
+    lambda table: bool((table.confirms != "").any() and (table.controls == "").all()),
+]
+"""One row, a paused trial, a control that runs."""
+
+
+@pytest.mark.timeout(900)
+def test_a_sweep_killed_at_any_moment_loses_and_repeats_nothing(tmp_path: Path, start: Start) -> None:
+    results, tables, printed = tmp_path / "run" / "results.parquet", list[pd.DataFrame](), list[str]()
+    arguments = ["smoke", "--output", "run", "--trials", "10", *TINY]
+    for reached in MOMENTS:
+        process, known = start("sweep", *arguments), len(tables[-1]) if tables else 0
+        wait_for_table(
+            results, lambda table, at=reached, known=known: len(table) > known and at(table), process
+        )
+        family = below(process.pid)
+        assert family or sys.platform != "linux"
+        printed.append(kill(process))
+        if not tables:  # later ones are resumed while Ray still ends
+            wait_for_end(family)
+        tables.append(pd.read_parquet(results))
+        arguments = ["--resume", "run"]
+    printed.append(call("sweep", "--resume", "run", cwd=tmp_path)[0])
+
+    resumed = pd.read_parquet(results)
     assert_halved(resumed)
     assert resumed.trial_id.nunique() == 2 + 10 + 2
     repeat, control = (resumed[resumed[name] != ""].iloc[0] for name in ("confirms", "controls"))
     assert (control.controls, control.seed, control.rung) == (repeat.confirms, repeat.seed, repeat.rung)
     paused = resumed[resumed.status == "paused"].trial_id
-    paused_now = paused[~paused.isin(killed[killed.status == "paused"].trial_id)]
-    assert paused_now.map(lambda trial: f"{trial} (sigma_tn" in printed).all()
-    assert "Last result" not in printed  # Ray's own words
-    kept = resumed.merge(killed, on=["trial_id", "rung"], suffixes=("", "_before"))
-    assert len(kept) == len(killed)
-    for column in ("fid", "train_seconds", "eval_seconds"):
-        assert (kept[column] == kept[f"{column}_before"]).all()
+    paused_since = paused[~paused.isin(tables[1][tables[1].status == "paused"].trial_id)]
+    assert paused_since.map(lambda trial: f"{trial} (sigma_tn" in "".join(printed[2:])).all()
+    assert "Last result" not in "".join(printed)  # Ray's own words
+    for killed in tables:
+        kept = resumed.merge(killed, on=["trial_id", "rung"], suffixes=("", "_before"))
+        assert len(kept) == len(killed)
+        for column in ("fid", "train_seconds", "eval_seconds"):
+            assert (kept[column] == kept[f"{column}_before"]).all()
     with sqlite3.connect(tmp_path / "run" / "study.db") as database:
         states = [state for (state,) in database.execute("select state from trials")]
     complete = resumed[resumed.status == "complete"].trial_id.nunique() - 4
@@ -335,20 +385,21 @@ def test_a_sweep_killed_at_any_moment_loses_and_repeats_nothing(
     assert states.count("COMPLETE") == complete
 
 
+@pytest.mark.timeout(600)
 def test_a_trial_that_paused_resumed_and_finished_equals_one_run_straight_through(tmp_path: Path) -> None:
     fixed = ["--trials", "8", "--set", "search.startup_trials=8", "--set", "search.baseline_seeds=1"]
     arguments = [*fixed, "--set", "evaluation.rungs=[0.25, 0.5, 1.0]", *NO_REPEATS, *TINY]
     to_the_end = ["--set", "search.reduction_factor=null"]
-    run("sweep", "smoke", "--output", "halved", *arguments, cwd=tmp_path)
+    call("sweep", "smoke", "--output", "halved", *arguments, cwd=tmp_path)
     paused = pd.read_parquet(tmp_path / "halved" / "results.parquet").query("status == 'paused'")
     assert len(paused)
     settings = tmp_path / "halved" / "sweep.yaml"
     settings.write_text(settings.read_text().replace("reduction_factor: 1.5", "reduction_factor: null"))
-    resumed = run("sweep", "--resume", "halved", cwd=tmp_path)
-    assert all(f"{trial}: resumed at rung" in resumed.stdout for trial in set(paused.trial_id))
+    resumed, _ = call("sweep", "--resume", "halved", cwd=tmp_path)
+    assert all(f"{trial}: resumed at rung" in resumed for trial in set(paused.trial_id))
 
-    whole = run("sweep", "smoke", "--output", "whole", *arguments, *to_the_end, cwd=tmp_path)
-    assert "paused at" not in whole.stdout
+    whole, _ = call("sweep", "smoke", "--output", "whole", *arguments, *to_the_end, cwd=tmp_path)
+    assert "paused at" not in whole
     tables = [
         pd.read_parquet(tmp_path / name / "results.parquet").sort_values(["trial_id", "rung"])
         for name in ("halved", "whole")
@@ -366,12 +417,10 @@ def test_a_trial_that_paused_resumed_and_finished_equals_one_run_straight_throug
 
 def test_a_trial_that_fails_is_retried_recorded_and_does_not_stop_the_sweep(tmp_path: Path) -> None:
     diverges = ["--set", "training.learning_rate=1e30", "--set", "training.lr_warmup_images=0"]
-    done = run(
-        "sweep", "smoke", "--output", "run", "--trials", "1", *TINY, *diverges, cwd=tmp_path, check=False
-    )
-    assert done.returncode == 1
-    assert done.stdout.count("trying again") == 3
-    assert "no recommendation: train size 50: no DDPM baseline has finished" in done.stdout
+    sweep = ["sweep", "smoke", "--output", "run", "--trials", "1", *TINY, *diverges]
+    printed, _ = call(*sweep, cwd=tmp_path, code=1)
+    assert printed.count("trying again") == 3
+    assert "no recommendation: train size 50: no DDPM baseline has finished" in printed
     table = pd.read_parquet(tmp_path / "run" / "results.parquet")
     assert table.status.tolist() == ["failed"] * 3
     assert table.error.str.contains("TrainingDivergedError").all()
@@ -379,11 +428,11 @@ def test_a_trial_that_fails_is_retried_recorded_and_does_not_stop_the_sweep(tmp_
 
 
 def test_a_time_budget_stops_in_order_and_resumes(tmp_path: Path) -> None:
-    done = run(
+    printed, _ = call(
         "sweep", "smoke", "--output", "run", "--time-budget", "0.02", "--set", "training.images=320000",
         "--set", "training.network.options.model_channels=4", *TINY[2:], cwd=tmp_path
     )  # fmt: skip
-    assert "8 trials are not finished: pareto-amb sweep --resume run" in done.stdout
+    assert "8 trials are not finished: pareto-amb sweep --resume run" in printed
     assert (tmp_path / "run" / "report.html").exists()
     assert not (tmp_path / "run" / "recommendation.yaml").exists()
 
@@ -400,9 +449,9 @@ def test_a_search_that_has_stalled_ends_itself_and_a_resumed_one_only_finishes_w
     with sqlite3.connect(tmp_path / "run" / "study.db") as database:
         (begun,) = database.execute("select count(*) from trials where state != 'WAITING'").fetchone()
 
-    done = run("sweep", "--resume", "run", cwd=tmp_path)
-    assert "the search ended itself: over the last full training of every train size" in done.stdout
-    assert "not finished" not in done.stdout
+    printed, _ = call("sweep", "--resume", "run", cwd=tmp_path)
+    assert "the search ended itself: over the last full training of every train size" in printed
+    assert "not finished" not in printed
     resumed = pd.read_parquet(table)
     assert not set(resumed.status) & {"running", "failed"}
     assert searched(resumed).trial_id.nunique() == begun + 2 < 12
@@ -414,11 +463,11 @@ def test_methods_compete_in_one_sweep(tmp_path: Path) -> None:
     methods = ["--set", "search.methods=[algorithm1,masking,noise_only]", "--trials", "1"]
     baselines = ["--set", "search.baseline_seeds=1"]
     sweep = ["sweep", "smoke", "--output", "run", *methods, *baselines, *NO_REPEATS, *TINY]
-    done = run(*sweep, cwd=tmp_path, check=False)  # one trial a method may be none to recommend
-    assert "[4/4]" in done.stdout
-    assert "n50-masking-0000 (corruption" in done.stdout
+    printed, _ = call(*sweep, cwd=tmp_path, code=None)  # one trial a method may be none to recommend
+    assert "[4/4]" in printed
+    assert "n50-masking-0000 (corruption" in printed
     knee = ["--policy", "knee", "--budget", "full"]
-    run("recommend", "run", *knee, "--export", "knee.yaml", cwd=tmp_path)
+    call("recommend", "run", *knee, "--export", "knee.yaml", cwd=tmp_path)
     table = pd.read_parquet(tmp_path / "run" / "results.parquet")
     assert set(table.status) == {"complete"}
     assert table.groupby("method").size().to_dict() == {
@@ -435,24 +484,24 @@ def test_methods_compete_in_one_sweep(tmp_path: Path) -> None:
     assert "Noise only" in report
     checkpoint = "run/checkpoints/n50-masking-0000.safetensors"
     solver = ["--solver", "dpmpp_2m", "--steps", "3"]
-    run("sample", checkpoint, "--count", "2", *solver, "--output", "pictures", cwd=tmp_path)
+    call("sample", checkpoint, "--count", "2", *solver, "--output", "pictures", cwd=tmp_path)
     assert len(list((tmp_path / "pictures").iterdir())) == 2
 
 
 def test_auto_sets_the_range_once_and_a_resumed_sweep_keeps_it(tmp_path: Path) -> None:
     auto = ["--set", "space.sigma_tn=auto", "--set", "search.baseline_seeds=1", *NO_REPEATS]
-    first = run("sweep", "smoke", "--output", "run", "--trials", "1", *auto, *TINY, cwd=tmp_path)
+    first, _ = call("sweep", "smoke", "--output", "run", "--trials", "1", *auto, *TINY, cwd=tmp_path)
     written = yaml.safe_load((tmp_path / "run" / "sweep.yaml").read_text())["space"]["sigma_tn"]["50"]
     line = (
         f"sigma_tn: auto: with 50 images collapse level {written['collapse_level']:g} -> "
         f"searched {written['low']:g} to {written['high']:g}"
     )
-    assert line in first.stdout
+    assert line in first
     # What another machine's rounding could do: resuming must take what is written, not measure again.
     moved = (tmp_path / "run" / "sweep.yaml").read_text().replace(f"high: {written['high']}", "high: 0.65")
     (tmp_path / "run" / "sweep.yaml").write_text(moved)
-    again = run("sweep", "--resume", "run", "--trials", "2", "--dry-run", cwd=tmp_path)
-    assert yaml.safe_load(again.stdout)["space"]["sigma_tn"]["50"] == {**written, "high": 0.65}
+    again, _ = call("sweep", "--resume", "run", "--trials", "2", "--dry-run", cwd=tmp_path)
+    assert yaml.safe_load(again)["space"]["sigma_tn"]["50"] == {**written, "high": 0.65}
     table = pd.read_parquet(tmp_path / "run" / "results.parquet")
     trials = table[table.method == "algorithm1"].drop_duplicates("trial_id")
     assert len(trials) == 1

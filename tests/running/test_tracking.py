@@ -1,3 +1,4 @@
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -14,11 +15,13 @@ from ray.tune.experiment import Trial as RayTrial
 from pareto_amb import search_spaces
 from pareto_amb.cli import main
 from pareto_amb.config_file import to_yaml
+from pareto_amb.results.recommendation_file import build_recommendation, write_recommendation
 from pareto_amb.results.run_directory import RunDirectory, grid_name
 from pareto_amb.results.table import ResultsTable, columns, shipped
 from pareto_amb.running import tracker as tracker_module
 from pareto_amb.running import tracking
 from pareto_amb.running.follower import Follower
+from pareto_amb.running.sync import sync_run
 from pareto_amb.running.tracker import Tracker
 from pareto_amb.running.tracking import Ending, Mirror, Missing, Tracked, run_uuid
 from pareto_amb.storage import Storage
@@ -212,6 +215,25 @@ def test_the_end_is_on_the_parent_run_and_replaces_an_earlier_one(sweep: Sweep) 
     assert tags == {"n50.fid": "4", "n50.summary": "x" * 5000}
     assert [file.path for file in sweep.client().list_artifacts(parent.info.run_id)] == ["sweep.yaml"]
     assert not mirror.missing()
+
+
+def test_sync_tags_the_run_with_its_own_recommendation_and_not_with_the_usual_one(sweep: Sweep) -> None:
+    """Whatever policy, limit and budget it was made with."""
+    for trial, copies in (("n50-ddpm-s0", 0.5), ("n50-algorithm1-0000", 0.1), ("n50-algorithm1-0001", 0.3)):
+        figures = {"fid": 9.0 - 10 * copies, "memorization": copies, "n_samples": 1000, "controls": ""}
+        method = trial.split("-")[1]
+        sweep.record(trial, method=method, train_size=50, status="complete", mix_ratio=0.5, **figures)
+    found = build_recommendation(sweep.run, "max-memorization", 0.2, budget="full")
+    write_recommendation(found, sweep.run.recommendation)
+    sweep.run.environment.write_text(json.dumps({"run_uuid": sweep.tracked.uuid, "tracking_uri": sweep.uri}))
+    sync_run(sweep.run.path)
+    tags = sweep.parent().data.tags
+    told = tags["n50.policy"], tags["n50.max_memorization"], tags["n50.budget"], tags["n50.trial_id"]
+    assert told == ("max-memorization", "0.2", "full", "n50-algorithm1-0000")
+    sweep.run.recommendation.unlink()
+    sync_run(sweep.run.path)
+    tags = sweep.parent().data.tags
+    assert (tags["n50.policy"], tags["n50.budget"]) == ("match-ddpm", "any")
 
 
 def test_a_trial_that_mlflow_refuses_holds_up_no_other(sweep: Sweep) -> None:

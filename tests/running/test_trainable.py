@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,11 +18,12 @@ from safetensors.torch import load_file
 from pareto_amb import search_spaces
 from pareto_amb.config import SweepConfig
 from pareto_amb.config_file import apply_overrides
+from pareto_amb.declared import Objective
 from pareto_amb.diffusion.checkpoint import unpack
 from pareto_amb.diffusion.methods import METHODS
 from pareto_amb.errors import UserError
 from pareto_amb.evaluation.encoders import load_encoder
-from pareto_amb.evaluation.trial import evaluate_samples
+from pareto_amb.evaluation.trial import EncodedSamples, evaluate_samples
 from pareto_amb.results.run_directory import RunDirectory, checkpoint_name
 from pareto_amb.results.table import shipped
 from pareto_amb.running.assets import references_of
@@ -30,7 +32,8 @@ from pareto_amb.running.confirm import GivenTrials
 from pareto_amb.running.materials import load_materials
 from pareto_amb.running.stopping import put_up_sign
 from pareto_amb.sweep_file import parse_sweep
-from pareto_amb.trainables import SweepAssets, TrialTrainable, trial_trainable
+from pareto_amb.trainables import trial_trainable
+from pareto_amb.trainables.trial_trainable import SweepAssets, TrialTrainable
 from pareto_amb.trial import Trial
 
 pytestmark = pytest.mark.slow
@@ -229,6 +232,33 @@ def test_what_is_compared_in_the_end_is_measured_on_more_samples_once(
         assert (
             next_row(begin(tmp_path / "final", 0, final_samples=50, **more)) == found
         )  # killed before the row
+
+
+def test_pixels_of_a_final_measurement_are_kept_only_where_an_objective_may_look_at_them(
+    begin: Callable[..., TrialTrainable], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    evaluated: list[tuple[int, int]] = []
+    evaluate = trial_trainable.evaluate_encoded
+
+    def evaluating(encoded: EncodedSamples, *others: Any) -> Any:
+        evaluated.append((len(encoded.samples), len(encoded.fid_features)))
+        return evaluate(encoded, *others)
+
+    monkeypatch.setattr(trial_trainable, "evaluate_encoded", evaluating)
+    brightness = Objective("light", "light", "mean", measure=lambda m: float(m.samples.double().mean()))
+    rows = []
+    for own in ({}, {"light": brightness}):
+        final = begin(tmp_path / f"{len(own)}", 0, method="ddpm", final_samples=50)
+        assets = final._assets
+        sampling = assets.config.sampling.model_copy(update={"batch_size": 2})
+        evaluation = assets.config.evaluation.model_copy(update={"batch_size": 3})
+        config = assets.config.model_copy(update={"sampling": sampling, "evaluation": evaluation})
+        declared = replace(assets.declared, objectives={**assets.declared.objectives, **own})
+        final._assets = replace(assets, config=config, declared=declared)
+        rows.append([next_row(final) for _ in range(2)][-1])
+    assert evaluated == [(20, 20), (20, 20), (20, 50), (20, 20), (20, 20), (50, 50)]
+    assert rows[0] == {name: rows[1][name] for name in rows[0]}
+    assert rows[1]["final_n_samples"] == 50
 
 
 def test_a_note_of_what_was_measured_goes_with_a_trial_that_pauses(
