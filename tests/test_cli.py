@@ -151,7 +151,7 @@ def test_a_dry_run_prints_the_whole_plan_and_its_cost_and_starts_nothing(
     assert "rho: 7.0" in done.stdout
     assert "# 16 trainings" in done.stdout
     assert "images seen by each that runs to the end, about" in done.stdout
-    whole = call("sweep", "digits", "--dry-run", "--set", "search.reduction_factor=null", cwd=tmp_path)
+    whole = call("sweep", "digits", "--dry-run", "--set", "search.early_stopping=false", cwd=tmp_path)
     assert f"# 96,000 images seen by each, {24 * 96_000:,} in all" in whole.stdout
     assert "#   and after the search the best 2 again, each with 2 fresh seeds" in whole.stdout
     assert f"#   {(16 * 6 + 8) * 1000:,} images generated in all" in whole.stdout

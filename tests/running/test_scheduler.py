@@ -309,20 +309,6 @@ class Idle:
         return [type("Running", (), {"status": Trial.RUNNING})]
 
 
-def test_every_bracket_starts_later_and_gets_the_same_share_of_the_budget() -> None:
-    scheduler = halving(brackets=3)
-    decisions = {}
-    for k in range(30):
-        decisions[k] = [report(scheduler, str(k), seen, fid=k) for seen in (100, 200, 400)]
-        assert decisions[k][-1] == "STOP"
-    first_pause = [next((i for i, d in enumerate(row) if d == "PAUSE"), 2) for row in decisions.values()]
-    assert first_pause[0] == 0  # ever worse trials: each pauses where it is first judged
-    counts = Counter(first_pause)
-    costs = {0: 100 + 100 / 2 + 200 / 4, 1: 200 + 200 / 2, 2: 400}
-    budgets = [counts[bracket] * cost for bracket, cost in costs.items()]
-    assert max(budgets) - min(budgets) <= 400
-
-
 def test_a_mode_max_metric_counts_the_other_way_round() -> None:
     scheduler = ParetoHalving(METRICS, ("max", "min"), time_attr="seen", rungs=(100, 200))
     assert report(scheduler, "low", 100, fid=1) == "PAUSE"
@@ -358,6 +344,15 @@ def test_a_maximised_metric_is_extrapolated_as_far_as_its_ideal(
     )  # where all are perfect, all go on
 
 
+def test_a_trial_that_only_gets_worse_pauses_where_it_is_best_though_it_leads_there() -> None:
+    scheduler = halving(extrapolate_by=())
+    for k in range(6):
+        for seen, fid, copies in ((100, 30, 0), (200, 10, 5), (400, 20, 50)):
+            report(scheduler, str(k), seen, fid=fid + k, memorization=copies - k / 2)
+    assert report(scheduler, "new", 100, fid=32.4, memorization=-1.2) == "CONTINUE"
+    assert report(scheduler, "new", 200, fid=9, memorization=1) == "PAUSE"
+
+
 def test_a_value_that_is_not_finite_ranks_last() -> None:
     scheduler = halving()
     decisions = [report(scheduler, str(fid), 100, fid) for fid in (math.nan, 9.0, math.inf, 10.0)]
@@ -387,7 +382,7 @@ def test_a_result_without_a_metric_is_refused_by_name() -> None:
 
 @pytest.mark.parametrize("way", ["file", "pickle", "recall"])
 def test_what_was_decided_survives(way: str, tmp_path: Path) -> None:
-    settings = {"brackets": 2, "group_by": lambda config: ("all", 1)}
+    settings = {"group_by": lambda config: ("all", 1)}
     scheduler = halving(**settings)
     for k, fid in enumerate((5, 9, 3, 9, 4, math.nan)):
         report(scheduler, str(k), 100, fid)
@@ -416,16 +411,6 @@ def test_what_was_decided_survives(way: str, tmp_path: Path) -> None:
     assert report(again, "new", 100, 1.0) == report(scheduler, "new", 100, 1.0)
 
 
-def test_a_recalled_trial_waits_where_it_paused_whatever_bracket_would_be_next() -> None:
-    scheduler = halving(brackets=3)
-    for k in range(6):
-        scheduler.recall(str(k), {}, [{"seen": 100, "fid": k, "memorization": 0}], paused=True)
-        added = WaitingTrial(str(k))
-        scheduler.on_trial_add(None, added)
-        assert added.status == Trial.PAUSED
-    assert scheduler.n_promotable() == 3
-
-
 def test_a_state_of_another_experiment_is_refused(tmp_path: Path) -> None:
     halving().save(str(tmp_path / "state.json"))
     with pytest.raises(ValueError, match="other metrics, modes or rungs"):
@@ -437,7 +422,6 @@ def test_a_state_of_another_experiment_is_refused(tmp_path: Path) -> None:
     [
         ({"rungs": (2, 1)}, "rungs must rise"),
         ({"rungs": ()}, "rungs must rise"),
-        ({"brackets": 4}, "brackets must lie between 1 and 3"),
         ({"ideal": (0,)}, "an ideal for each metric"),
         ({"reduction_factor": 1}, "reduction_factor must be above 1"),
     ],

@@ -150,7 +150,7 @@ def test_paused_trials_are_handed_out_again_first_and_are_no_work_left(tmp_path:
     assert again.n_remaining == 1
     assert [ask(again, f"again{k}") for k in range(3)] == [trials[k].after(1) for k in (1, 3, 2)]
     assert again.suggest("more") == Searcher.FINISHED
-    all_to_the_end = make_config("search.baseline_seeds=1", "search.reduction_factor=null")
+    all_to_the_end = make_config("search.baseline_seeds=1", "search.early_stopping=false")
     assert open_searcher(tmp_path, all_to_the_end)[0].n_remaining == 3
 
 

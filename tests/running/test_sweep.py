@@ -17,6 +17,7 @@ from contextlib import chdir, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -26,11 +27,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from pareto_amb.cli import main
-from pareto_amb.config import SearchConfig
 from pareto_amb.results.confirm import worth_confirming
 from pareto_amb.results.table import load_results, searched, shipped
+from pareto_amb.search.early_stopping import OPTIMISM
 from pareto_amb.search.extrapolation import extrapolate
-from pareto_amb.search.pareto import best_first
 
 pytestmark = pytest.mark.slow
 
@@ -102,8 +102,8 @@ def test_the_sweep_leaves_every_file_of_a_run(finished: tuple[Path, str]) -> Non
     } <= names
 
 
-def assert_halved(table: pd.DataFrame) -> None:
-    """All of a search: what is expected to end best finished, like the baselines; the others paused."""
+def assert_stopped_early(table: pd.DataFrame) -> None:
+    """All of a search: of what paused, something measured dominates all that was expected; the others finished."""
     table = searched(table)
     rungs = table.groupby("trial_id").rung.apply(list)
     status = table.groupby("trial_id").status.first()
@@ -114,11 +114,13 @@ def assert_halved(table: pd.DataFrame) -> None:
     first = table[(table.method == "algorithm1") & (table.rung == 1)].set_index("trial_id")
     last = table[(table.method == "algorithm1") & (table.rung == 2)].set_index("trial_id")
     assert len(last) >= 4
-    expected = extrapolate(
+    expected, error = extrapolate(
         first.loc[last.index, HEARD].to_numpy(), last[OBJECTIVES].to_numpy(), first[HEARD].to_numpy()
     )
-    best = first.index[best_first(expected)[: int(len(first) / SearchConfig().reduction_factor)]]
-    assert (status[best] == "complete").all()
+    hoped = np.maximum(expected - OPTIMISM * error, 0)
+    everything = np.concatenate([first[OBJECTIVES].to_numpy(), last[OBJECTIVES].to_numpy()])
+    dominated = [((everything <= h).all(1) & (everything < h).any(1)).any() for h in hoped]
+    assert all(np.array(dominated)[(first.status == "paused").to_numpy()])
 
 
 def test_the_table_has_a_row_for_every_trial_and_the_rungs_it_reached(finished: tuple[Path, str]) -> None:
@@ -365,7 +367,7 @@ def test_a_sweep_killed_at_any_moment_loses_and_repeats_nothing(tmp_path: Path, 
     printed.append(call("sweep", "--resume", "run", cwd=tmp_path)[0])
 
     resumed = pd.read_parquet(results)
-    assert_halved(resumed)
+    assert_stopped_early(resumed)
     assert resumed.trial_id.nunique() == 2 + 10 + 2
     repeat, control = (resumed[resumed[name] != ""].iloc[0] for name in ("confirms", "controls"))
     assert (control.controls, control.seed, control.rung) == (repeat.confirms, repeat.seed, repeat.rung)
@@ -389,20 +391,20 @@ def test_a_sweep_killed_at_any_moment_loses_and_repeats_nothing(tmp_path: Path, 
 def test_a_trial_that_paused_resumed_and_finished_equals_one_run_straight_through(tmp_path: Path) -> None:
     fixed = ["--trials", "8", "--set", "search.startup_trials=8", "--set", "search.baseline_seeds=1"]
     arguments = [*fixed, "--set", "evaluation.rungs=[0.25, 0.5, 1.0]", *NO_REPEATS, *TINY]
-    to_the_end = ["--set", "search.reduction_factor=null"]
-    call("sweep", "smoke", "--output", "halved", *arguments, cwd=tmp_path)
-    paused = pd.read_parquet(tmp_path / "halved" / "results.parquet").query("status == 'paused'")
+    to_the_end = ["--set", "search.early_stopping=false"]
+    call("sweep", "smoke", "--output", "stopped", *arguments, cwd=tmp_path)
+    paused = pd.read_parquet(tmp_path / "stopped" / "results.parquet").query("status == 'paused'")
     assert len(paused)
-    settings = tmp_path / "halved" / "sweep.yaml"
-    settings.write_text(settings.read_text().replace("reduction_factor: 1.5", "reduction_factor: null"))
-    resumed, _ = call("sweep", "--resume", "halved", cwd=tmp_path)
+    settings = tmp_path / "stopped" / "sweep.yaml"
+    settings.write_text(settings.read_text().replace("early_stopping: true", "early_stopping: false"))
+    resumed, _ = call("sweep", "--resume", "stopped", cwd=tmp_path)
     assert all(f"{trial}: resumed at rung" in resumed for trial in set(paused.trial_id))
 
     whole, _ = call("sweep", "smoke", "--output", "whole", *arguments, *to_the_end, cwd=tmp_path)
     assert "paused at" not in whole
     tables = [
         pd.read_parquet(tmp_path / name / "results.parquet").sort_values(["trial_id", "rung"])
-        for name in ("halved", "whole")
+        for name in ("stopped", "whole")
     ]
     assert [set(table.status) for table in tables] == [{"complete"}] * 2
     measured = [c for c in tables[0] if not c.endswith("_seconds") and c != "recorded_at"]
@@ -410,7 +412,7 @@ def test_a_trial_that_paused_resumed_and_finished_equals_one_run_straight_throug
     pd.testing.assert_frame_equal(first, second, check_exact=True)
     for trial in set(paused.trial_id):
         name = f"checkpoints/{trial}.safetensors"
-        mine, straight = (load_file(tmp_path / folder / name) for folder in ("halved", "whole"))
+        mine, straight = (load_file(tmp_path / folder / name) for folder in ("stopped", "whole"))
         assert mine.keys() == straight.keys()
         assert all(torch.equal(mine[key], straight[key]) for key in mine)
 
