@@ -15,8 +15,8 @@ The cost is what was trained until then, in full trainings, trials under way inc
 - The recommendation: of what the search has measured, the fewest copies at an FID no worse than DDPM's where
   it is best, by a standard deviation of its seeds. Its regret is the memorization there of the seeds that the
   search has not seen, above the least that the table has at such an FID. Printed is the cost until it is
-  within a standard deviation of a seed for the first time, and the FID of those seeds is no worse by more than
-  such a deviation; the mean regret after --costs; and how often the FID was worse.
+  within a standard deviation of a seed for the first time, with an FID of those seeds that is no worse by
+  more than such a deviation; the mean regret after --costs; and how often the FID was worse.
 
 A repetition that does not get there counts with --limit, and is counted. Means and 90% intervals.
 """

@@ -84,7 +84,7 @@ def _simulated_share(rungs: Sequence[float], shape: tuple[int, int], seed: int) 
     """What a trial costs on average, in full trainings, where trials by objectives (n, m) are stopped early.
 
     The rule itself is tried, on N_WORKERS trials at a time. Nothing is known of them yet: what they come to
-    is drawn from the unit interval. On the way there the first objective falls and the others rise, as quality
+    is drawn from the unit interval. On the way there the first objective falls and the others rise, as FID
     and copying do, and all are shown with noise.
     """
     rng, search = np.random.default_rng(seed), FrontierRungs(len(rungs))

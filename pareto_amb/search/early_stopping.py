@@ -89,7 +89,7 @@ class FrontierRungs:
 
     def _record(self, trial_id: str, rung: int, values: Sequence[float]) -> int:
         front, row = self._front, self._curves.record(trial_id, rung, values)
-        new = self._curves.objectives(rung, np.array([row]))
+        new = np.maximum(self._curves.objectives(rung, np.array([row])), self._floor)
         if front is not None and np.isfinite(new).all() and not _dominates(front, new).any():
             self._front = np.concatenate([front[~_dominates(new, front)], new])
         return row
@@ -111,9 +111,9 @@ class FrontierRungs:
         return np.where(np.isfinite(last).all(-1), count.min(axis=1), len(front) + 1)
 
     def _frontier(self) -> Array:
-        """What no rung of any trial dominates (f, m), of finite values."""
+        """What no rung of any trial dominates (f, m), of finite values; no better than the floor."""
         if self._front is None:
-            values = self._curves.measured()
+            values = np.maximum(self._curves.measured(), self._floor)
             self._front = values[non_dominated(values)]
         return self._front
 

@@ -89,13 +89,16 @@ class LearningCurves(Generic[Key]):
     def completed(self, rows: Rows) -> tuple[Array, Array]:
         """What `rows` (k,) have or will have at every rung, with one standard error: (k, n_rungs, m) each.
 
-        The error of what was measured is 0. A later rung is extrapolated from the last one that a row has
-        reached; it is NaN before MIN_FINISHED trials, whose values are finite, have been at
-        both.
+        The error of what was measured is 0; a rung that was passed without counts as the next one. A later
+        rung is extrapolated from the last one that a row has reached; it is NaN before MIN_FINISHED trials,
+        whose values are finite, have been at both.
         """
         objectives = self._values[:, rows, : self._n_objectives]
         values = np.where(self._measured[:, rows, None], objectives, np.nan).swapaxes(0, 1)
         errors, reached = np.zeros_like(values), self.highest()[rows]
+        for rung in range(self.n_rungs - 1, 0, -1):
+            passed = np.isnan(values[:, rung - 1]).all(axis=1)
+            values[passed, rung - 1] = values[passed, rung]
         for rung in range(1, self.n_rungs):
             waiting = np.flatnonzero(reached == rung)
             for later in range(rung + 1, self.n_rungs + 1) if len(waiting) else ():

@@ -103,7 +103,7 @@ def test_the_sweep_leaves_every_file_of_a_run(finished: tuple[Path, str]) -> Non
 
 
 def assert_stopped_early(table: pd.DataFrame) -> None:
-    """All of a search: of what paused, something measured dominates all that was expected; the others finished."""
+    """All of a search: what paused had no hope beside what was measured, and the others finished."""
     table = searched(table)
     rungs = table.groupby("trial_id").rung.apply(list)
     status = table.groupby("trial_id").status.first()

@@ -103,7 +103,7 @@ def test_a_trial_goes_on_as_by_comparing_with_all_there_is(
     before, after = (np.array(part, dtype=float) for part in zip(*finished, strict=True))
     everything = [*before, *after]
     for k, row in enumerate(new):
-        everything.append(np.array(row, dtype=float))
+        everything.append(np.maximum(row, floor))
         expected, error = extrapolate(before, after, np.array([row], dtype=float), floor)
         hoped = np.maximum(expected[0] - OPTIMISM * error, floor)
         goes_on = not any((seen <= hoped).all() and (seen < hoped).any() for seen in everything)
@@ -131,7 +131,7 @@ def test_what_is_decided_does_not_depend_on_the_order_it_is_told_in(
 def test_the_frontier_is_that_of_all_that_was_measured(
     finished: list[tuple[tuple[int, ...], tuple[int, ...]]],
 ) -> None:
-    rungs = FrontierRungs(2)
+    rungs = FrontierRungs(2, floor=(0.0, 0.0, -6.0))
     known(rungs, {f"t{k}": [*rows] for k, rows in enumerate(finished)})
     everything = np.array([row for rows in finished for row in rows], dtype=float)
     expected = everything[non_dominated(everything)]
