@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pareto_amb.search.extrapolation import Array, LearningCurves, Rows
-from pareto_amb.search.pareto import non_dominated
+from pareto_amb.search.pareto import dominated_by, non_dominated
 
 OPTIMISM = 1.0
 """Standard errors by which a later rung may come out better than expected."""
@@ -48,17 +48,21 @@ class FrontierRungs:
     def report(self, trial_id: str, rung: int, values: Sequence[float]) -> bool:
         """Count the minimised `values` of a trial at `rung`: whether it goes on. The last rung ends it."""
         self.pause(trial_id, rung, values)
-        if rung < self._curves.n_rungs and self._in_the_way(np.array([self._curves.row(trial_id)]))[0]:
+        row = np.array([self._curves.row(trial_id)])
+        if rung < self._curves.n_rungs and not self._has_hope(row)[0]:
             return False
         self.go_on(trial_id)
         return True
 
     def candidates(self) -> list[tuple[int, str]]:
         """(rung, trial) of the paused trials that may yet join the frontier: highest rung first, by name."""
-        rows = np.array(sorted(self._paused), dtype=np.int64)
-        free, reached = rows[self._in_the_way(rows) == 0], self._curves.highest()
-        found = [(int(reached[row]), self._curves.keys[row]) for row in free]
-        return sorted(found, key=lambda candidate: (-candidate[0], candidate[1]))
+        rows = np.array(list(self._paused), dtype=np.int64)
+        hopeful = rows[self._has_hope(rows)]
+        found = zip(self._curves.highest(hopeful).tolist(), hopeful.tolist(), strict=True)
+        return sorted(
+            ((rung, self._curves.keys[row]) for rung, row in found),
+            key=lambda candidate: (-candidate[0], candidate[1]),
+        )
 
     def promotable(self) -> str | None:
         """The first of `candidates`, None without one. It counts as resumed from then on."""
@@ -71,11 +75,11 @@ class FrontierRungs:
         """No new trial will come, which changes nothing here."""
 
     def last_choice(self) -> str | None:
-        """The paused trial with the least hope: of the lowest rung, what most of the frontier beats."""
-        rows = np.array(sorted(self._paused), dtype=np.int64)
-        worse, reached = self._in_the_way(rows), self._curves.highest()
-        ranked = sorted(zip(reached[rows].tolist(), (-worse).tolist(), rows.tolist(), strict=True))
-        return self._curves.keys[ranked[0][2]] if ranked else None
+        """The paused trial with the least hope: one of the lowest rung, without any if there is one."""
+        rows = np.array(list(self._paused), dtype=np.int64)
+        ranked = zip(self._curves.highest(rows).tolist(), self._has_hope(rows).tolist(), strict=True)
+        named = [(*rank, self._curves.keys[row]) for rank, row in zip(ranked, rows, strict=True)]
+        return min(named)[-1] if named else None
 
     def go_on(self, trial_id: str) -> None:
         """Let a trial leave the highest rung it reached; it is no candidate any more, but still counts."""
@@ -90,34 +94,32 @@ class FrontierRungs:
     def _record(self, trial_id: str, rung: int, values: Sequence[float]) -> int:
         front, row = self._front, self._curves.record(trial_id, rung, values)
         new = np.maximum(self._curves.objectives(rung, np.array([row])), self._floor)
-        if front is not None and np.isfinite(new).all() and not _dominates(front, new).any():
-            self._front = np.concatenate([front[~_dominates(new, front)], new])
+        if front is not None and np.isfinite(new).all() and not dominated_by(new, front)[0]:
+            self._front = _in_order(np.concatenate([front[~dominated_by(front, new)], new]))
         return row
 
-    def _in_the_way(self, rows: Rows) -> Rows:
-        """How many points of the frontier dominate all that may follow of each of `rows` (k,): (k,).
+    def _has_hope(self, rows: Rows) -> NDArray[np.bool_]:
+        """Whether a later rung of each of `rows` (k,) may join the frontier, as far as one knows: (k,).
 
-        0 where that is not known. All of them, and one more, where a trial's last values are not finite.
+        Not of a trial whose last values are not finite.
         """
         if not len(rows):
-            return np.zeros(0, dtype=np.int64)
+            return np.zeros(0, dtype=np.bool_)
+        reached = self._curves.highest(rows)
         curves, errors = self._curves.completed(rows)
         hoped = np.maximum(curves - OPTIMISM * errors, self._floor)
-        later = np.arange(1, self._curves.n_rungs + 1) > self._curves.highest()[rows][:, None]
-        front = self._frontier()
-        better = _dominates(front, hoped[:, :, None])
-        count = np.where(later & ~np.isnan(hoped).any(-1), better.sum(-1), np.where(later, 0, len(front) + 1))
-        last = curves[np.arange(len(rows)), self._curves.highest()[rows] - 1]
-        return np.where(np.isfinite(last).all(-1), count.min(axis=1), len(front) + 1)
+        later = np.arange(1, self._curves.n_rungs + 1) > reached[:, None]
+        free = later & ~dominated_by(hoped, self._frontier())
+        finite = np.isfinite(curves[np.arange(len(rows)), reached - 1]).all(axis=-1)
+        return np.asarray(finite & free.any(axis=1))
 
     def _frontier(self) -> Array:
-        """What no rung of any trial dominates (f, m), of finite values; no better than the floor."""
+        """What no rung of any trial dominates (f, m), of finite values in order; no better than the floor."""
         if self._front is None:
             values = np.maximum(self._curves.measured(), self._floor)
-            self._front = values[non_dominated(values)]
+            self._front = _in_order(values[non_dominated(values)])
         return self._front
 
 
-def _dominates(a: Array, b: Array) -> NDArray[np.bool_]:
-    """Whether `a` (..., m) dominates `b` (..., m): no larger anywhere, and smaller somewhere."""
-    return np.asarray((a <= b).all(axis=-1) & (a < b).any(axis=-1))
+def _in_order(front: Array) -> Array:
+    return front[np.lexsort(front.T[::-1])]

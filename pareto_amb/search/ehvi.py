@@ -29,7 +29,7 @@ CATEGORY_LENGTHS = (0.5, 1.5)
 NOISES = (0.02, 0.1, 0.3)
 """Shares of the variance that may be noise."""
 N_CANDIDATES = 300
-N_DRAWS = 32
+N_DRAWS = 16
 CLIP = 1.5
 """Objectives that are farther from the ideal than so are taken for this value: how bad does not matter."""
 CURVE = "curve"

@@ -71,11 +71,14 @@ class LearningCurves(Generic[Key]):
         """The rows of the trials that were measured at `rung`."""
         return np.flatnonzero(self._measured[rung - 1])
 
-    def highest(self) -> Rows:
-        """The last rung that each row has reached (n,), 0 for none."""
-        measured = self._measured[:, : len(self.keys)]
+    def begun(self) -> Rows:
+        """The rows of the trials that were measured at any rung."""
+        return np.flatnonzero(self._measured.any(axis=0))
+
+    def highest(self, rows: Rows) -> Rows:
+        """The last rung that each of `rows` (k,) has reached (k,), 0 for none."""
         numbers = np.arange(1, self.n_rungs + 1)[:, None]
-        return np.asarray(np.where(measured, numbers, 0).max(axis=0))
+        return np.asarray(np.where(self._measured[:, rows], numbers, 0).max(axis=0))
 
     def objectives(self, rung: int, rows: Rows) -> Array:
         """What `rows` (k,) have at `rung`: (k, m)."""
@@ -95,7 +98,7 @@ class LearningCurves(Generic[Key]):
         """
         objectives = self._values[:, rows, : self._n_objectives]
         values = np.where(self._measured[:, rows, None], objectives, np.nan).swapaxes(0, 1)
-        errors, reached = np.zeros_like(values), self.highest()[rows]
+        errors, reached = np.zeros_like(values), self.highest(rows)
         for rung in range(self.n_rungs - 1, 0, -1):
             passed = np.isnan(values[:, rung - 1]).all(axis=1)
             values[passed, rung - 1] = values[passed, rung]

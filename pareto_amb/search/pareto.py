@@ -18,6 +18,23 @@ def non_dominated(values: NDArray[np.float64]) -> NDArray[np.bool_]:
     return np.asarray(front_numbers(values, 1) == 0)
 
 
+def dominated_by(points: NDArray[np.float64], front: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which of `points` (..., m) some row of `front` (f, m) dominates, every column being minimised: (...,).
+
+    The rows of `front` do not dominate each other and are in lexicographic order. A point with NaN is
+    dominated by nothing. O(log f) a point for two columns.
+    """
+    if not len(front):
+        return np.zeros(points.shape[:-1], dtype=np.bool_)
+    if front.shape[1] == 2:
+        first, second = points[..., 0], points[..., 1]
+        lowest = np.searchsorted(front[:, 0], first, side="right") - 1  # of those with no larger first value
+        below = (lowest >= 0) & (front[lowest, 1] <= second) & ~np.isnan(first)
+        return np.asarray(below & ((front[lowest, 0] < first) | (front[lowest, 1] < second)))
+    points = points[..., None, :]
+    return np.asarray(((front <= points).all(-1) & (front < points).any(-1)).any(-1))
+
+
 def front_numbers(values: NDArray[np.float64], n_fronts: int | None = None) -> NDArray[np.int64]:
     """The front of each row of `values` (n, m), every column minimised: 0 is not dominated, 1 only by 0, ...
 

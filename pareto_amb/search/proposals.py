@@ -228,7 +228,7 @@ class ParetoSampler:
 
     def _expected(self) -> tuple[Rows, Array]:
         """The trials (n,) of which all rungs are measured or extrapolated, and their objectives (n, R, m)."""
-        rows = np.flatnonzero(self._curves.highest())
+        rows = self._curves.begun()
         curves, _ = self._curves.completed(rows)
         known = np.isfinite(curves).all(axis=(1, 2))
         return rows[known], curves[known]

@@ -72,7 +72,7 @@ def test_failed_trials_do_not_count_and_values_that_are_not_finite_pause() -> No
     assert rungs.report("fine", 1, (23.4, 0.0, 3.4))
     assert rungs.candidates() == []
     rungs.pause("waits", 1, (90.0, 0.9, 40.0))
-    assert rungs.last_choice() == "nan"  # as hopeless as inf, and first by row
+    assert rungs.last_choice() == "inf"  # as hopeless as the others, and first by name
     for name in ("nan", "inf"):
         rungs.forget(name)
     assert rungs.last_choice() == "waits"

@@ -9,6 +9,7 @@ from hypothesis.extra.numpy import arrays
 from pareto_amb.search.pareto import (
     best_first,
     crowding_distance,
+    dominated_by,
     front_numbers,
     hypervolume,
     hypervolume_growth,
@@ -30,6 +31,18 @@ def tables(rows: int, columns: tuple[int, int]) -> st.SearchStrategy[np.ndarray]
 @given(tables(12, (1, 4)))
 def test_non_dominated_agrees_with_brute_force(values: np.ndarray) -> None:
     assert non_dominated(values).tolist() == brute_force(values)
+
+
+@settings(max_examples=300, deadline=None)
+@given(tables(12, (1, 4)), st.data())
+def test_points_are_dominated_as_by_comparing_each_with_all(values: np.ndarray, data: st.DataObject) -> None:
+    front = np.unique(values[non_dominated(values)], axis=0)
+    shape = (3, 2, values.shape[1])
+    points = data.draw(
+        arrays(np.float64, shape, elements=st.sampled_from([-1.0, 0.0, 1.0, 2.0, 5.0, np.nan]))
+    )
+    expected = [[any((f <= p).all() and (f < p).any() for f in front) for p in row] for row in points]
+    assert dominated_by(points, front).tolist() == expected
 
 
 @settings(max_examples=300, deadline=None)
