@@ -11,7 +11,7 @@ from pareto_amb.search.early_stopping import FrontierRungs
 
 N_SIMULATED = 100
 N_WORKERS = 4
-NOISE = 0.1
+NOISE = 0.5
 
 
 def planned_trainings(config: SweepConfig, declared: Declared) -> tuple[int, int, int]:
