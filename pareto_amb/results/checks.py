@@ -77,7 +77,7 @@ def _check_words(frame: pd.DataFrame, statuses: set[str]) -> None:
 def _check_numbers(frame: pd.DataFrame, declared: Declared) -> None:
     for name, (least, most) in _WHOLE.items():
         _refuse(frame, name, ~frame[name].between(least, most), f"does not lie between {least} and {most}")
-    measured = frame[list(declared.objectives)].notna().any(axis=1)
+    measured = (frame.rung > 0) & frame[list(declared.objectives)].notna().any(axis=1)
     _refuse(frame, "n_samples", measured & (frame.n_samples < 1), "samples cannot be measured")
     _refuse(frame, "budget", ~frame.budget.between(0.0, 1.0), "does not lie between 0 and 1")
     objectives = [o.name for o in declared.objectives.values() if o.kind == "share"]

@@ -238,19 +238,23 @@ class ResultsTable:
         return Results(self.frame(), self.declared)
 
     def _write(self) -> None:
-        table = pa.Table.from_pandas(self.frame(), preserve_index=False)
-        lists = {name for name, column in self._columns.items() if column.dtype == "object"}
-        fields = [
-            (field.with_type(NUMBERS) if field.name in lists else field).with_metadata(
-                {"description": describe_column(field.name, self._columns)}
-            )
-            for field in table.schema
-        ]
         declared = json.dumps(self.declared.to_json())
-        schema = pa.schema(fields, {**(table.schema.metadata or {}), METADATA: declared.encode()})
+        table = _to_arrow(self.frame(), self._columns).replace_schema_metadata({METADATA: declared.encode()})
+        plain = [field.name for field in table.schema if field.type != NUMBERS]
         with replace_file(self.path) as temporary:
-            plain = [name for name in table.column_names if name not in lists]
-            pq.write_table(table.cast(schema), temporary, use_dictionary=plain)
+            pq.write_table(table, temporary, use_dictionary=plain)
+
+
+def _to_arrow(frame: pd.DataFrame, every_row: Mapping[str, Column]) -> pa.Table:
+    """The rows with a description of each column."""
+    lists = {name for name, column in every_row.items() if column.dtype == "object"}
+    arrays = {
+        name: pa.array(values.tolist(), NUMBERS) if name in lists else pa.array(values, from_pandas=True)
+        for name, values in frame.items()
+    }
+    described = {name: {"description": describe_column(name, every_row)} for name in arrays}
+    fields = [pa.field(name, array.type, metadata=described[name]) for name, array in arrays.items()]
+    return pa.table(list(arrays.values()), pa.schema(fields))
 
 
 def load_results(path: Path, declared: Declared | None = None) -> Results:
