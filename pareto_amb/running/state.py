@@ -11,7 +11,6 @@ from pareto_amb.config import SweepConfig
 from pareto_amb.declared import BASELINE, Declared
 from pareto_amb.diffusion.methods import Method
 from pareto_amb.errors import UserError
-from pareto_amb.printable import printable
 from pareto_amb.results.run_directory import RunDirectory
 from pareto_amb.results.table import ResultsTable, trial_columns
 from pareto_amb.running.confirm import followers, unfinished
@@ -50,7 +49,7 @@ class SweepState:
         With `retry`, trials that failed are taken up again.
         """
         results = ResultsTable(run.results, declared)
-        _check_rungs(run, config, results)
+        _check_rungs(config, results)
         if retry:
             retry_failed(results, run.study)
         searcher = ParetoSearcher(config, run.study, results, methods, stopped=run.stopped.exists())
@@ -123,7 +122,7 @@ class SweepState:
         return followers(self.config, self.results)
 
 
-def _check_rungs(run: RunDirectory, config: SweepConfig, results: ResultsTable) -> None:
+def _check_rungs(config: SweepConfig, results: ResultsTable) -> None:
     """Raise UserError where a row was measured elsewhere than where the configuration has its rung."""
     rungs = config.rung_images()
     for trial_id in results.trial_ids():
@@ -132,8 +131,9 @@ def _check_rungs(run: RunDirectory, config: SweepConfig, results: ResultsTable) 
             if rung and (rung > len(rungs) or rungs[rung - 1] != images):
                 here = f"at {rungs[rung - 1]:,}" if rung <= len(rungs) else "nowhere"
                 raise UserError(
-                    f"{printable(run.sweep)}: trial {trial_id} was measured at {images:,} images seen, rung "
-                    f"{rung}, which is {here} now; restore evaluation.rungs, evaluation.probes and training"
+                    f"evaluation.rungs: trial {trial_id} was measured at {images:,} images seen, rung {rung}, "
+                    f"which is {here} now; restore evaluation.rungs, evaluation.probes and training in the "
+                    "run's sweep.yaml"
                 )
 
 
