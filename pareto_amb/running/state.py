@@ -131,9 +131,9 @@ def _check_rungs(config: SweepConfig, results: ResultsTable) -> None:
             if rung and (rung > len(rungs) or rungs[rung - 1] != images):
                 here = f"at {rungs[rung - 1]:,}" if rung <= len(rungs) else "nowhere"
                 raise UserError(
-                    f"evaluation.rungs: trial {trial_id} was measured at {images:,} images seen, rung {rung}, "
-                    f"which is {here} now; restore evaluation.rungs, evaluation.probes and training in the "
-                    "run's sweep.yaml"
+                    f"evaluation.rungs: trial {trial_id} was measured at {images:,} images seen, rung "
+                    f"{rung}, which is {here} now; restore evaluation.rungs, evaluation.probes and training "
+                    "in the run's sweep.yaml"
                 )
 
 
