@@ -107,7 +107,7 @@ def record(config_json: str, job: dict[str, Any]) -> list[dict[str, Any]]:
     if job["branched_at"]:
         trainer.branch(trunk(config_json, job["train_size"], job["seed"], job["branched_at"]))
     rows, train_seconds = [], 0.0
-    for rung, images in enumerate(config.rung_images(), 1):
+    for rung, images in enumerate(config.full_rung_images(), 1):
         if images <= job["branched_at"]:
             continue
         started = time.process_time()

@@ -35,6 +35,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("Samples a measurement", count(evaluation.n_samples)),
         *_final(evaluation),
         ("Full budget", _budget(config)),
+        *_probes(config),
         ("Measured at", _rungs(config)),
         *_searched_parameters(config, run.results.declared),
         ("Search", _search(config, run.results.declared)),
@@ -105,7 +106,13 @@ def _budget(config: SweepConfig) -> str:
 
 
 def _rungs(config: SweepConfig) -> str:
-    return ", ".join(count(seen) for seen in config.rung_images()) + " images seen"
+    return ", ".join(count(seen) for seen in config.full_rung_images()) + " images seen"
+
+
+def _probes(config: SweepConfig) -> list[tuple[str, str]]:
+    """Where denoising errors alone were measured."""
+    seen = ", ".join(map(count, config.probe_images()))
+    return [("Denoising alone probed at", f"{seen} images seen")] if seen else []
 
 
 def _searched_parameters(config: SweepConfig, declared: Declared) -> list[tuple[str, str]]:

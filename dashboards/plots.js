@@ -22,7 +22,10 @@ function compact(plot, {data, layout}) {
   layout.font = {...layout.font, size: 11.5};
   layout.dragmode = false;
   const width = plot.clientWidth - (layout.coloraxis ? 150 : 90);
-  for (const name of Object.keys(layout)) if (name.startsWith("xaxis")) thin(layout[name], width);
+  for (const name of Object.keys(layout)) {
+    const [from, to] = layout[name].domain ?? [0, 1];
+    if (name.startsWith("xaxis")) thin(layout[name], width * (to - from));
+  }
   if (layout.coloraxis) {
     const bar = layout.coloraxis.colorbar;
     layout.coloraxis.colorbar = {...bar, thickness: 9, tickfont: {size: 10.5}, title: {...bar.title, font: {size: 11}}};

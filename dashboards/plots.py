@@ -14,6 +14,7 @@ from pareto_amb.dashboards.answer import images_and_share, spreads, stop_of
 from pareto_amb.dashboards.formats import better, count, is_percentage
 from pareto_amb.dashboards.frontier_figures import any_budget_figure, frontier_figure
 from pareto_amb.dashboards.parameter_figures import at_the_answer, parameter_figure, two_parameters_figure
+from pareto_amb.dashboards.probe_figures import probe_caption, probe_figure, probed_trainings
 from pareto_amb.dashboards.published import (
     SAMPLES,
     Comparison,
@@ -50,6 +51,7 @@ CURVES_CAPTION = (
     "Every training from one measurement to the next. Crosses: stopped early, because others were better "
     "at the same point; how it would have gone on is not known, and it takes no part at full budget."
 )
+PROBES_TITLE = "Where, and from when, the model knows its training images"
 ANY_TITLE = "Quality against copying, over all stopping points"
 FULL_TITLE = "Quality against copying, at full budget"
 ANY_CAPTION = (
@@ -134,6 +136,7 @@ def draw_plots(
         _plot(size, "curves", "Learning curves, and what was stopped early", size.anytime, UNMEASURED,
               f"{CURVES_CAPTION}{_ring_note(recommendation)} {wording.stopped_early(size)}",
               lambda: curves_figure(size, encoder, recommendation)),
+        *_probe_plots(size, recommendation),
     ]  # fmt: skip
     title, without = "What the search reached for its cost", wording.no_hypervolume(size)
     if without:
@@ -143,6 +146,14 @@ def draw_plots(
         *plots,
         _plot(size, "hypervolume", title, size.full, without, caption, lambda: hypervolume_figure(size)),
     ]
+
+
+def _probe_plots(size: SizeResults, recommendation: Recommendation | None) -> Iterator[Plot]:
+    """The denoising errors on held-out images beside those on training images, where they were probed."""
+    trainings = probed_trainings(size, recommendation)
+    if trainings:
+        spec = json.loads(probe_figure(size, trainings).to_json())
+        yield Plot(f"probes-{size.train_size}", PROBES_TITLE, probe_caption(size, trainings), spec)
 
 
 def _is_any(recommendation: Recommendation | None) -> bool:

@@ -160,7 +160,7 @@ def _why_none(run: Run, size: SizeResults) -> str:
 
 
 def _all_pictures(run: Run, size: SizeResults, recommendation: Recommendation | None) -> list[Pictures]:
-    measured = size.frame[size.frame.rung > 0]
+    measured = size.frame[size.frame.n_samples > 0]
     baseline = measured[measured.method == BASELINE].sort_values(["seed", "rung"])
     seeds = baseline[baseline.seed == baseline.seed.min()]
     heading, chosen = "DDPM", measured.iloc[:0]

@@ -34,6 +34,12 @@ from pareto_amb.reading import look_at
 MAX_MINUTES = 10_000_000
 """Twenty years."""
 
+PROBED_LEVELS = (0.05, 4.0)
+"""Denoising is probed from the first to the second noise level, in shares of the collapse level."""
+
+DEFAULT_PROBES = (0.0625, 0.125)
+"""Shares of the budget at which denoising alone is probed, as far as they lie before the first full rung."""
+
 
 def _is_registered(kind: str) -> Callable[[str, ValidationInfo], str]:
     """Check a name against the registry of its kind, where the caller of `parse` gives it."""
@@ -282,6 +288,13 @@ class EvaluationConfig(_Model):
         max_length=100,
         description="shares of the budget at which a trial is measured: each is a point where it may stop",
     )
+    probes: tuple[Share, ...] | None = Field(
+        None,
+        max_length=100,
+        description="shares of the budget, before the first of `rungs`, at which denoising errors alone are "
+        f"measured; null: {' and '.join(f'{share:g}' for share in DEFAULT_PROBES)}, as far as they lie "
+        "before it; []: none",
+    )
     final_samples: int | None = Field(
         None,
         ge=2,
@@ -312,6 +325,11 @@ class EvaluationConfig(_Model):
     def _consistent(self) -> Self:
         if not self.rungs or list(self.rungs) != sorted(set(self.rungs)) or self.rungs[-1] != 1:
             raise ValueError("rungs must rise strictly and end with 1")
+        probes = list(self.probes or ())
+        if probes != sorted(set(probes)) or (probes and probes[-1] >= self.rungs[0]):
+            raise ValueError(
+                f"probes must rise strictly and lie before the first of rungs, {self.rungs[0]:g}; [] for none"
+            )
         if self.primary_threshold >= len(self.thresholds or (0,)):
             raise ValueError("primary_threshold points past the end of thresholds")
         if self.final_samples is not None and self.final_samples <= self.n_samples:
@@ -609,8 +627,12 @@ class SweepConfig(_Model):
         if declared is not None and self.search.sampler == "grid":
             self._check_grid(declared)
         _check_network(self.training.network, self.data, info)
-        if len(set(self.rung_images())) < len(self.evaluation.rungs):
+        if len(set(self.full_rung_images())) < len(self.evaluation.rungs):
             raise ValueError("evaluation.rungs lie less than one batch apart")
+        if len(set(self.rung_images())) < len(self.rung_images()):
+            raise ValueError(
+                "evaluation.probes, and the first of evaluation.rungs, lie less than one batch apart"
+            )
         if max(self.space.train_size) < self.training.batch_size // 64:
             raise ValueError("training.batch_size is more than 64 times the largest train size")
         return self
@@ -690,10 +712,28 @@ class SweepConfig(_Model):
         return self.n_confirmations(declared) if controlled else 0
 
     def rung_images(self) -> tuple[int, ...]:
-        """Images seen at each rung, whole batches, rising: (n_rungs,)."""
+        """Images seen at each rung, whole batches, rising: (n_rungs,). The probe rungs come first."""
+        return (*self.probe_images(), *self.full_rung_images())
+
+    def full_rung_images(self) -> tuple[int, ...]:
+        """Images seen at the rungs where a trial is sampled and measured."""
+        return tuple(map(self._whole_batches, self.evaluation.rungs))
+
+    def probe_images(self) -> tuple[int, ...]:
+        """Images seen at the rungs before those, where denoising errors alone are measured."""
+        if self.evaluation.probes is not None:
+            return tuple(map(self._whole_batches, self.evaluation.probes))
+        first = self._whole_batches(self.evaluation.rungs[0])
+        return tuple(sorted({n for n in map(self._whole_batches, DEFAULT_PROBES) if n < first}))
+
+    @property
+    def first_full_rung(self) -> int:
+        """The number of the first rung that is not a probe rung, counted from 1 as all are."""
+        return len(self.probe_images()) + 1
+
+    def _whole_batches(self, share: float) -> int:
         batch = self.training.batch_size
-        steps = [max(round(share * self.training.images / batch), 1) for share in self.evaluation.rungs]
-        return tuple(step * batch for step in steps)
+        return max(round(share * self.training.images / batch), 1) * batch
 
 
 def check_minutes(minutes: float | None, called: str) -> None:

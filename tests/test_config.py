@@ -77,6 +77,9 @@ def test_every_shipped_space_is_valid_and_survives_being_written_out(name: str) 
         ("space.train_size=[]", "space.train_size"),
         ("space.train_size=[50, 50]", "names a size twice"),
         ("evaluation.rungs=[0.5]", "rungs must rise strictly and end with 1"),
+        ("evaluation.probes=[0.2, 0.1]", "evaluation: probes must rise strictly and lie before the first"),
+        ("evaluation.probes=[0.1, 0.5]", "lie before the first of rungs, 0.5; [] for none"),
+        ("evaluation.probes=[0]", "evaluation.probes: Input should be greater than 0"),
         ("evaluation.thresholds=[0.9]\u0000", "not YAML"),
         ("seed=-1", "seed: Input should be greater than or equal to 0"),
         ("name=../x", "name: String should match pattern"),
@@ -115,8 +118,37 @@ def test_overrides_set_nested_keys_and_leave_the_rest() -> None:
 
 
 def test_rungs_are_whole_batches_and_end_at_the_budget() -> None:
-    config = resolve("training.images=1000", "training.batch_size=32", "evaluation.rungs=[0.1, 0.5, 1]")
+    config = resolve("training.images=1000", "training.batch_size=32", "evaluation.rungs=[0.1, 0.5, 1]",
+                     "evaluation.probes=[]")  # fmt: skip
     assert config.rung_images() == (96, 512, 992)
+    assert config.first_full_rung == 1
+
+
+@pytest.mark.parametrize(
+    ("rungs", "probes", "images", "first"),
+    [
+        ("[0.25, 1]", "null", (6400, 12800, 25600, 102400), 3),
+        ("[0.125, 1]", "null", (6400, 12800, 102400), 2),
+        ("[0.05, 1]", "null", (5120, 102400), 1),
+        ("[0.25, 1]", "[]", (25600, 102400), 1),
+        ("[0.25, 1]", "[0.2]", (20480, 25600, 102400), 2),
+    ],
+)
+def test_probe_rungs_come_before_the_full_ones_and_are_numbered_with_them(
+    rungs: str, probes: str, images: tuple[int, ...], first: int
+) -> None:
+    shape = ("training.images=102400", "training.batch_size=64")
+    config = resolve(*shape, f"evaluation.rungs={rungs}", f"evaluation.probes={probes}")
+    assert config.rung_images() == images
+    assert config.first_full_rung == first
+    assert config.full_rung_images() == images[first - 1 :]
+
+
+def test_default_probes_that_do_not_fit_a_short_training_are_left_out() -> None:
+    config = resolve("training.images=256", "training.batch_size=64", "evaluation.probes=null")
+    assert config.rung_images() == (64, 128, 256)
+    with pytest.raises(UserError, match=r"evaluation\.probes, and the first .* less than one batch apart"):
+        resolve("training.images=256", "training.batch_size=64", "evaluation.probes=[0.1, 0.3]")
 
 
 def write(path: Path, content: str | bytes) -> Path:

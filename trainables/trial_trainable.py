@@ -23,12 +23,14 @@ from pareto_amb.diffusion.trainer import Trainer
 from pareto_amb.errors import UserError
 from pareto_amb.evaluation.encoders import Encoder
 from pareto_amb.evaluation.objectives import OBJECTIVES
+from pareto_amb.evaluation.probes import Probes
 from pareto_amb.evaluation.trial import (
     EncodedSamples,
     TrialReference,
     encode_samples,
     evaluate_encoded,
 )
+from pareto_amb.results.probes import probe_columns
 from pareto_amb.results.run_directory import checkpoint_name
 from pareto_amb.results.table import final_figures, trial_columns
 from pareto_amb.storage import Storage
@@ -54,6 +56,7 @@ class SweepAssets:
     methods: Mapping[str, type[Method]]
     training_sets: Mapping[int, TrainingSet]
     references: Mapping[int, TrialReference]
+    probes: Mapping[int, Probes]
     fid_encoder: Encoder
     similarity_encoder: Encoder
     storage_uri: str
@@ -63,6 +66,8 @@ class SweepAssets:
 
 class TrialTrainable(Trainable):
     """A step trains to the next rung and returns that rung's row of the results table.
+
+    At a probe rung denoising errors are measured and nothing else; at a full one samples, too.
 
     One class serves every method, so that an actor that has finished a trial takes up one of any other.
 
@@ -143,23 +148,17 @@ class TrialTrainable(Trainable):
             loss = self._trainer.train(self._rungs[rung - 1], self._save, wanted=self._lookout.raised)
         finally:
             self._lookout.saved(trial.id)
-        started = time.monotonic()
-        encoded = self._sample(range(self._assets.config.evaluation.n_samples))
-        evaluation = evaluate_encoded(encoded, self._reference, self._assets.declared.objectives)
-        images, shown = self._reference.train_images, self._assets.config.evaluation.n_shown
-        for name, content in pictures(trial.id, rung, encoded.samples, evaluation, images, shown):
-            with storing():
-                self._store.write(name, content)
-        done = rung == self._last
-        final = self._measure_finally(encoded) if done else {}
+        started, done = time.monotonic(), rung == self._last
+        sampled = self._measure_samples(rung, done) if self._is_full(rung) else self._no_samples()
+        probed = self._probe()
         self._trial, self._rung = trial.after(rung), rung + 1
         row = {
             **trial_columns(trial, self._assets.declared),
             "rung": rung,
             "images_seen": self._trainer.images_seen,
             "budget": self._rungs[rung - 1] / self._rungs[-1],
-            **evaluation.metrics,
-            **final,
+            **sampled,
+            **probed,
             "train_loss": loss,
             "train_seconds": self._trainer.train_seconds,
             "eval_seconds": time.monotonic() - started,
@@ -168,6 +167,31 @@ class TrialTrainable(Trainable):
         }
         told = (*self._assets.declared.reported, "rung", "images_seen", "status")
         return {"row": row, **{name: row[name] for name in told}, "done": done}
+
+    def _is_full(self, rung: int) -> bool:
+        return rung >= self._assets.config.first_full_rung
+
+    def _measure_samples(self, rung: int, done: bool) -> dict[str, float | int]:
+        """The figures of a rung's samples, pictures are stored; final ones where the trial is `done`."""
+        assets, evaluation = self._assets, self._assets.config.evaluation
+        encoded = self._sample(range(evaluation.n_samples))
+        found = evaluate_encoded(encoded, self._reference, assets.declared.objectives)
+        images, shown = self._reference.train_images, evaluation.n_shown
+        for name, content in pictures(self._trial.id, rung, encoded.samples, found, images, shown):
+            with storing():
+                self._store.write(name, content)
+        return {**found.metrics, **(self._measure_finally(encoded) if done else {})}
+
+    def _no_samples(self) -> dict[str, float | int]:
+        """What a rung has that was not sampled; figures that are not there are NaN in the table."""
+        return {"n_samples": 0, **dict.fromkeys(self._assets.declared.reported, math.nan)}
+
+    def _probe(self) -> dict[str, list[float]]:
+        """The denoising errors of the averaged weights."""
+        probes, sampling = self._assets.probes[self._trial.train_size], self._assets.config.sampling
+        denoiser, hidden = self._trainer.ema_denoiser(), self._trainer.method.hidden
+        train, heldout = probes.errors(denoiser, hidden, sampling.batch_size, self._device)
+        return probe_columns(probes.levels, train, heldout)
 
     def _save(self) -> None:
         content = self._trainer.checkpoint()

@@ -4,20 +4,21 @@ Where, and from when, a model memorizes, its errors on training images fall belo
 long before its samples are copies. Nothing is sampled or encoded.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from pareto_amb.config import PROBED_LEVELS
 from pareto_amb.data.subsets import TrainingSet
 from pareto_amb.diffusion.conditioning import sampling_conditioning, training_conditioning
 from pareto_amb.diffusion.denoiser import Denoiser
 from pareto_amb.randomness import normal_per_item
 
 N_LEVELS = 7
-LOW_SHARE, HIGH_SHARE = 0.05, 4.0
-"""Noise levels are probed from here to there, in shares of the collapse level, evenly on a log scale."""
+"""Noise levels that are probed, evenly on a log scale."""
 
 N_PROBES = 512
 """Noisy images denoised at each level, of either kind; images that are fewer come with several noises."""
@@ -45,7 +46,8 @@ class Probes:
     ) -> tuple[list[float], list[float]]:
         """Mean squared errors at each level, of training and of held-out images: (L,) each.
 
-        Of E[x_0 | x_sigma], over images, noises and the values of an image in the denoiser's space. Image and
+        Empty of a kind without images. Of E[x_0 | x_sigma], over images, noises and the values of an image in
+        the denoiser's space. Image and
         noise k are the same for every model; the batch size changes the rounding only. `hidden`: of `Method`.
         """
         train, heldout = (
@@ -63,8 +65,11 @@ class Probes:
         batch_size: int,
         device: torch.device | str,
     ) -> list[float]:
+        n = len(part.images)
+        if not n:
+            return []
         tell, known = sampling_conditioning(denoiser, hidden), training_conditioning(part)
-        total, n = torch.zeros(len(self.levels), dtype=torch.float64, device=device), len(part.images)
+        total = torch.zeros(len(self.levels), dtype=torch.float64, device=device)
         numbers = range(-(-N_PROBES // n) * n)
         for start in range(0, len(numbers), batch_size):
             chunk = numbers[start : start + batch_size]
@@ -86,8 +91,13 @@ def make_probes(train: TrainingSet, heldout: TrainingSet, collapse_level: float,
 
 
 def probe_levels(collapse_level: float) -> tuple[float, ...]:
-    """N_LEVELS noise levels around `collapse_level`, all in EDM units, to three digits."""
-    shares: Sequence[float] = np.geomspace(LOW_SHARE, HIGH_SHARE, N_LEVELS).tolist()
+    """N_LEVELS noise levels around `collapse_level`, all in EDM units, to three digits.
+
+    None where that is infinite: the training images are all the same.
+    """
+    if math.isinf(collapse_level):
+        return ()
+    shares: Sequence[float] = np.geomspace(*PROBED_LEVELS, N_LEVELS).tolist()
     return tuple(float(f"{share * collapse_level:.3g}") for share in shares)
 
 

@@ -1,13 +1,16 @@
 """What the rows of a results table may hold; a table may come from anyone."""
 
+import math
 import re
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 import pandas as pd
 
 from pareto_amb.declared import BASELINE, Declared
 from pareto_amb.printable import printable
+from pareto_amb.results.probes import HELDOUT, LEVELS, TRAIN
 
 TRIAL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 """A trial's id is part of the names of its files."""
@@ -41,6 +44,7 @@ def check_rows(frame: pd.DataFrame, declared: Declared, statuses: Iterable[str])
     """
     _check_words(frame, set(statuses))
     _check_numbers(frame, declared)
+    _check_probes(frame)
     _check_parameters(frame, declared)
     _check_trials(frame)
 
@@ -73,7 +77,8 @@ def _check_words(frame: pd.DataFrame, statuses: set[str]) -> None:
 def _check_numbers(frame: pd.DataFrame, declared: Declared) -> None:
     for name, (least, most) in _WHOLE.items():
         _refuse(frame, name, ~frame[name].between(least, most), f"does not lie between {least} and {most}")
-    _refuse(frame, "n_samples", (frame.rung > 0) & (frame.n_samples < 1), "samples cannot be measured")
+    measured = (frame.rung > 0) & frame[list(declared.objectives)].notna().any(axis=1)
+    _refuse(frame, "n_samples", measured & (frame.n_samples < 1), "samples cannot be measured")
     _refuse(frame, "budget", ~frame.budget.between(0.0, 1.0), "does not lie between 0 and 1")
     objectives = [o.name for o in declared.objectives.values() if o.kind == "share"]
     shares = {f"{prefix}{name}": (0.0, 1.0) for name in objectives for prefix in ("", "final_")}
@@ -85,6 +90,26 @@ def _check_numbers(frame: pd.DataFrame, declared: Declared) -> None:
             low, high = ranges.get(column, (-LARGEST, LARGEST))
             wrong = frame[column].notna() & ~frame[column].between(low, high)
             _refuse(frame, column, wrong, f"does not lie between {low:g} and {high:g}")
+
+
+def _check_probes(frame: pd.DataFrame) -> None:
+    """Raise ValueError for errors that are not one at each of rising noise levels; NaN is one not known."""
+    levels = frame[LEVELS].map(_are_levels).astype(bool)
+    _refuse(frame, LEVELS, ~levels, f"are no noise levels that rise from above 0 to at most {LARGEST:g}")
+    for name in (TRAIN, HELDOUT):
+        known = frame[name].map(_are_errors).astype(bool)
+        _refuse(frame, name, ~known, f"are no errors from 0 to {LARGEST:g}")
+        counts, optional = frame[name].map(len), name == HELDOUT
+        other = (counts != frame[LEVELS].map(len)) & ~(optional & (counts == 0))
+        _refuse(frame, name, other, f"are not as many as {LEVELS}")
+
+
+def _are_levels(values: list[float]) -> bool:
+    return all(low < high for low, high in pairwise([0.0, *values])) and all(v <= LARGEST for v in values)
+
+
+def _are_errors(values: list[float]) -> bool:
+    return all(math.isnan(value) or 0 <= value <= LARGEST for value in values)
 
 
 def _check_parameters(frame: pd.DataFrame, declared: Declared) -> None:

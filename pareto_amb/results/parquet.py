@@ -1,4 +1,4 @@
-"""A Parquet file that others may have made, as a frame of numbers and text.
+"""A Parquet file that others may have made, as a frame of numbers, text and short lists of numbers.
 
 How much it holds is known before it is read, and of its types only those that Parquet itself has count.
 """
@@ -12,13 +12,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-Kind = Literal["str", "int64", "float64"]
+Kind = Literal["str", "int64", "float64", "object"]
+"""Of a column; an `object` is a list of real numbers."""
+
+NUMBERS = pa.list_(pa.field("element", pa.float64(), nullable=False))
+"""A list as it is to be written, without a dictionary: then each number takes eight bytes of the file."""
 
 MAX_FILE_BYTES = 2**29
 MAX_ROWS = 1_000_000
 MAX_COLUMNS = 1_000
 MAX_TEXT = 100_000
 """Characters in a cell, at most."""
+MAX_LENGTH = 100
+"""Numbers in a list, at most."""
 
 _MAX_BYTES = 2**30
 _CODECS = {"UNCOMPRESSED", "SNAPPY"}
@@ -37,6 +43,7 @@ class ParquetTable:
         source = BytesIO(_without_arrow_schema(content))
         opened = pq.ParquetFile(source)
         _check_sizes(opened.metadata)
+        _check_lists(opened)
         self._schema = opened.schema_arrow
         names = list(self._schema.names)
         if len(set(names)) < len(names):
@@ -50,8 +57,8 @@ class ParquetTable:
     def frame(self, kinds: Mapping[str, Kind]) -> pd.DataFrame:
         """All columns: those of `kinds` as these say, others as real numbers or as text.
 
-        Missing real numbers become NaN, missing text becomes empty. Raises ValueError, which names the
-        column, where one holds something else.
+        Missing real numbers become NaN, missing text and missing lists become empty. Raises ValueError,
+        which names the column, where one holds something else.
         """
         for field in self._schema:
             _check_type(field, kinds.get(field.name))
@@ -90,6 +97,30 @@ def _check_sizes(found: pq.FileMetaData) -> None:
         raise ValueError(f"more than {_MAX_BYTES:,} bytes once unpacked")
 
 
+def _check_lists(opened: pq.ParquetFile) -> None:
+    """Raise ValueError for lists that may take more room than their bytes in the file.
+
+    Numbers that may be missing, and those of a dictionary, take none where they are all the same.
+    """
+    found, schema = opened.metadata, opened.metadata.schema
+    for k in range(found.num_columns):
+        column = schema.column(k)
+        if not column.max_repetition_level:
+            continue
+        name = f"column '{column.path.partition('.')[0]:.80}'"
+        if column.max_repetition_level > 1 or column.max_definition_level > 2:
+            raise ValueError(f"{name} holds more than lists of numbers, or numbers that may be missing")
+        parts = [found.row_group(group).column(k) for group in range(found.num_row_groups)]
+        if any(set(part.encodings) - {"PLAIN", "RLE"} for part in parts):
+            raise ValueError(f"{name} is encoded with a dictionary; write its lists plain")
+        if sum(part.num_values for part in parts) > MAX_LENGTH * max(found.num_rows, 1):
+            raise ValueError(f"{name} holds lists of more than {MAX_LENGTH} numbers")
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) and pa.types.is_float64(kind.value_type))
+
+
 def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
@@ -100,9 +131,12 @@ def _is_number(kind: pa.DataType) -> bool:
 
 def _check_type(field: pa.Field, wanted: Kind | None) -> None:
     name, kind = field.name, field.type
-    words = {"str": "text", "int64": "whole numbers", "float64": "numbers", None: "numbers or text"}
-    fits = _is_number(kind) or pa.types.is_null(kind) if wanted != "str" else False
-    fits = fits or (wanted in {"str", None} and (_is_text(kind) or pa.types.is_null(kind)))
+    words = {
+        "str": "text", "int64": "whole numbers", "float64": "numbers", "object": "lists of numbers",
+        None: "numbers or text",
+    }  # fmt: skip
+    fits = pa.types.is_null(kind) or (_is_number(kind) and wanted not in {"str", "object"})
+    fits = fits or (_is_text(kind) and wanted in {"str", None}) or (_is_list(kind) and wanted == "object")
     if not fits:
         raise ValueError(f"column '{name:.80}' holds {kind!s:.80}, not {words[wanted]}")
 
@@ -111,6 +145,8 @@ def _column(name: str, column: pa.ChunkedArray, wanted: Kind | None) -> "pd.Seri
     column.validate(full=True)
     if wanted == "str" or pa.types.is_dictionary(column.type):
         return _text(name, column)
+    if wanted == "object":
+        return _lists(name, column)
     if wanted == "int64":
         if column.null_count:
             raise ValueError(f"column '{name}' lacks a number in {column.null_count} rows")
@@ -119,6 +155,14 @@ def _column(name: str, column: pa.ChunkedArray, wanted: Kind | None) -> "pd.Seri
         except pa.ArrowInvalid as error:
             raise ValueError(f"column '{name}' holds a number that is not whole, or too large") from error
     return column.cast(pa.float64(), safe=False).to_pandas()
+
+
+def _lists(name: str, column: pa.ChunkedArray) -> "pd.Series[Any]":
+    if not pa.types.is_null(column.type):
+        longest = pc.max(pc.list_value_length(column)).as_py() or 0
+        if longest > MAX_LENGTH:
+            raise ValueError(f"column '{name}' holds a list of {longest:,} numbers, more than {MAX_LENGTH}")
+    return pd.Series([found or [] for found in column.to_pylist()], dtype="object")
 
 
 def _text(name: str, column: pa.ChunkedArray) -> "pd.Series[Any]":

@@ -36,7 +36,7 @@ def comparable(rows: pd.DataFrame, objectives: Sequence[Objective], budget: Budg
 
 
 def measured(rows: pd.DataFrame, objectives: Sequence[Objective]) -> pd.DataFrame:
-    """Those of `rows` that have every figure, failed trials left out."""
+    """Those of `rows` that have every figure, failed trials left out; none is of a probe rung."""
     rows = rows[rows[[objective.name for objective in objectives]].notna().all(axis=1)]
     return rows[rows.status != "failed"]
 

@@ -1,5 +1,6 @@
 """The files of one run, by name."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,8 @@ class RunDirectory:
         """
         self._check()
         known = declared or (self.load().declared if self.results.exists() else shipped())
-        return parse(SweepConfig, read_yaml(self.sweep), str(self.sweep), {"declared": known})
+        values = _without_probes(read_yaml(self.sweep))
+        return parse(SweepConfig, values, str(self.sweep), {"declared": known})
 
     def load(self) -> Results:
         """The results table. UserError when this is not a run directory, or its table cannot be used."""
@@ -134,6 +136,14 @@ class RunDirectory:
             raise UserError(f"{shown}: holds no keys; {_RESTORE}")
         redacted: dict[str, Any] = redact_values(found)
         return redacted
+
+
+def _without_probes(values: Any) -> Any:
+    """The content of a sweep.yaml, which has every key but those of newer versions: it had no probe rungs."""
+    evaluation = values.get("evaluation") if isinstance(values, Mapping) else None
+    if not isinstance(evaluation, Mapping) or "probes" in evaluation:
+        return values
+    return {**values, "evaluation": {**evaluation, "probes": []}}
 
 
 _RESTORE = "restore what the sweep wrote, or delete it"

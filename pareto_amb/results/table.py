@@ -4,7 +4,8 @@ Columns that every row has are those of `columns`. Further metrics may follow as
 them `memorization_at_T` and `heldout_memorization_at_T`, the shares above each similarity threshold T, and
 `NAME_se`, the standard deviation of an objective over sets of n_samples images of the same model (how far
 another training would move it is not in it). Columns that begin with `final_` are of a second measurement,
-on more samples, of the trials that have one: never to be drawn or judged beside figures of fewer.
+on more samples, of the trials that have one: never to be drawn or judged beside figures of fewer. A row of a
+probe rung has denoising errors alone: its `n_samples` is 0, and the figures of samples are NaN.
 
 The file carries what its sweep declared, and a description of each column as that field's metadata.
 """
@@ -28,7 +29,8 @@ from pareto_amb.errors import UserError
 from pareto_amb.printable import printable, reason
 from pareto_amb.reading import read_file
 from pareto_amb.results.checks import check_rows
-from pareto_amb.results.parquet import MAX_FILE_BYTES, ParquetTable
+from pareto_amb.results.parquet import MAX_FILE_BYTES, NUMBERS, ParquetTable
+from pareto_amb.results.probes import HELDOUT, LEVELS, TRAIN
 from pareto_amb.results.size import Results
 from pareto_amb.storage import replace_file
 from pareto_amb.trial import Trial
@@ -52,10 +54,13 @@ _FORMER_STATUS = {"pruned": "paused"}
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table. `default` stands for it in tables written before there was one."""
+    """A column of the table. `default` stands for it in tables written before there was one.
+
+    An `object` is a list of real numbers, empty where a row has none.
+    """
 
     name: str
-    dtype: Literal["str", "int64", "float64"]
+    dtype: Literal["str", "int64", "float64", "object"]
     description: str
     default: Any = None
 
@@ -70,7 +75,7 @@ _PROGRESS = (
     Column("rung", "int64", "place of the measurement, from 1; 0 for a trial that ended before its first"),
     Column("images_seen", "int64", "images the training had seen"),
     Column("budget", "float64", "images seen as a share of a full training, in (0, 1]"),
-    Column("n_samples", "int64", "generated images that the figures rest on"),
+    Column("n_samples", "int64", "generated images that the figures rest on; 0 at a probe rung"),
 )
 _FIGURES = (
     Column("threshold", "float64", "similarity above which a generated image counts as a copy"),
@@ -99,6 +104,11 @@ _FIGURES = (
     ),
     Column("recorded_at", "float64", "seconds since 1970 at which the row was first written", math.nan),
 )
+_PROBES = (
+    Column(LEVELS, "object", "noise levels, EDM units, at which the model denoised noisy images", ()),
+    Column(TRAIN, "object", "mean squared denoising error on training images at each of probe_levels", ()),
+    Column(HELDOUT, "object", "the same on held-out images; empty where there are none", ()),
+)
 _PATTERNS = (
     (r"heldout_images", "held-out images that the figures of held-out images rest on"),
     (r"heldout_memorization_at_(.*)", "share of held-out images with similarity above {0}"),
@@ -111,7 +121,7 @@ def columns(declared: Declared) -> dict[str, Column]:
     """The columns that every row has, in their order, by name."""
     parameters = (Column(p.name, "float64", _of_parameter(p), p.absent) for p in declared.parameters.values())
     objectives = (Column(o.name, "float64", o.description) for o in declared.objectives.values())
-    every = (*_IDENTITY, *parameters, *_PROGRESS, *objectives, *_FIGURES, *_final_columns(declared))
+    every = (*_IDENTITY, *parameters, *_PROGRESS, *objectives, *_FIGURES, *_PROBES, *_final_columns(declared))
     return {column.name: column for column in every}
 
 
@@ -218,6 +228,9 @@ class ResultsTable:
         further = [name for name in frame.columns if name not in self._columns]
         frame = frame.reindex(columns=[*self._columns, *further])
         frame = frame.astype({name: column.dtype for name, column in self._columns.items()})
+        for name in (name for name, column in self._columns.items() if column.dtype == "object"):
+            values = [value if isinstance(value, list) else [] for value in frame[name]]
+            frame[name] = pd.Series(values, index=frame.index, dtype="object")
         return frame.sort_values(["train_size", "trial_id", "rung"], ignore_index=True)
 
     def results(self) -> Results:
@@ -225,15 +238,23 @@ class ResultsTable:
         return Results(self.frame(), self.declared)
 
     def _write(self) -> None:
-        table = pa.Table.from_pandas(self.frame(), preserve_index=False)
-        fields = [
-            field.with_metadata({"description": describe_column(field.name, self._columns)})
-            for field in table.schema
-        ]
         declared = json.dumps(self.declared.to_json())
-        schema = pa.schema(fields, {**(table.schema.metadata or {}), METADATA: declared.encode()})
+        table = _to_arrow(self.frame(), self._columns).replace_schema_metadata({METADATA: declared.encode()})
+        plain = [field.name for field in table.schema if field.type != NUMBERS]
         with replace_file(self.path) as temporary:
-            pq.write_table(table.cast(schema), temporary)
+            pq.write_table(table, temporary, use_dictionary=plain)
+
+
+def _to_arrow(frame: pd.DataFrame, every_row: Mapping[str, Column]) -> pa.Table:
+    """The rows with a description of each column."""
+    lists = {name for name, column in every_row.items() if column.dtype == "object"}
+    arrays = {
+        name: pa.array(values.tolist(), NUMBERS) if name in lists else pa.array(values, from_pandas=True)
+        for name, values in frame.items()
+    }
+    described = {name: {"description": describe_column(name, every_row)} for name in arrays}
+    fields = [pa.field(name, array.type, metadata=described[name]) for name, array in arrays.items()]
+    return pa.table(list(arrays.values()), pa.schema(fields))
 
 
 def load_results(path: Path, declared: Declared | None = None) -> Results:
@@ -267,7 +288,8 @@ def _complete(frame: pd.DataFrame, wanted: Mapping[str, Column]) -> pd.DataFrame
         if name not in frame.columns:
             if column.default is None:
                 raise ValueError(f"column '{name}' is missing")
-            frame[name] = pd.Series([column.default] * len(frame), dtype=column.dtype)
+            values = [list(column.default) if column.dtype == "object" else column.default] * len(frame)
+            frame[name] = pd.Series(values, dtype=column.dtype)
     return frame.assign(status=frame.status.replace(_FORMER_STATUS))
 
 

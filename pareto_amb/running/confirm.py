@@ -74,7 +74,7 @@ def _begun(config: SweepConfig, declared: Declared, row: Mapping[str, Any]) -> T
     In older tables it does not: those all ended with the last.
     """
     named = re.search(r"-r(\d+)-c\d+", row["trial_id"])
-    planned = int(named[1]) if named else len(config.evaluation.rungs)
+    planned = int(named[1]) if named else len(config.rung_images())
     return Trial(
         id=row["trial_id"],
         method=row["method"],

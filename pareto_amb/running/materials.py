@@ -16,9 +16,11 @@ from pareto_amb.diffusion.conditioning import training_conditioning
 from pareto_amb.diffusion.methods import METHODS, Method
 from pareto_amb.diffusion.networks import build_denoiser
 from pareto_amb.diffusion.speed import require_compiler
+from pareto_amb.diffusion.theory import TrainingPosterior
 from pareto_amb.diffusion.trainer import OPTIMIZERS, VERSION, noise_distribution
 from pareto_amb.errors import UserError
 from pareto_amb.evaluation.encoders import Encoder, load_encoder
+from pareto_amb.evaluation.probes import Probes, make_probes
 from pareto_amb.printable import reason
 from pareto_amb.randomness import make_generator
 from pareto_amb.search.proposals import distributions
@@ -49,6 +51,19 @@ class Materials:
             for size, part in self.splits.items()
         }
 
+    def probes(self, config: SweepConfig) -> dict[int, Probes]:
+        """What the trials of each train size denoise, around its collapse level."""
+        conditional, found = config.data.conditional, {}
+        for size, part in self.splits.items():
+            train, heldout = (
+                take_training_set(self.image_set, index, conditional) for index in (part.train, part.heldout)
+            )
+            level = _known_level(config, size)
+            if level is None:
+                level = TrainingPosterior(train.images, config.seed).collapse_level()
+            found[size] = make_probes(train, heldout, level, config.seed)
+        return found
+
     def fingerprints(self) -> dict[str, Any]:
         """What identifies data, encoders and the training: a resumed sweep must find the same."""
         encoders = {"fid": self.fid_encoder, "similarity": self.similarity_encoder}
@@ -69,6 +84,16 @@ class Materials:
             },
             "training": {"version": VERSION},
         }
+
+
+def _known_level(config: SweepConfig, train_size: int) -> float | None:
+    """The collapse level of the training images where `auto` has measured it."""
+    ranges = [
+        found[train_size]
+        for found in (config.space.__pydantic_extra__ or {}).values()
+        if isinstance(found, dict)
+    ]
+    return next((found.collapse_level for found in ranges if found.collapse_level is not None), None)
 
 
 def load_materials(

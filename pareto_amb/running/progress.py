@@ -1,5 +1,6 @@
 """What a sweep shows while it runs: a live table on a terminal, plain lines elsewhere."""
 
+import math
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -10,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from pareto_amb.declared import Objective
 from pareto_amb.results.table import ResultsTable, trial_columns
 from pareto_amb.trial import Trial
 
@@ -152,7 +154,7 @@ class SweepProgress:
                 row["trial_id"],
                 self._declared.describe(row["method"], row),
                 f"{row.get('rung', 0)}/{row.get('last', self._n_rungs)}",
-                *(o.text(row[o.name]) if o.name in row else "" for o in self._objectives),
+                *(self._figure(objective, row) for objective in self._objectives),
             )
         return Group(running, *self._fronts)
 
@@ -187,6 +189,10 @@ class SweepProgress:
     def _describe(self, row: Mapping[str, Any]) -> str:
         chosen = self._declared.describe(row["method"], row)
         return f"{row['trial_id']} ({chosen})" if chosen else str(row["trial_id"])
+
+    def _figure(self, objective: Objective, row: Mapping[str, Any]) -> str:
+        value = row.get(objective.name, math.nan)
+        return "" if math.isnan(value) else objective.text(value)
 
     def _figures(self, row: Mapping[str, Any]) -> str:
         return ", ".join(f"{o.label} {o.text(row[o.name])}" for o in self._objectives)

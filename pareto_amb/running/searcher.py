@@ -166,11 +166,15 @@ class ParetoSearcher(Searcher):
         for asked in known:
             found.begin(asked.number, asked.params)
             for row in results.rows(self._trial(context, asked.number, asked.params).id):
-                if row["rung"]:
-                    found.report(asked.number, row["rung"], self._shown(row))
+                if row["rung"] >= self._config.first_full_rung:
+                    found.report(asked.number, self._full_rung(row), self._shown(row))
             if asked.state == TrialState.FAIL:
                 found.forget(asked.number)
         return found
+
+    def _full_rung(self, row: Mapping[str, Any]) -> int:
+        """The rung of a row as the search counts them: from 1, probe rungs apart."""
+        return int(row["rung"]) - self._config.first_full_rung + 1
 
     def _shown(self, row: Mapping[str, Any]) -> list[float]:
         """What a search is told of a row: the objectives, minimised, and their predictors."""
@@ -288,13 +292,13 @@ class ParetoSearcher(Searcher):
         return (ideal, reference) if (reference > ideal).all() else None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Let the search know what a trial has shown at a rung."""
+        """Let the search know what a trial has shown at a rung; of a probe rung it hears nothing."""
         self._hear(self._running[trial_id], result)
 
     def _hear(self, trial: Trial, result: Mapping[str, Any]) -> None:
-        if trial.method != BASELINE:
+        if trial.method != BASELINE and result["rung"] >= self._config.first_full_rung:
             search = self._searches[trial.train_size, trial.method]
-            search.report(self._numbers[trial.id], result["rung"], self._shown(result))
+            search.report(self._numbers[trial.id], self._full_rung(result), self._shown(result))
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False

@@ -10,6 +10,7 @@ from typing import Any
 from pareto_amb.config import SweepConfig
 from pareto_amb.declared import BASELINE, Declared
 from pareto_amb.diffusion.methods import Method
+from pareto_amb.errors import UserError
 from pareto_amb.results.run_directory import RunDirectory
 from pareto_amb.results.table import ResultsTable, trial_columns
 from pareto_amb.running.confirm import followers, unfinished
@@ -50,6 +51,7 @@ class SweepState:
         With `retry`, trials that failed are taken up again.
         """
         results = ResultsTable(run.results, declared)
+        _check_rungs(config, results)
         if retry:
             retry_failed(results, run.study)
         searcher = ParetoSearcher(config, run.study, results, methods, stopped=run.stopped.exists())
@@ -133,6 +135,21 @@ class SweepState:
         return followers(self.config, self.results)
 
 
+def _check_rungs(config: SweepConfig, results: ResultsTable) -> None:
+    """Raise UserError where a row was measured elsewhere than where the configuration has its rung."""
+    rungs = config.rung_images()
+    for trial_id in results.trial_ids():
+        for row in results.rows(trial_id):
+            rung, images = row["rung"], row["images_seen"]
+            if rung and (rung > len(rungs) or rungs[rung - 1] != images):
+                here = f"at {rungs[rung - 1]:,}" if rung <= len(rungs) else "nowhere"
+                raise UserError(
+                    f"evaluation.rungs: trial {trial_id} was measured at {images:,} images seen, rung "
+                    f"{rung}, which is {here} now; restore evaluation.rungs, evaluation.probes and training "
+                    "in the run's sweep.yaml"
+                )
+
+
 def _make_halving(config: SweepConfig, results: ResultsTable, closed: bool) -> ParetoHalving | None:
     """The scheduler, told what the table holds; None where every trial runs to the end.
 
@@ -145,7 +162,7 @@ def _make_halving(config: SweepConfig, results: ResultsTable, closed: bool) -> P
         list(objectives),
         [objective.direction for objective in objectives.values()],
         time_attr="images_seen",
-        rungs=config.rung_images(),
+        rungs=config.full_rung_images(),
         extrapolate_by=results.declared.predictors,
         ideal=[objective.ideal for objective in objectives.values()],
         group_by=lambda trial: (trial["train_size"], trial["method"]),

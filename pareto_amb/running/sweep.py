@@ -166,6 +166,7 @@ def _make_assets(run: RunDirectory, plan: Plan, gpus: float) -> SweepAssets:
         methods=plan.methods,
         training_sets=materials.training_sets(config.data.conditional),
         references=measure_references(config, materials, gpus),
+        probes=materials.probes(config),
         fid_encoder=materials.fid_encoder,
         similarity_encoder=materials.similarity_encoder,
         storage_uri=run.storage_uri(config),
@@ -189,7 +190,7 @@ def _run_on_cluster(
         state.results,
         total=total,
         finished=total - state.n_unfinished(),
-        n_rungs=len(config.evaluation.rungs),
+        n_rungs=len(config.rung_images()),
         trainings=expected_trainings(config, state.declared),
     ) as progress:
         follower = Follower(state, tracker, progress)
@@ -214,8 +215,8 @@ def _run_trials(
     if state.n_searching() or (left is not None and left <= 0):
         return
     trials = unfinished(following := state.followers(), state.results)
-    shares, total = state.config.evaluation.rungs, state.searcher.n_total + len(following)
-    progress.following(len(trials), total, sum(shares[trial.last - 1] for trial in trials))
+    rungs, total = state.config.rung_images(), state.searcher.n_total + len(following)
+    progress.following(len(trials), total, sum(rungs[trial.last - 1] for trial in trials) / rungs[-1])
     if trials:
         given = GivenTrials(trials, list(state.declared.objectives.values()))
         _tuner(assets, given, None, len(trials), callbacks, gpus, left).fit()

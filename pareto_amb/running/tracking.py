@@ -26,6 +26,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from pareto_amb.declared import Declared
 from pareto_amb.printable import reason
 from pareto_amb.redaction import redact
+from pareto_amb.results.probes import GAP, gaps
 from pareto_amb.results.run_directory import RunDirectory, grid_name
 from pareto_amb.results.table import Status, load_results
 from pareto_amb.storage import Storage
@@ -248,8 +249,9 @@ class Mirror:
         return not logged.run_id or (logged.rung, logged.status, logged.error) != state
 
     def _rungs_without(self, rows: Rows) -> list[int]:
-        """The rungs whose picture MLflow lacks."""
-        return [row["rung"] for row in rows if row["rung"] > self._logged(rows).pictures]
+        """The rungs whose picture MLflow lacks; where nothing was sampled there is none."""
+        sampled = (row["rung"] for row in rows if row["n_samples"])
+        return [rung for rung in sampled if rung > self._logged(rows).pictures]
 
     def _connected(self) -> MlflowClient:
         """The client, once MLflow has told what it has of the run; what is not there yet is made."""
@@ -327,7 +329,9 @@ class Mirror:
             if name in {*self._params, *_BOOKKEEPING} or not isinstance(value, (int, float)):
                 continue
             if not math.isnan(value):
-                yield Metric(name, float(value), _milliseconds(row), int(row["images_seen"]))
+                yield _metric(name, value, row)
+        for level, gap in gaps(row).items():
+            yield _metric(f"{GAP}{level:g}", gap, row)
 
     def _open_trial(self, client: MlflowClient, row: Mapping[str, Any]) -> _Logged:
         tags = {
@@ -376,6 +380,10 @@ def _is_trial(run: Run) -> bool:
 
 def _number(text: str | None, otherwise: int) -> int:
     return int(text) if text is not None and text.isdecimal() else otherwise
+
+
+def _metric(name: str, value: float, row: Mapping[str, Any]) -> Metric:
+    return Metric(name, float(value), _milliseconds(row), int(row["images_seen"]))
 
 
 def _milliseconds(row: Mapping[str, Any]) -> int:

@@ -39,13 +39,13 @@ def _expected_share(config: SweepConfig, trials: int) -> float:
         return 1.0
     count = min(trials, N_SIMULATED)
     shape = (count, len(config.search.objectives))
-    rungs, seeds = config.rung_images(), range(-(-N_SIMULATED // count))
+    rungs, seeds = config.full_rung_images(), range(-(-N_SIMULATED // count))
     return float(np.mean([_simulated_share(rungs, shape, seed) for seed in seeds]))
 
 
 def describe_plan(config: SweepConfig, declared: Declared) -> list[str]:
     """What a sweep will do and cost, in lines for people."""
-    sizes, search, rungs = config.space.train_size, config.search, config.rung_images()
+    sizes, search, rungs = config.space.train_size, config.search, config.full_rung_images()
     searched, repeated, controls = planned_trainings(config, declared)
     trainings = searched + repeated + controls
     seen = round(expected_trainings(config, declared) * rungs[-1])
@@ -72,9 +72,11 @@ def describe_plan(config: SweepConfig, declared: Declared) -> list[str]:
         generated += measured * (final - config.evaluation.n_samples)
         lines.append(f"  of them {measured}, baselines too, are measured on {final:,} images at their end")
     at_their_end = ", repeats at their end" if repeated else ""
+    probed = ", ".join(f"{n:,}" for n in config.probe_images())
     return [
         *lines,
         f"{rungs[-1]:,} images seen by each{some}, {about}{seen:,} in all",
+        *([f"probed at {probed} images seen, where nothing is generated,"] if probed else []),
         f"measured at {', '.join(f'{n:,}' for n in rungs)} images seen{at_their_end},",
         f"  {at_most}{generated:,} images generated in all",
     ]

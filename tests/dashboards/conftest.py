@@ -19,6 +19,7 @@ from pareto_amb.config import SweepConfig
 from pareto_amb.config_file import to_yaml
 from pareto_amb.declared import Declared, MethodInfo, Objective, Parameter
 from pareto_amb.results.baseline import Figures, Spread, spread
+from pareto_amb.results.parquet import NUMBERS
 from pareto_amb.results.points import Budget
 from pareto_amb.results.recommend import recommend
 from pareto_amb.results.recommendation import Gain, OtherTraining, Recommendation
@@ -31,6 +32,7 @@ BUDGET = 512_000
 
 DECLARED = shipped()
 SCHEMA = {column.name: column.dtype for column in columns(DECLARED).values()}
+LISTS = [name for name, dtype in SCHEMA.items() if dtype == "object"]
 
 DIVERSITY = Objective(
     "diversity",
@@ -92,9 +94,36 @@ def sweep_rows(train_size: int, seed: int = 0) -> pd.DataFrame:
     measured = frame.fid.notna()
     baselines_first = np.argsort(np.argsort(frame.method != "ddpm", kind="stable"), kind="stable")
     return frame.assign(
+        **{name: [[] for _ in range(len(frame))] for name in LISTS},
         recorded_at=1.7e9 + baselines_first,
         fid_se=np.where(measured, 0.1, np.nan),
         memorization_se=np.where(measured, 0.004, np.nan),
+    )
+
+
+def probed_rows(results: pd.DataFrame, collapse_level: float = 0.8) -> pd.DataFrame:
+    """`results` with probes at every rung, and a probe rung at an eighth of the budget.
+
+    DDPM comes to know its training images around half the collapse level, Algorithm 1 only a little.
+    """
+    first = results[(results.rung == 1) & (results.confirms == "") & (results.controls == "")]
+    known = ["sigma_tn", "mix_ratio", "corruption", "recorded_at", "train_seconds", "eval_seconds"]
+    unknown = {name: np.nan for name, dtype in SCHEMA.items() if dtype == "float64" and name not in known}
+    early = first.assign(**unknown, fid_se=np.nan, memorization_se=np.nan, n_samples=0)
+    early = early.assign(rung=0, budget=0.125, images_seen=BUDGET // 8)
+    rows = pd.concat([early, results[results.rung > 0]], ignore_index=True)
+    levels = (collapse_level * np.geomspace(0.05, 4, 7)).round(4)
+    bump = np.exp(-(np.log(levels / (0.45 * collapse_level)) ** 2) / 0.8)
+    errors = 0.02 + 0.2 * levels / (1 + levels)
+    heldout = [
+        (errors * (1 + (2.4 if method == "ddpm" else 0.25) * budget**1.5 * bump)).tolist()
+        for method, budget in zip(rows.method, rows.budget, strict=True)
+    ]
+    return rows.assign(
+        rung=rows.rung + 1,
+        probe_levels=[levels.tolist()] * len(rows),
+        probe_train=[errors.tolist()] * len(rows),
+        probe_heldout=heldout,
     )
 
 
@@ -280,9 +309,12 @@ def write_run(
 ) -> Path:
     run_dir.mkdir(parents=True, exist_ok=True)
     (run_dir / "sweep.yaml").write_text(to_yaml(config), encoding="utf-8")
-    table = pa.Table.from_pandas(results, preserve_index=False)
+    table = pa.Table.from_pandas(results.drop(columns=LISTS), preserve_index=False)
+    plain = table.column_names
+    for name in LISTS:
+        table = table.append_column(pa.field(name, NUMBERS), pa.array(results[name].tolist(), NUMBERS))
     table = table.replace_schema_metadata({METADATA: json.dumps(declared.to_json())})
-    pq.write_table(table, run_dir / "results.parquet")
+    pq.write_table(table, run_dir / "results.parquet", use_dictionary=plain)
     environment = {
         "versions": {"pareto-amb": "0.1.0", "torch": "2.7.0", "ray": "2.50.0"},
         "hardware": {"gpu": ["NVIDIA A100 80GB"], "cpus": 32},
@@ -343,6 +375,12 @@ def three(results: pd.DataFrame) -> tuple[pd.DataFrame, Declared]:
 def confirm() -> Callable[..., pd.DataFrame]:
     """A results table with fresh seeds of one trial."""
     return confirmed_rows
+
+
+@pytest.fixture
+def probed() -> Callable[..., pd.DataFrame]:
+    """A results table with denoising probes, also at a rung of their own."""
+    return probed_rows
 
 
 @pytest.fixture

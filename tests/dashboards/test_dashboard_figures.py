@@ -13,6 +13,7 @@ from pareto_amb.dashboards.answer import answer
 from pareto_amb.dashboards.frontier_figures import FAINT, any_budget_figure, frontier_figure
 from pareto_amb.dashboards.looks import SPARE_COLOURS, look, looks
 from pareto_amb.dashboards.parameter_figures import parameter_figure, two_parameters_figure
+from pareto_amb.dashboards.probe_figures import probe_caption, probe_figure, probed_trainings
 from pareto_amb.dashboards.search_figures import curves_figure, hypervolume_figure
 from pareto_amb.declared import BASELINE, Declared
 from pareto_amb.diffusion.methods.algorithm1 import MIX_RATIO, SIGMA_TN
@@ -501,3 +502,40 @@ def test_two_parameters_are_drawn_at_the_answers_stopping_point(
         expected = points[(points.method == "algorithm1") & (points.images_seen == images)]
         drawn = mix_figure(size, "pixels", recommendation).data[0]
         assert sorted(drawn.marker.color) == sorted(expected.memorization)
+
+
+def test_the_gap_of_ddpm_stands_beside_that_of_the_answer_a_line_a_rung(
+    results: pd.DataFrame, size_of: SizeOf, probed: Callable[..., pd.DataFrame]
+) -> None:
+    rows = probed(results)
+    seed = (rows.trial_id == "n300-ddpm-s1") & (rows.budget == 1)
+    rows.loc[seed, "probe_heldout"] = rows[seed].probe_heldout.map(lambda errors: [4 * e for e in errors])
+    size = size_of(rows)
+    found = recommend(size, budget="full")
+    trainings = probed_trainings(size, found)
+    figure = probe_figure(size, trainings)
+    lines = [(trace.xaxis, trace.name, list(trace.y), list(trace.x)) for trace in figure.data]
+    names = [f"{share} of the budget" for share in ("12.5%", "25%", "50%", "100%")]
+    assert [[name for axis, name, *_ in lines if axis == panel] for panel in ("x", "x2")] == [names] * 2
+    assert len({trace.line.color for trace in figure.data}) == 4
+    assert sum(bool(trace.showlegend) for trace in figure.data) == 4
+    one = rows[(rows.trial_id == "n300-ddpm-s0") & (rows.budget == 1)].iloc[0]
+    expected = np.array(one.probe_heldout) / np.array(one.probe_train) * 4 ** (1 / 3)
+    assert lines[3][2] == pytest.approx(expected.tolist()), "the geometric mean of three seeds"
+    assert lines[3][3] == one.probe_levels
+    assert "σ_c" in [note.text for note in figure.layout.annotations]
+    at = [shape.x0 for shape in figure.layout.shapes if shape.x0 == shape.x1]
+    assert at == pytest.approx([0.8, 0.8])
+    caption = probe_caption(size, trainings)
+    assert "DDPM: above 1.1 from 12.5% of the budget on, first at σ" in caption
+    assert "The recommended training: above 1.1 from" in caption
+
+
+def test_nothing_is_drawn_of_probes_that_were_not_made_or_have_no_held_out_images(
+    results: pd.DataFrame, size: SizeResults, size_of: SizeOf, probed: Callable[..., pd.DataFrame]
+) -> None:
+    assert probed_trainings(size, recommend(size)) == []
+    rows = probed(results)
+    alone = rows.assign(probe_heldout=[[] for _ in range(len(rows))])
+    assert probed_trainings(size_of(alone), None) == []
+    assert len(probed_trainings(size_of(rows), None)) == 1

@@ -31,6 +31,7 @@ from pareto_amb.results.stall import describe_stall
 from pareto_amb.results.table import shipped
 from pareto_amb.results.words import capitalized, gained
 
+PROBES = ["probe_levels", "probe_train", "probe_heldout"]
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}"
 
 
@@ -316,7 +317,10 @@ def test_a_report_is_written_of_a_table_that_has_lost_its_baselines_and_of_an_ol
     entry["early_stop"] = {key: value for key, value in other.items() if key != "parameters"}
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
     pq.write_table(
-        pa.Table.from_pandas(results[results.method != "ddpm"], preserve_index=False),
+        pa.Table.from_pandas(
+            results[results.method != "ddpm"].drop(columns=PROBES),  # older, too
+            preserve_index=False,
+        ),
         run_dir / "results.parquet",
     )
     words = page_of(run_dir).words
@@ -386,7 +390,8 @@ def test_a_run_of_an_older_version_still_has_its_report(
     run_dir = new_run(results, recommend_for=(300,), budget="full")
     new = page_of(run_dir)
     old = results.assign(status=results.status.replace("paused", "pruned"))
-    old = old.drop(columns=["confirms", "controls", *(name for name in old if name.startswith("final_"))])
+    newer = [name for name in old if name.startswith("final_")]
+    old = old.drop(columns=["confirms", "controls", *newer, *PROBES])
     old.to_parquet(run_dir / "results.parquet", index=False)
     path = run_dir / "recommendation.yaml"
     document = yaml.safe_load(path.read_text())
@@ -601,3 +606,26 @@ def test_report_needs_no_training_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_probes_add_a_figure_and_their_rungs_are_no_measurements(
+    new_run: Callable[..., Path], results: pd.DataFrame, probed: Callable[..., pd.DataFrame]
+) -> None:
+    rows = probed(results)
+    rows.loc[rows.trial_id == "n300-algorithm1-0003", "status"] = "running"
+    only_probed = (rows.trial_id == "n300-algorithm1-0003") & (rows.n_samples > 0)
+    page = page_of(new_run(rows[~only_probed], recommend_for=(300,)))
+    drawn = [
+        name for tag, attributes in page.tags if tag == "script" and (name := attributes.get("data-plot"))
+    ]
+    assert drawn == [*FIGURES[:-1], "probes-300", FIGURES[-1]]
+    assert "Where, and from when, the model knows its training images" in page.words
+    assert "the collapse level σ_c = 0.800 of the training images" in page.words
+    assert "DDPM: above 1.1 from 12.5% of the budget on, first at σ " in page.words
+    assert "nan" not in page.words.lower()
+    assert "probed at32,000, 64,000 images seen" in page.words
+    assert "The training is not in" not in page.words
+
+
+def test_a_table_without_probes_has_no_figure_of_them(run_dir: Path) -> None:
+    assert "knows its training images" not in page_of(run_dir).words

@@ -1,5 +1,6 @@
 """Denoising probes against closed forms."""
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from pareto_amb.data.subsets import TrainingSet
 from pareto_amb.diffusion.denoiser import Conditioning, Denoiser, PixelSpace
-from pareto_amb.evaluation.probes import N_PROBES, make_probes, probe_levels
+from pareto_amb.evaluation.probes import N_LEVELS, N_PROBES, make_probes, probe_levels
 
 
 class Shrink(Denoiser):
@@ -84,3 +85,13 @@ def test_levels_follow_the_collapse_level() -> None:
 def test_large_sets_are_probed_in_part() -> None:
     probes = make_probes(some_images(N_PROBES + 5), some_images(3), 1.0, seed=0)
     assert (len(probes.train.images), len(probes.heldout.images)) == (N_PROBES, 3)
+
+
+def test_without_held_out_images_there_are_errors_on_training_images_alone() -> None:
+    train, heldout = make_probes(some_images(4), some_images(0), 1.0, seed=0).errors(Shrink(1.0))
+    assert (len(train), heldout) == (N_LEVELS, [])
+
+
+def test_images_that_are_all_the_same_are_not_probed() -> None:
+    probes = make_probes(some_images(4, value=9), some_images(4), math.inf, seed=0)
+    assert probes.errors(Shrink(1.0)) == ([], [])

@@ -22,6 +22,7 @@ from pareto_amb.config_file import to_yaml
 from pareto_amb.dashboards.report import render, write_report
 from pareto_amb.errors import UserError
 from pareto_amb.results.names import check_names
+from pareto_amb.results.parquet import MAX_LENGTH, NUMBERS
 from pareto_amb.results.recommendation_file import ExportedRecommendation, build_recommendation
 from pareto_amb.results.run import Run
 from pareto_amb.results.run_directory import RunDirectory
@@ -29,6 +30,7 @@ from pareto_amb.results.table import METADATA, columns, load_results, shipped
 
 DECLARED = shipped()
 COLUMNS = columns(DECLARED)
+LISTS = [name for name, column in COLUMNS.items() if column.dtype == "object"]
 FEW = settings(
     max_examples=int(__import__("os").environ.get("N", "25")),
     deadline=None,
@@ -65,15 +67,25 @@ def rows() -> pd.DataFrame:
                     "status": "complete" if rung else "failed", "error": "" if rung else "out of memory",
                     "confirms": "a-0" if trial_id == "a-0-c1" else "", "recorded_at": 1e9 + number,
                     "controls": "a-0" if method == "control" else "",
+                    "probe_levels": [0.1, 0.4], "probe_train": [0.2, 0.5], "probe_heldout": [0.3, 0.5],
                 }
             )  # fmt: skip
     return pd.DataFrame(found).reindex(columns=list(COLUMNS)).astype({n: c.dtype for n, c in COLUMNS.items()})
 
 
 def write_table(frame: pd.DataFrame | pa.Table, path: Path, declared: object = None) -> None:
-    table = frame if isinstance(frame, pa.Table) else pa.Table.from_pandas(frame, preserve_index=False)
+    table = frame if isinstance(frame, pa.Table) else to_table(frame)
     values = DECLARED.to_json() if declared is None else declared
-    pq.write_table(table.replace_schema_metadata({METADATA: json.dumps(values)}), path)
+    plain = [field.name for field in table.schema if not pa.types.is_list(field.type)]
+    pq.write_table(table.replace_schema_metadata({METADATA: json.dumps(values)}), path, use_dictionary=plain)
+
+
+def to_table(frame: pd.DataFrame) -> pa.Table:
+    lists = [name for name in LISTS if name in frame]
+    table = pa.Table.from_pandas(frame.drop(columns=lists), preserve_index=False)
+    for name in lists:
+        table = table.append_column(pa.field(name, NUMBERS), pa.array(frame[name].tolist(), NUMBERS))
+    return table
 
 
 @pytest.fixture
@@ -91,6 +103,17 @@ def run_dir(tmp_path: Path) -> Path:
     (folder / "sweep.yaml").write_text(to_yaml(SweepConfig.model_validate(values)))
     write_table(rows(), folder / "results.parquet")
     return folder
+
+
+def probed(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same sweep with a probe rung before the others."""
+    first = frame.drop_duplicates("trial_id")
+    first = first[(first.rung > 0) & (first.confirms == "") & (first.controls == "")]
+    lists, numbers = first[LISTS], [n for n, c in COLUMNS.items() if c.dtype == "float64"]
+    kept = ["sigma_tn", "mix_ratio", "corruption", "recorded_at", "train_seconds", "eval_seconds"]
+    unknown = {name: np.nan for name in numbers if name not in kept}
+    more = first.assign(**unknown).assign(**lists, n_samples=0, images_seen=50, budget=0.25, rung=1)
+    return pd.concat([more, frame.assign(rung=frame.rung + (frame.rung > 0))], ignore_index=True)
 
 
 def assert_used_or_refused(*uses: Callable[[], object]) -> None:
@@ -118,6 +141,10 @@ def strange(dtype: str) -> st.SearchStrategy[Any]:
         return st.sampled_from(["", "a", "a-0", "d-s0", "ddpm", "complete", "failed", "running"]) | st.text(
             max_size=8
         )
+    if dtype == "object":
+        return st.lists(
+            st.sampled_from([0.0, 0.5, 1.0, np.nan, np.inf, -1.0, 1e300]) | st.floats(), max_size=3
+        )
     edge = [0, 1, -1, 2, 2**31, 2**62]
     if dtype == "int64":
         return st.sampled_from(edge) | st.integers(-(2**63), 2**63 - 1)
@@ -132,7 +159,11 @@ def tables(draw: st.DrawFn) -> pd.DataFrame:
         name = draw(st.sampled_from(list(COLUMNS)))
         value = draw(strange(COLUMNS[name].dtype))
         where = draw(st.just(slice(None)) | st.integers(0, len(frame) - 1).map(lambda k: slice(k, k + 1)))
-        frame.loc[frame.index[where], name] = value
+        if isinstance(value, list):
+            chosen = set(frame.index[where])
+            frame[name] = [value if k in chosen else frame[name][k] for k in frame.index]
+        else:
+            frame.loc[frame.index[where], name] = value
     frame = frame[draw(st.lists(st.booleans(), min_size=len(frame), max_size=len(frame)))]
     return frame.drop(columns=draw(st.lists(st.sampled_from(list(COLUMNS)), max_size=1) | st.just([])))
 
@@ -206,8 +237,28 @@ def test_what_is_legal_but_strange_is_read(run_dir: Path) -> None:
     read_all(run_dir)
 
 
+def test_readers_leave_probe_rungs_out(run_dir: Path) -> None:
+    sizes, recommended, pages = [], [], []
+    for frame in (rows(), probed(rows())):
+        write_table(frame, run_dir / "results.parquet")
+        run = Run.read(run_dir)
+        sizes.append(run.size(50))
+        found = build_recommendation(RunDirectory(run_dir), "knee").to_yaml()
+        recommended.append([line for line in found.splitlines() if "created" not in line])
+        pages.append(render(run))
+    for part in ("full", "anytime", "controls", "configurations", "frontier", "hypervolume_history"):
+        before, after = (getattr(size, part) for size in sizes)
+        pd.testing.assert_frame_equal(
+            before.drop(columns="rung", errors="ignore").reset_index(drop=True),
+            after.drop(columns="rung", errors="ignore").reset_index(drop=True),
+        )
+    assert len(sizes[0].full) > 2
+    assert recommended[0] == recommended[1]
+    assert all("</html>" in page for page in pages)
+
+
 def column_of(name: str, values: pa.Array) -> pa.Table:
-    table = pa.Table.from_pandas(rows(), preserve_index=False)
+    table = to_table(rows())
     return table.set_column(table.column_names.index(name), name, values)
 
 
@@ -226,10 +277,74 @@ def test_columns_of_other_types_are_named(run_dir: Path) -> None:
             load_results(path)
     write_table(column_of("seed", pa.array([2.0] * n)), path)
     assert load_results(path).frame.seed.tolist() == [2] * n
-    table = pa.Table.from_pandas(rows(), preserve_index=False)
+    table = to_table(rows())
     write_table(table.append_column("fid", table.column("fid")), path)
     with pytest.raises(UserError, match="column 'fid' is there twice"):
         load_results(path)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "problem"),
+    [
+        ("probe_levels", [0.4, 0.1], "are no noise levels that rise"),
+        ("probe_levels", [0.0, 0.1], "are no noise levels that rise"),
+        ("probe_levels", [0.1, np.nan], "are no noise levels that rise"),
+        ("probe_levels", [], "are not as many as probe_levels"),
+        ("probe_train", [0.1], "are not as many as probe_levels"),
+        ("probe_train", [], "are not as many as probe_levels"),
+        ("probe_heldout", [0.1, 0.2, 0.3], "are not as many as probe_levels"),
+        ("probe_heldout", [0.1, -1.0], "are no errors from 0"),
+        ("probe_train", [np.inf, 0.1], "are no errors from 0"),
+    ],
+)
+def test_probes_that_no_sweep_measures_are_named(
+    run_dir: Path, column: str, value: list[float], problem: str
+) -> None:
+    frame = rows()
+    ours = (frame.trial_id == "a-1").tolist()
+    frame[column] = [value if own else known for own, known in zip(ours, frame[column], strict=True)]
+    write_table(frame, run_dir / "results.parquet")
+    with pytest.raises(UserError, match=rf"'probe_\w+', trial a-1: .*{problem}"):
+        load_results(run_dir / "results.parquet")
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ([["a"]], "holds more than lists of numbers"),
+        (["0.1"], "holds string, not lists of numbers"),
+        ([1.0], "holds double, not lists of numbers"),
+        ([[[1.0]]], "holds more than lists of numbers"),
+        ([[1.0, None]], "holds more than lists of numbers, or numbers that may be missing"),
+        ([[0.1] * (MAX_LENGTH + 1)], "holds a list of 101 numbers, more than 100"),
+        ([[0.1] * 100 * MAX_LENGTH], "holds lists of more than 100 numbers"),
+    ],
+    ids=["text in lists", "text", "numbers", "lists of lists", "missing", "long", "huge"],
+)
+def test_lists_are_of_numbers_and_short(run_dir: Path, values: list[Any], problem: str) -> None:
+    table, exact = to_table(rows()), isinstance(values[0], list) and len(values[0]) > MAX_LENGTH
+    rest: Any = [] if isinstance(values[0], list) else None
+    array = pa.array([*values, *[rest] * (len(table) - 1)], NUMBERS if exact else None)
+    at = table.column_names.index("probe_train")
+    write_table(table.set_column(at, pa.field("probe_train", array.type), array), run_dir / "results.parquet")
+    with pytest.raises(UserError, match=f"column 'probe_train' {problem}"):
+        load_results(run_dir / "results.parquet")
+
+
+def test_lists_in_a_dictionary_are_refused(run_dir: Path) -> None:
+    table = to_table(rows())
+    pq.write_table(
+        table.replace_schema_metadata({METADATA: json.dumps(DECLARED.to_json())}), run_dir / "results.parquet"
+    )
+    with pytest.raises(UserError, match="'probe_levels' is encoded with a dictionary; write its lists plain"):
+        load_results(run_dir / "results.parquet")
+
+
+def test_what_has_no_lists_has_empty_ones(run_dir: Path) -> None:
+    write_table(rows().drop(columns=LISTS), run_dir / "results.parquet")
+    assert load_results(run_dir / "results.parquet").frame[LISTS].map(len).to_numpy().sum() == 0
+    write_table(column_of("probe_heldout", pa.nulls(len(rows()))), run_dir / "results.parquet")
+    assert load_results(run_dir / "results.parquet").frame.probe_heldout.tolist() == [[]] * len(rows())
 
 
 class Unpickled(pa.ExtensionType):  # type: ignore[misc]

@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,8 @@ import pytest
 
 from pareto_amb.declared import Declared, MethodInfo, Objective, Parameter
 from pareto_amb.errors import UserError
+from pareto_amb.results.points import comparable, measured
+from pareto_amb.results.probes import gaps, mean_gaps, probe_columns
 from pareto_amb.results.table import (
     ResultsTable,
     columns,
@@ -105,7 +108,7 @@ def test_rows_keep_the_time_of_their_first_record(tmp_path: Path) -> None:
 def test_a_table_of_an_older_version_loads(tmp_path: Path) -> None:
     table = ResultsTable(tmp_path / "results.parquet", DECLARED)
     table.record(row("a"))
-    newer = [name for name in table.frame() if name.startswith("final_")]
+    newer = [name for name in table.frame() if name.startswith(("final_", "probe_"))]
     old = table.frame().drop(columns=["confirms", "controls", "recorded_at", *newer])
     old.to_parquet(tmp_path / "old.parquet", index=False)
     loaded = load_results(tmp_path / "old.parquet").frame
@@ -133,6 +136,33 @@ def test_final_figures_are_in_columns_of_their_own_that_only_rows_with_them_fill
     assert last == {"final_n_samples": 500, "final_fid": 2.5, "final_fid_se": 0.5, "final_memorization": 0.25}
 
 
+def test_probes_are_lists_and_a_probe_rung_has_no_figures_but_them(tmp_path: Path) -> None:
+    table = ResultsTable(tmp_path / "results.parquet", DECLARED)
+    without = {name: value for name, value in row().items() if not name.startswith(("probe_", "final_"))}
+    figures = ("fid", "memorization", "threshold", "similarity_mean", "similarity_p95")
+    probed = {name: value for name, value in without.items() if name not in figures}
+    errors = probe_columns((0.1, 0.4), [0.5, math.inf], [0.75, 2.0])
+    table.record({**probed, "n_samples": 0, "fid": math.nan, "memorization": math.nan, **errors})
+    table.record({**without, "rung": 2, **probe_columns((0.1, 0.4), [0.5, 1.0], [])})
+    table.record({**without, "rung": 3})
+    frame = load_results(table.path).frame
+    first, second, third = frame.to_dict("records")
+    assert gaps(first) == {0.1: 1.5}, "an error that is no number has no gap"
+    assert math.isnan(first["probe_train"][1])
+    assert (second["probe_levels"], second["probe_heldout"], gaps(second)) == ([0.1, 0.4], [], {})
+    assert (third["probe_levels"], third["probe_train"], gaps(third)) == ([], [], {})
+    objectives = tuple(DECLARED.objectives.values())
+    assert measured(frame, objectives).rung.tolist() == [2, 3]
+    assert comparable(frame, objectives, "any").rung.tolist() == [2, 3]
+    pd.testing.assert_frame_equal(frame, ResultsTable(table.path, DECLARED).frame())
+
+
+def test_the_gap_of_several_seeds_is_their_geometric_mean() -> None:
+    rows = [probe_columns((0.1, 0.4), [1.0, 1.0], [theirs, 3.0]) for theirs in (2.0, 8.0)]
+    rows.append(probe_columns((0.1,), [0.0], [1.0]))
+    assert mean_gaps(pd.DataFrame(rows)) == {0.1: pytest.approx(4.0), 0.4: pytest.approx(3.0)}
+
+
 def test_what_is_of_the_search_neither_repeats_nor_controls(tmp_path: Path) -> None:
     table = ResultsTable(tmp_path / "results.parquet", DECLARED)
     parameters = {"sigma_tn": 0.5, "mix_ratio": 0.5}
@@ -147,7 +177,8 @@ def test_what_is_of_the_search_neither_repeats_nor_controls(tmp_path: Path) -> N
 def test_a_trial_that_was_pruned_by_an_older_version_is_paused(tmp_path: Path) -> None:
     table = ResultsTable(tmp_path / "results.parquet", DECLARED)
     table.record(row("a"))
-    table.frame().assign(status="pruned").to_parquet(tmp_path / "old.parquet", index=False)
+    old = table.frame().drop(columns=["probe_levels", "probe_train", "probe_heldout"])
+    old.assign(status="pruned").to_parquet(tmp_path / "old.parquet", index=False)
     assert load_results(tmp_path / "old.parquet").frame.status.tolist() == ["paused"]
 
 

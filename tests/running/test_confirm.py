@@ -16,7 +16,7 @@ DECLARED = shipped()
 
 
 def make_config(*changes: str) -> SweepConfig:
-    changes = ("search.confirm={candidates: 2, seeds: 2}", *changes)
+    changes = ("search.confirm={candidates: 2, seeds: 2}", "evaluation.probes=[]", *changes)
     return parse_sweep(apply_overrides(search_spaces.load("smoke"), changes), "smoke")
 
 

@@ -41,7 +41,9 @@ LOST = ActorDiedError()
 
 
 def make_config(*changes: str) -> SweepConfig:
-    return parse_sweep(apply_overrides(search_spaces.load("smoke"), changes), "smoke")
+    return parse_sweep(
+        apply_overrides(search_spaces.load("smoke"), ["evaluation.probes=[]", *changes]), "smoke"
+    )
 
 
 def open_state(folder: Path, retry: bool = False) -> SweepState:

@@ -1,3 +1,4 @@
+import math
 import os
 import sqlite3
 from pathlib import Path
@@ -46,7 +47,7 @@ def row(trial: Trial, status: str = "complete", **more: Any) -> dict[str, Any]:
     sigma_tn = trial.parameters.get("sigma_tn", 0.0)
     return {
         **trial_columns(trial, DECLARED),
-        **{"rung": 2, "images_seen": 10, "budget": 1.0, "n_samples": 5},
+        **{"rung": 3, "images_seen": 10, "budget": 1.0, "n_samples": 5},
         "fid": 3.0 + sigma_tn,
         "memorization": 0.05 if sigma_tn else 0.1,
         "status": status,
@@ -408,3 +409,29 @@ def test_a_database_that_cannot_be_used_is_named(
     with pytest.raises(UserError, match=rf"study\.db: cannot be used .*; {remedy}"):
         open_searcher(tmp_path, config)
     held.close()
+
+
+def test_the_search_hears_of_full_rungs_alone_and_counts_them_from_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[tuple[int, float]] = []
+    report = ParetoSampler.report
+
+    def listen(self: ParetoSampler, key: int, rung: int, values: list[float]) -> None:
+        heard.append((rung, values[0]))
+        report(self, key, rung, values)
+
+    monkeypatch.setattr(ParetoSampler, "report", listen)
+    config = make_config("search.baseline_seeds=1", "search.trials=1")
+    assert config.first_full_rung == 2
+    searcher, results = open_searcher(tmp_path, config)
+    finish(searcher, results, "ddpm", ask(searcher, "ddpm"))
+    trial = ask(searcher, "a")
+    nothing = {"fid": math.nan, "memorization": math.nan, "similarity_mean": math.nan, "n_samples": 0}
+    for rung, more in ((1, nothing), (2, {"fid": 7.0})):
+        results.record(row(trial, "running", rung=rung, **more))
+        searcher.on_trial_result("a", row(trial, "running", rung=rung, **more))
+    assert heard == [(1, 7.0)]
+    again, _ = open_searcher(tmp_path, config)
+    assert heard == [(1, 7.0)] * 2
+    assert ask(again, "b").measured == 2

@@ -27,6 +27,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from pareto_amb.cli import main
+from pareto_amb.evaluation.probes import N_LEVELS
 from pareto_amb.results.confirm import worth_confirming
 from pareto_amb.results.table import load_results, searched, shipped
 from pareto_amb.search.early_stopping import OPTIMISM
@@ -108,11 +109,11 @@ def assert_stopped_early(table: pd.DataFrame) -> None:
     rungs = table.groupby("trial_id").rung.apply(list)
     status = table.groupby("trial_id").status.first()
     assert set(status) == {"complete", "paused"}
-    assert (rungs[status == "complete"].map(len) == 2).all()
-    assert (rungs[status == "paused"].map(len) == 1).all()
+    assert (rungs[status == "complete"].map(len) == 3).all()
+    assert (rungs[status == "paused"].map(len) == 2).all()
     assert (status[status.index.str.contains("ddpm")] == "complete").all()
-    first = table[(table.method == "algorithm1") & (table.rung == 1)].set_index("trial_id")
-    last = table[(table.method == "algorithm1") & (table.rung == 2)].set_index("trial_id")
+    first = table[(table.method == "algorithm1") & (table.rung == 2)].set_index("trial_id")
+    last = table[(table.method == "algorithm1") & (table.rung == 3)].set_index("trial_id")
     assert len(last) >= 4
     expected, error = extrapolate(
         first.loc[last.index, HEARD].to_numpy(), last[OBJECTIVES].to_numpy(), first[HEARD].to_numpy()
@@ -127,15 +128,18 @@ def test_the_table_has_a_row_for_every_trial_and_the_rungs_it_reached(finished: 
     folder, printed = finished
     table = pd.read_parquet(folder / "run" / "results.parquet")
     search = searched(table)
-    assert search.groupby("trial_id").rung.apply(list).tolist() == [[1, 2]] * 6
+    assert search.groupby("trial_id").rung.apply(list).tolist() == [[1, 2, 3]] * 6
     assert set(table.status) == {"complete"}  # four trials: too few to foresee any
     assert "paused" not in printed
     assert (table[table.method == "ddpm"].sigma_tn == 0).all()
     assert table[table.method == "algorithm1"].sigma_tn.between(0.1, 2).all()
-    assert table[["fid", "similarity_mean", "heldout_memorization"]].notna().all(axis=None)
+    figures = table[["fid", "similarity_mean", "heldout_memorization"]].notna()
+    assert figures[table.rung > 1].all(axis=None)
+    assert not figures[table.rung == 1].any(axis=None)  # probed alone
+    assert (table.probe_heldout.map(len) == N_LEVELS).all()
     fid = search.pivot_table(index="trial_id", columns="rung", values="fid")
-    assert (fid[2] < fid[1]).all()
-    assert table.heldout_memorization.between(0, 0.05).all()
+    assert (fid[3] < fid[2]).all()
+    assert table.heldout_memorization.dropna().between(0, 0.05).all()
 
 
 def test_the_best_training_is_repeated_with_a_fresh_seed_and_a_control_when_the_search_is_over(
@@ -148,7 +152,7 @@ def test_the_best_training_is_repeated_with_a_fresh_seed_and_a_control_when_the_
     repeat, control = again.iloc[0], controls.iloc[0]
     ((original, rung),) = worth_confirming(load_results(folder / "run" / "results.parquet").size(50), 1)
     assert (repeat.trial_id, repeat.confirms) == (f"{original}-r{rung}-c1", original)
-    assert (repeat.rung, repeat.budget, repeat.status) == (rung, rung / 2, "complete")
+    assert (repeat.rung, repeat.budget, repeat.status) == (rung, (rung - 1) / 2, "complete")
     before = table[(table.trial_id == original) & (table.rung == rung)].iloc[0]
     assert (repeat.sigma_tn, repeat.mix_ratio) == (before.sigma_tn, before.mix_ratio)
     assert repeat.seed not in set(searched(table).seed)
@@ -215,9 +219,9 @@ def test_mlflow_has_a_parent_run_and_a_nested_run_a_trial(finished: tuple[Path, 
         }
         rungs = reached[trial.data.tags["trial_id"]]
         steps = [m.step for m in client.get_metric_history(trial.info.run_id, "fid")]
-        assert steps == [6400 * rung for rung in rungs]
+        assert steps == [6400 * (rung - 1) for rung in rungs if rung > 1]
         pictures = client.list_artifacts(trial.info.run_id, "samples")
-        assert [p.path for p in pictures] == [f"samples/rung-{rung}.png" for rung in rungs]
+        assert [p.path for p in pictures] == [f"samples/rung-{rung}.png" for rung in rungs if rung > 1]
     assert parent.data.tags["n50.sigma_tn"]
     assert [sum(tag in trial.data.tags for trial in trials) for tag in ("confirms", "controls")] == [1, 1]
     attached = {a.path for a in client.list_artifacts(parent.info.run_id)}
@@ -475,7 +479,7 @@ def test_methods_compete_in_one_sweep(tmp_path: Path) -> None:
     assert table.groupby("method").size().to_dict() == {
         "algorithm1": 2, "ddpm": 2, "masking": 2, "noise_only": 2
     }  # fmt: skip
-    last = table[table.rung == 2].set_index("method")
+    last = table[table.rung == 3].set_index("method")
     assert (last.corruption > 0).to_dict() == {m: m == "masking" for m in last.index}
     assert (last.sigma_tn > 0).to_dict() == {m: m in {"algorithm1", "noise_only"} for m in last.index}
     assert last.fid.nunique() == 4

@@ -1,4 +1,5 @@
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -102,6 +103,25 @@ def test_a_trial_has_its_parameters_figures_and_pictures(sweep: Sweep) -> None:
     ]
     pictures = sweep.client().list_artifacts(run.info.run_id, "samples")
     assert [picture.path for picture in pictures] == ["samples/rung-1.png", "samples/rung-2.png"]
+    assert mirror.missing() == Missing(ending=True)
+
+
+def test_probes_are_logged_as_gaps_and_their_rungs_have_no_picture_and_no_figures(sweep: Sweep) -> None:
+    errors = {"probe_levels": [0.25, 0.5], "probe_train": [1.0, 2.0]}
+    nothing = {"n_samples": 0, "fid": math.nan, "memorization": math.nan, "similarity_mean": math.nan}
+    sweep.record(rung=1, **nothing, **errors, probe_heldout=[1.5, 2.0])
+    mirror = sweep.mirror()
+    assert mirror.missing() == Missing(rows=1, trials=1, ending=True)
+    mirror.update()
+    assert "fid" not in sweep.trials()[TRIAL].data.metrics
+    sweep.record(rung=2, fid=4.0, **errors, probe_heldout=[3.0, 2.0])
+    mirror.update()
+    run = sweep.trials()[TRIAL]
+    history = sweep.client().get_metric_history(run.info.run_id, "probe_gap_at_0.25")
+    assert [(m.step, m.value) for m in history] == [(10, 1.5), (20, 3.0)]
+    assert run.data.metrics["probe_gap_at_0.5"] == 1.0
+    pictures = sweep.client().list_artifacts(run.info.run_id, "samples")
+    assert [picture.path for picture in pictures] == ["samples/rung-2.png"]
     assert mirror.missing() == Missing(ending=True)
 
 

@@ -1,5 +1,6 @@
 """A trial without Ray around it, and with it: where it takes up again after a kill or a pause."""
 
+import math
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,6 +24,7 @@ from pareto_amb.diffusion.checkpoint import unpack
 from pareto_amb.diffusion.methods import METHODS
 from pareto_amb.errors import UserError
 from pareto_amb.evaluation.encoders import load_encoder
+from pareto_amb.evaluation.probes import N_LEVELS
 from pareto_amb.evaluation.trial import EncodedSamples, evaluate_samples
 from pareto_amb.results.run_directory import RunDirectory, checkpoint_name
 from pareto_amb.results.table import shipped
@@ -43,6 +45,7 @@ TINY = [
     "evaluation.n_samples=20",
     "evaluation.fid_encoder=pixels",
     "evaluation.similarity_encoder=pixels",
+    "evaluation.probes=[]",
 ]
 
 
@@ -56,6 +59,7 @@ def prepared() -> dict[str, Any]:
         "methods": METHODS,
         "training_sets": materials.training_sets(conditional=False),
         "references": references_of(config, materials),
+        "probes": materials.probes(config),
         "fid_encoder": materials.fid_encoder,
         "similarity_encoder": materials.similarity_encoder,
         "stop_sign": None,
@@ -97,12 +101,13 @@ def begin(prepared: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Callable
         trial_id: str = "t",
         method: str = "algorithm1",
         final_samples: int | None = None,
+        probes: tuple[float, ...] = (),
         **more: Any,
     ) -> TrialTrainable:
         parameters = {"sigma_tn": 0.5, "mix_ratio": 0.5} if method != "ddpm" else {}
         trial = Trial(trial_id, method, 50, 1, parameters, measured=measured, **more)
         config: SweepConfig = prepared["config"]
-        evaluation = config.evaluation.model_copy(update={"final_samples": final_samples})
+        evaluation = config.evaluation.model_copy(update={"final_samples": final_samples, "probes": probes})
         config = config.model_copy(update={"evaluation": evaluation})
         trainable = TrialTrainable.__new__(TrialTrainable)
         assets = SweepAssets(storage_uri=str(folder), **{**prepared, "config": config})
@@ -273,6 +278,41 @@ def test_a_note_of_what_was_measured_goes_with_a_trial_that_pauses(
     assert other.reset_config(Trial("t", "algorithm1", 50, 1, {"sigma_tn": 0.5, "mix_ratio": 0.5}).config())
     other.load_checkpoint(str(tmp_path))
     assert next_row(other) == rows[1]
+
+
+def test_at_a_probe_rung_nothing_is_generated_and_what_follows_is_the_same(
+    begin: Callable[..., TrialTrainable], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without = begin(tmp_path / "without", 0)
+    plain = [next_row(without) for _ in range(2)]
+    sampled: list[int] = []
+    generate = trial_trainable.generate
+
+    def counting(denoiser: Any, seeds: Any, *rest: Any, **named: Any) -> torch.Tensor:
+        sampled.append(len(seeds))
+        return generate(denoiser, seeds, *rest, **named)
+
+    monkeypatch.setattr(trial_trainable, "generate", counting)
+    # Killed after each rung, and once more after a probe rung was trained but has no row.
+    probed = next_row(begin(tmp_path / "with", 0, probes=(0.125,)))
+    assert sampled == []
+    assert next_row(begin(tmp_path / "with", 0, probes=(0.125,))) == probed
+    rows = [probed, *(next_row(begin(tmp_path / "with", k, probes=(0.125,))) for k in (1, 2))]
+    assert sampled == [20, 20]
+    found = [(row["rung"], row["images_seen"], row["budget"], row["status"]) for row in rows]
+    assert found == [(1, 64, 0.125, "running"), (2, 256, 0.5, "running"), (3, 512, 1.0, "complete")]
+    assert (probed["n_samples"], math.isnan(probed["fid"]), math.isnan(probed["memorization"])) == (
+        0,
+        True,
+        True,
+    )
+    for row in rows:
+        assert len(row["probe_levels"]) == len(row["probe_train"]) == len(row["probe_heldout"]) == N_LEVELS
+    assert rows[0]["probe_train"] != rows[1]["probe_train"]
+    names = plain[0].keys() - {"rung", "train_loss"}
+    assert [{n: row[n] for n in names} for row in rows[1:]] == [{n: row[n] for n in names} for row in plain]
+    pictures = sorted(path.name for path in (tmp_path / "with" / "samples" / "t").iterdir())
+    assert pictures == ["rung-2.npz", "rung-2.png", "rung-3.npz", "rung-3.png"]
 
 
 FOLLOWER = {

@@ -1,6 +1,7 @@
 import pytest
 
 from pareto_amb import search_spaces
+from pareto_amb.config import SweepConfig
 from pareto_amb.config_file import apply_overrides
 from pareto_amb.search.cost import describe_plan, expected_trainings, planned_trainings
 from pareto_amb.sweep_file import declare, parse_sweep
@@ -11,9 +12,14 @@ RUNGS = (0.25, 0.5, 0.75, 1.0)
 def expected(trials: int, *changes: str) -> float:
     """What the searched trials alone cost, in full trainings."""
     alone = ["search.baseline_seeds=2", "search.confirm.seeds=0", f"search.trials={trials}"]
-    rungs = f"evaluation.rungs={list(RUNGS)}"
-    config = apply_overrides(search_spaces.load("digits"), [*alone, rungs, *changes])
+    rungs = [f"evaluation.rungs={list(RUNGS)}", "evaluation.probes=[0.125]"]
+    config = apply_overrides(search_spaces.load("digits"), [*alone, *rungs, *changes])
     return expected_trainings(parse_sweep(config, "digits"), declare()) - 2
+
+
+def without_probes(config: SweepConfig) -> SweepConfig:
+    evaluation = config.evaluation.model_copy(update={"probes": ()})
+    return config.model_copy(update={"evaluation": evaluation})
 
 
 def test_without_early_stopping_every_trial_costs_one_training() -> None:
@@ -44,13 +50,15 @@ def test_a_longer_search_saves_more_a_trial_but_each_gets_to_the_first_rung() ->
 def test_the_plan_counts_repeats_controls_and_final_samples(
     changes: tuple[str, ...], trainings: tuple[int, ...], generated: int, words: str
 ) -> None:
-    shape = [f"evaluation.rungs={list(RUNGS)}", "evaluation.n_samples=1000"]
+    shape = [f"evaluation.rungs={list(RUNGS)}", "evaluation.probes=[0.125]", "evaluation.n_samples=1000"]
     config = parse_sweep(apply_overrides(search_spaces.load("digits"), [*shape, *changes]), "digits")
     assert planned_trainings(config, declare()) == trainings
     plan = "\n".join(describe_plan(config, declare()))
     assert f"{sum(trainings)} trainings" in plan
     assert words in plan
     assert f"at most {generated * 1000:,} images generated in all" in plan
+    assert "probed at 12,032 images seen, where nothing is generated,\nmeasured at 24,000, 48,000" in plan
+    assert "probed" not in "\n".join(describe_plan(without_probes(config), declare()))
 
 
 def test_a_grid_costs_its_points_of_each_method_and_the_plan_says_so() -> None:
