@@ -40,7 +40,7 @@ def begun(folder: Path, config: SweepConfig, rungs: int) -> RunDirectory:
 
 @pytest.mark.parametrize("rungs", [1, 2])
 def test_a_trial_goes_on_after_the_rung_that_was_measured_last(tmp_path: Path, rungs: int) -> None:
-    config = make_config("search.reduction_factor=1.5")
+    config = make_config("search.early_stopping=true")
     run = begun(tmp_path, config, rungs)
     state = SweepState.open(run, config, DECLARED, METHODS)
     handed = state.searcher.suggest("ray")
