@@ -37,7 +37,7 @@ MAX_MINUTES = 10_000_000
 PROBED_LEVELS = (0.05, 4.0)
 """Denoising is probed from the first to the second noise level, in shares of the collapse level."""
 
-DEFAULT_PROBES = (0.0625, 0.125)
+DEFAULT_PROBES = (0.0625, 0.125, 0.25)
 """Shares of the budget at which denoising alone is probed, as far as they lie before the first full rung."""
 
 
@@ -292,7 +292,7 @@ class EvaluationConfig(_Model):
         None,
         max_length=100,
         description="shares of the budget, before the first of `rungs`, at which denoising errors alone are "
-        f"measured; null: {' and '.join(f'{share:g}' for share in DEFAULT_PROBES)}, as far as they lie "
+        f"measured; null: {', '.join(f'{share:g}' for share in DEFAULT_PROBES)}, as far as they lie "
         "before it; []: none",
     )
     final_samples: int | None = Field(

@@ -127,6 +127,7 @@ def test_rungs_are_whole_batches_and_end_at_the_budget() -> None:
 @pytest.mark.parametrize(
     ("rungs", "probes", "images", "first"),
     [
+        ("[0.354, 1]", "null", (6400, 12800, 25600, 36224, 102400), 4),
         ("[0.25, 1]", "null", (6400, 12800, 25600, 102400), 3),
         ("[0.125, 1]", "null", (6400, 12800, 102400), 2),
         ("[0.05, 1]", "null", (5120, 102400), 1),
