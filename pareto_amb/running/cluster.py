@@ -1,5 +1,6 @@
 """Ray, started quietly on this machine or joined at an address, and watched for as long as it is needed."""
 
+import gc
 import logging
 import os
 import signal
@@ -79,11 +80,11 @@ def ray_cluster(address: str | None, run: RunDirectory) -> Iterator["ClusterWatc
                 watch = ClusterWatch(run, ours)
         except signals.Interrupted as stop:
             put_back()
-            ray.shutdown()
+            _leave()
             signals.act(signal.getsignal(stop.number), stop.number)
             raise
         except BaseException:
-            ray.shutdown()
+            _leave()
             raise
         put_back()
         log.take_loggers()
@@ -95,7 +96,24 @@ def ray_cluster(address: str | None, run: RunDirectory) -> Iterator["ClusterWatc
                 watch.check()
             raise
         finally:
-            ray.shutdown()
+            _leave()
+
+
+def _leave() -> None:
+    """Shut Ray down. What holds something of Ray's in a cycle of references is freed before, not meanwhile.
+
+    Ray ends the process without a word where another thread frees it in the milliseconds of the shutdown.
+    """
+    import ray
+
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        ray.shutdown()
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _start(address: str | None, ours: bool) -> None:
