@@ -48,8 +48,9 @@ KEYS = {"sigma_tn": "sigma", "mix_ratio": "mix"}
 """Short names of the figures of some parameters; those of others bear the parameter's name."""
 
 CURVES_CAPTION = (
-    "Every training from one measurement to the next. Crosses: stopped early, because others were better "
-    "at the same point; how it would have gone on is not known, and it takes no part at full budget."
+    "Every training from one measurement to the next. Crosses: stopped early, because no later measurement "
+    "was expected to join the frontier; how it would have gone on is not known, and it takes no part at full "
+    "budget."
 )
 PROBES_TITLE = "Where, and from when, the model knows its training images"
 ANY_TITLE = "Quality against copying, over all stopping points"

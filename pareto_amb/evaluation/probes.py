@@ -47,8 +47,8 @@ class Probes:
         """Mean squared errors at each level, of training and of held-out images: (L,) each.
 
         Empty of a kind without images. Of E[x_0 | x_sigma], over images, noises and the values of an image in
-        the denoiser's space. Image and
-        noise k are the same for every model; the batch size changes the rounding only. `hidden`: of `Method`.
+        the denoiser's space. Image and noise k are the same for every model; the batch size changes the
+        rounding only. `hidden`: of `Method`.
         """
         train, heldout = (
             self._errors(denoiser, kind, part, hidden, batch_size, device)

@@ -18,6 +18,7 @@ from ray.tune.utils import flatten_dict
 
 from pareto_amb.search.early_stopping import FrontierRungs
 from pareto_amb.search.halving import ParetoRungs
+from pareto_amb.search.rungs import Rungs
 from pareto_amb.storage import write_text
 
 Config = Mapping[str, Any]
@@ -79,7 +80,7 @@ class ParetoHalving(TrialScheduler):
         self._time_attr, self._rungs = time_attr, tuple(rungs)
         self._reduction_factor = reduction_factor
         self._group_by, self._protect, self._name_of = group_by, protect, name_of
-        self._groups: dict[str, ParetoRungs | FrontierRungs] = {}
+        self._groups: dict[str, Rungs] = {}
         self._standings: dict[str, _Standing] = {}
         self._pending: dict[str, Trial] = {}
         self._paused: dict[str, Trial] = {}
@@ -222,7 +223,7 @@ class ParetoHalving(TrialScheduler):
     def _is_protected(self, config: Config) -> bool:
         return self._protect is not None and self._protect(config)
 
-    def _group(self, label: str) -> ParetoRungs | FrontierRungs:
+    def _group(self, label: str) -> Rungs:
         if label not in self._groups:
             n = len(self._rungs)
             self._groups[label] = (

@@ -192,7 +192,7 @@ class ParetoSearcher(Searcher):
         self.n_total = self._count_planned()
 
     def count_ended(self, results: ResultsTable) -> int:
-        """The trials that need no more work as far as one knows; without halving the paused ones do."""
+        """The trials that need no more work as far as one knows; where nothing is stopped, paused ones do."""
         paused = {"paused"} if self._config.search.early_stopping else set()
         rows = [results.last_row(trial_id) for trial_id in results.trial_ids()]
         search = [row["status"] for row in rows if row and not (row["confirms"] or row["controls"])]

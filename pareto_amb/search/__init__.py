@@ -1,1 +1,1 @@
-"""The mathematics of the search: fronts, proposals, halving, extrapolation, cost; all minimised."""
+"""The mathematics of the search: fronts, proposals, early stopping, extrapolation, cost; all minimised."""

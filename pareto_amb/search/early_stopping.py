@@ -11,12 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from pareto_amb.search.extrapolation import Array, LearningCurves, Rows
 from pareto_amb.search.pareto import dominated_by, non_dominated
+from pareto_amb.search.rungs import Rungs
 
 OPTIMISM = 1.0
 """Standard errors by which a later rung may come out better than expected."""
 
 
-class FrontierRungs:
+class FrontierRungs(Rungs):
     """What the trials that compete have shown at each rung, and whose later rungs may join the frontier.
 
     The frontier is that of all rungs of all trials. What a trial will have later is extrapolated
@@ -63,16 +64,6 @@ class FrontierRungs:
             ((rung, self._curves.keys[row]) for rung, row in found),
             key=lambda candidate: (-candidate[0], candidate[1]),
         )
-
-    def promotable(self) -> str | None:
-        """The first of `candidates`, None without one. It counts as resumed from then on."""
-        for _, trial_id in self.candidates():
-            self.go_on(trial_id)
-            return trial_id
-        return None
-
-    def close(self) -> None:
-        """No new trial will come, which changes nothing here."""
 
     def last_choice(self) -> str | None:
         """The paused trial with the least hope: one of the lowest rung, without any if there is one."""

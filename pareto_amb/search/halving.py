@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from pareto_amb.search.extrapolation import Array, LearningCurves, Rows
 from pareto_amb.search.pareto import crowding_distance, front_numbers
+from pareto_amb.search.rungs import Rungs
 
 
-class ParetoRungs:
+class ParetoRungs(Rungs):
     """The results of the trials that compete with each other, rung by rung, and the rule of promotion.
 
     A trial that is among the best 1/reduction_factor of those measured at its rung goes on; the others
@@ -57,13 +58,6 @@ class ParetoRungs:
             for rung in range(self._curves.n_rungs - 1, 0, -1)
             for row in self._rungs[rung].candidates()
         ]
-
-    def promotable(self) -> str | None:
-        """The first of `candidates`, None without one. It counts as resumed from then on."""
-        for _, trial_id in self.candidates():
-            self.go_on(trial_id)
-            return trial_id
-        return None
 
     def close(self) -> None:
         """No new trial will come: from now on the best of each rung goes on, however few were measured."""

@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -157,9 +158,18 @@ def test_only_what_belongs_to_the_sweep_is_reaped(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.slow
-def test_the_reaper_ends_with_its_block() -> None:
+def test_the_reaper_ends_with_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    popen = subprocess.Popen
+
+    def start(*command: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(popen(*command, **options))
+        return started[-1]
+
+    monkeypatch.setattr(reaper.subprocess, "Popen", start)
     with reaper.reaper():
-        pass
+        assert [process.poll() for process in started] == [None]
+    assert [process.returncode for process in started] == [0]
 
 
 def test_rays_loggers_are_a_programs_own_again_after_a_sweep(tmp_path: Path) -> None:
