@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.tracking._tracking_service import utils as tracking
 from werkzeug.serving import BaseWSGIServer, make_server
 
 
@@ -71,6 +72,7 @@ def server(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -
     shutil.copy(empty_store, tmp_path / "server.db")
     monkeypatch.setenv("_MLFLOW_SERVER_FILE_STORE", f"sqlite:///{tmp_path / 'server.db'}")
     monkeypatch.setenv("_MLFLOW_SERVER_ARTIFACT_ROOT", (tmp_path / "artifacts").as_uri())
+    monkeypatch.setattr(tracking, "set_tracking_uri", lambda uri: None)  # this process is the client too
     server = MlflowServer()
     yield server
     server.die()
