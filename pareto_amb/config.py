@@ -517,6 +517,13 @@ class ConfirmConfig(_Model):
     seeds: int = Field(
         2, ge=0, le=1000, description="fresh seeds for each, trained to its own stopping point; 0: none"
     )
+    points: int = Field(
+        4,
+        ge=1,
+        le=1000,
+        description="with `branch_from`: branched trials that are trained from scratch, to the end, a train "
+        "size; the candidates are taken among these",
+    )
 
 
 class SearchConfig(_Model):
@@ -546,6 +553,11 @@ class SearchConfig(_Model):
         True,
         description="a trial none of whose later rungs is expected to join the frontier pauses; false: all "
         "run to the end",
+    )
+    branch_from: Literal["auto"] | Share | None = Field(
+        None,
+        description="trials go on from the first DDPM baseline at this share of the budget, one of "
+        "`evaluation.probes` or `evaluation.rungs`; auto: the last before it memorizes; null: from scratch",
     )
     confirm: ConfirmConfig = ConfirmConfig()
     controls: bool = Field(
@@ -635,6 +647,7 @@ class SweepConfig(_Model):
             )
         if max(self.space.train_size) < self.training.batch_size // 64:
             raise ValueError("training.batch_size is more than 64 times the largest train size")
+        self._check_branching()
         return self
 
     def with_absolute_path(self) -> Self:
@@ -686,6 +699,42 @@ class SweepConfig(_Model):
                     f"search.trials {self.search.trials}: the grid of {method.name} has {points} points; "
                     f"raise it to {points}, or list fewer values"
                 )
+
+    def _check_branching(self) -> None:
+        """Raise ValueError where trials cannot be branched from a baseline as `search.branch_from` says."""
+        share = self.search.branch_from
+        if share is None:
+            return
+        if self.search.sampler == "grid":
+            raise ValueError(
+                "search.branch_from: a grid is for figures of trainings from scratch; set it to null, or "
+                "take another search.sampler"
+            )
+        if self.search.patience is not None:
+            raise ValueError(
+                "search.patience looks at the frontier, on which no branched trial is; set it to null, or "
+                "search.branch_from"
+            )
+        if not self.branching_rungs():
+            listed = ", ".join(f"{known:g}" for known in self._shares_before_the_end())
+            raise ValueError(
+                f"search.branch_from {share} is no share of evaluation.probes or evaluation.rungs below 1; "
+                f"they are {listed or 'none'}"
+            )
+
+    def branching_rungs(self) -> tuple[int, ...]:
+        """The rungs, counted from 1, at which trials may go on from a baseline; none without branching."""
+        share, shares = self.search.branch_from, self._shares_before_the_end()
+        wanted = shares if share == "auto" else [known for known in shares if known == share]
+        return tuple(self.rung_images().index(self._whole_batches(known)) + 1 for known in wanted)
+
+    def _shares_before_the_end(self) -> list[float]:
+        """The share of the budget of each rung but the last, rising."""
+        probes, before = self.evaluation.probes, self.probe_images()
+        if probes is None:
+            placed = {self._whole_batches(share): share for share in reversed(DEFAULT_PROBES)}
+            probes = tuple(placed[images] for images in before)
+        return [*probes, *self.evaluation.rungs[:-1]]
 
     def n_trials(self, declared: Declared) -> dict[str, int]:
         """How many trials the search of each method begins at each train size: a grid has its own number."""

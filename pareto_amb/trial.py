@@ -12,7 +12,9 @@ class Trial:
     `parameters` are the numbers of its method's parameters. `confirms` names the trial that it repeats with
     a fresh seed, `controls` the one whose control it is; empty for others. `last` is the rung that it ends
     with, counted from 1; 0 stands for the last of the sweep. `measured` counts the rungs that the results
-    table held of it when it was handed out: they are not measured again.
+    table held of it when it was handed out: they are not measured again. `branched_at` are the images after
+    which it goes on from the first DDPM baseline of its size; 0: it begins from scratch. A trial that
+    follows the search is measured at its end only unless it is one of `every_rung`.
     """
 
     id: str
@@ -24,10 +26,12 @@ class Trial:
     controls: str = ""
     last: int = 0
     measured: int = 0
+    branched_at: int = 0
+    every_rung: bool = False
 
     @property
     def follows(self) -> bool:
-        """Whether it follows the search, as a repeat or a control: it is measured at its end only."""
+        """Whether it follows the search, as a repeat or a control."""
         return bool(self.confirms or self.controls)
 
     def config(self) -> dict[str, Any]:

@@ -34,7 +34,9 @@ def run_dir(tmp_path: Path) -> Path:
     config = parse_sweep(search_spaces.load("smoke"), "smoke")
     (path / "sweep.yaml").write_text(to_yaml(config), encoding="utf-8")
     table = ResultsTable(path / "results.parquet", DECLARED)
-    numbers: dict[str, Any] = {name: 1 for name, column in columns(DECLARED).items() if column.dtype != "str"}
+    numbers: dict[str, Any] = {
+        name: 1 for name, column in columns(DECLARED).items() if column.dtype != "str"
+    } | {"branched_at": 0}
     trials = [Trial(f"n50-ddpm-s{k}", "ddpm", 50, k) for k in range(3)]
     trials += [
         Trial(f"n50-algorithm1-000{k}", "algorithm1", 50, k, {"sigma_tn": 0.2 + k, "mix_ratio": 0.5})

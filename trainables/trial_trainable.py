@@ -30,6 +30,7 @@ from pareto_amb.evaluation.trial import (
     encode_samples,
     evaluate_encoded,
 )
+from pareto_amb.results.branching import first_baseline, trunk_name
 from pareto_amb.results.probes import probe_columns
 from pareto_amb.results.run_directory import checkpoint_name
 from pareto_amb.results.table import final_figures, trial_columns
@@ -99,14 +100,42 @@ class TrialTrainable(Trainable):
         method = assets.methods[trial.method].create(trial.parameters, sweep.sampling.sigma_max)
         training_set = assets.training_sets[trial.train_size]
         self._reference = assets.references[trial.train_size]
-        self._trainer = Trainer(training_set, sweep.training, method, seed=trial.seed, device=self._device)
+        self._trainer = Trainer(
+            training_set,
+            sweep.training,
+            method,
+            seed=trial.seed,
+            branched_at=trial.branched_at,
+            device=self._device,
+        )
         name = checkpoint_name(trial.id)
         with storing():
             saved = self._store.read(name)
         if saved is not None:
             self._trainer.restore(saved, name)
+        elif trial.branched_at:
+            self._branch()
         self._continue()
         self._begun = True
+
+    def _branch(self) -> None:
+        """Go on from the first baseline. UserError where what it left is missing or cannot be used."""
+        name = trunk_name(self._trial.train_size, self._branched_rung)
+        with storing():
+            trunk = self._store.read(name)
+        remedy = "restore it, or begin a new sweep, with search.branch_from null where none is wanted"
+        if trunk is None:
+            raise UserError(f"{name}: is missing, and {self._trial.id} goes on from it; {remedy}")
+        try:
+            self._trainer.branch(trunk, name)
+        except UserError as error:
+            raise UserError(f"{str(error).rpartition('; ')[0]}; {remedy}") from error
+
+    @property
+    def _branched_rung(self) -> int:
+        """The rung from which the trial goes on, 0 from scratch."""
+        images = self._trial.branched_at
+        return self._rungs.index(images) + 1 if images else 0
 
     @property
     def _last(self) -> int:
@@ -117,10 +146,12 @@ class TrialTrainable(Trainable):
         """Go on to the first rung that was not measured; where the trial was cut off after its last, to that.
 
         One that was trained but not yet measured when the trial was killed is measured now. What follows the
-        search is measured at its end only. Raises UserError for a training that is past the end.
+        search is measured at its end only, unless at every rung; the rung that a trial was branched at is
+        the baseline's. Raises UserError for a training that is past the end.
         """
         trial, seen, last = self._trial, self._trainer.images_seen, self._last
-        first = last if trial.follows else min(trial.measured + 1, last)
+        known = max(trial.measured, self._branched_rung)
+        first = last if trial.follows and not trial.every_rung else min(known + 1, last)
         ahead = [k for k, images in enumerate(self._rungs[:last], 1) if images >= seen and k >= first]
         if not ahead:
             raise UserError(
@@ -148,6 +179,9 @@ class TrialTrainable(Trainable):
             loss = self._trainer.train(self._rungs[rung - 1], self._save, wanted=self._lookout.raised)
         finally:
             self._lookout.saved(trial.id)
+        if trial.id == first_baseline(trial.train_size) and rung in self._assets.config.branching_rungs():
+            with storing():
+                self._store.write(trunk_name(trial.train_size, rung), self._trainer.checkpoint())
         started, done = time.monotonic(), rung == self._last
         sampled = self._measure_samples(rung, done) if self._is_full(rung) else self._no_samples()
         probed = self._probe()

@@ -25,6 +25,7 @@ _WHOLE = {
     "seed": (0, 2**63 - 1),
     "rung": (0, 1000),
     "images_seen": (0, 10**15),
+    "branched_at": (0, 10**15),
     "n_samples": (0, 10**9),
 }
 _REAL = {
@@ -128,10 +129,13 @@ def _check_trials(frame: pd.DataFrame) -> None:
     again = frame.duplicated(["trial_id", "rung"])
     _refuse(frame, "rung", again, "is there twice")
     first = frame.drop_duplicates("trial_id").set_index("trial_id")
-    for name in ("method", "train_size", "confirms", "controls", "status"):
+    for name in ("method", "train_size", "confirms", "controls", "branched_at", "status"):
         other = frame.trial_id.map(first[name]) != frame[name]
         _refuse(frame, name, other, "is not what another row of this trial says")
-    originals = first[(first.confirms == "") & (first.controls == "")]
+    branched = first.index[first.branched_at > 0]
+    follows = (frame.confirms != "") | (frame.controls != "") | (frame.method == BASELINE)
+    _refuse(frame, "branched_at", follows & (frame.branched_at > 0), "is not that of a trial of the search")
+    originals = first[((first.confirms == "") | first.confirms.isin(branched)) & (first.controls == "")]
     repeats, controls = frame.confirms != "", frame.controls != ""
     _refuse(frame, "confirms", repeats & ~frame.confirms.isin(originals.index), "is no trial that can repeat")
     _refuse(frame, "controls", controls & repeats, "is named by a trial that confirms one, too")

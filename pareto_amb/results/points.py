@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,8 @@ def comparable(rows: pd.DataFrame, objectives: Sequence[Objective], budget: Budg
 
     `full`: one row a completed trial, at its full budget: a trial that was stopped early copies less
     only because it trained less. `any`: every rung of every trial measured with the same number of
-    samples as the last one, early stopping included. Failed trials and controls appear in neither.
+    samples as the last one, early stopping included. Failed trials, branched ones and controls appear in
+    neither.
     """
     rows = measured(rows, objectives)
     rows = rows[~is_control(rows)]
@@ -36,9 +37,20 @@ def comparable(rows: pd.DataFrame, objectives: Sequence[Objective], budget: Budg
 
 
 def measured(rows: pd.DataFrame, objectives: Sequence[Objective]) -> pd.DataFrame:
-    """Those of `rows` that have every figure, failed trials left out; none is of a probe rung."""
+    """Those of one train size's `rows` that have every figure, failed and branched trials left out.
+
+    None is of a probe rung. The training from scratch of a branched trial takes its place: it confirms none.
+    """
+    branched = rows.branched_at > 0
+    first = rows.confirms.isin(rows.trial_id[branched])
+    rows = rows.assign(confirms=rows.confirms.mask(first, ""))[~branched]
     rows = rows[rows[[objective.name for objective in objectives]].notna().all(axis=1)]
     return rows[rows.status != "failed"]
+
+
+def taken_over(row: Any) -> Any:
+    """The share of a full training that a branched trial has not trained itself; of one row, or of rows."""
+    return row["budget"] * row["branched_at"] / np.maximum(row["images_seen"], 1)
 
 
 def finished(rows: pd.DataFrame) -> pd.DataFrame:

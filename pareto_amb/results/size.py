@@ -36,6 +36,7 @@ from pareto_amb.results.points import (
     is_control,
     measured,
     similarity_excess,
+    taken_over,
 )
 from pareto_amb.search.pareto import hypervolume, non_dominated
 
@@ -290,7 +291,8 @@ class SizeResults:
         """
         rows = self.frame[self.frame.rung > 0]
         rows = rows.sort_values("recorded_at", kind="stable", ignore_index=True)
-        spent = (rows.budget - rows.groupby("trial_id").budget.shift(fill_value=0.0)).cumsum()
+        before = rows.groupby("trial_id").budget.shift().fillna(taken_over(rows))
+        spent = (rows.budget - before).cumsum()
         finished = comparable(rows, self.objectives)
         if rows.recorded_at.isna().any():
             finished = finished.iloc[:0]

@@ -74,6 +74,13 @@ _PROGRESS = (
     Column("seed", "int64", "of the training: initial weights, noisy copies, batches"),
     Column("rung", "int64", "place of the measurement, from 1; 0 for a trial that ended before its first"),
     Column("images_seen", "int64", "images the training had seen"),
+    Column(
+        "branched_at",
+        "int64",
+        "images after which the trial went on from the first DDPM baseline of its size, 0 from scratch; such "
+        "a trial copies more and is on no frontier",
+        0,
+    ),
     Column("budget", "float64", "images seen as a share of a full training, in (0, 1]"),
     Column("n_samples", "int64", "generated images that the figures rest on; 0 at a probe rung"),
 )
@@ -168,6 +175,7 @@ def trial_columns(trial: Trial, declared: Declared) -> dict[str, Any]:
         "seed": trial.seed,
         "confirms": trial.confirms,
         "controls": trial.controls,
+        "branched_at": trial.branched_at,
     }
 
 
@@ -198,7 +206,7 @@ class ResultsTable:
         rungs = self._trials.setdefault(row["trial_id"], {})
         if row["rung"] > 0:
             rungs.pop(0, None)
-        new = {"confirms": "", "controls": "", "recorded_at": time.time()}
+        new = {"confirms": "", "controls": "", "branched_at": 0, "recorded_at": time.time()}
         rungs[row["rung"]] = {**new, **rungs.get(row["rung"], {}), **row}
         for known in rungs.values():
             known["status"], known["error"] = row["status"], row.get("error", "")[:_LONGEST_ERROR]

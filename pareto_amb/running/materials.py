@@ -233,6 +233,13 @@ def _check_training(config: SweepConfig, image_set: ImageSet, methods: Mapping[s
     for name in trained_methods(config, methods):
         with torch.device("meta"):
             denoiser = build_denoiser(training, shape, label_dim, methods[name])
+            plain = build_denoiser(training, shape, label_dim, methods[BASELINE])
+        branches = config.search.branch_from is not None and name in config.search.methods
+        if branches and denoiser.architecture != plain.architecture:
+            raise UserError(
+                f"search.branch_from: {name} trains another network than DDPM, which it cannot go on from; "
+                f"set it to null, or {_without(name, config)}"
+            )
         if training.init_from is not None:
             try:
                 read_initial_weights(training.init_from, denoiser.architecture)

@@ -26,6 +26,7 @@ from pareto_amb.declared import BASELINE
 from pareto_amb.diffusion.methods import Algorithm1, Method
 from pareto_amb.diffusion.trainer import noise_distribution
 from pareto_amb.randomness import derive_seed
+from pareto_amb.results.branching import branching_rung, first_baseline
 from pareto_amb.results.size import reference_box
 from pareto_amb.results.table import ResultsTable
 from pareto_amb.running.study import open_storage, study_errors
@@ -49,7 +50,8 @@ class ParetoSearcher(Searcher):
 
     A trial's configuration is `Trial.config`, with the words among its parameters resolved to numbers.
     A train size waits for the first results of the next smaller one, and starts at its best parameters.
-    The paused trials of an earlier process are handed out first: the scheduler lets them wait on.
+    The paused trials of an earlier process are handed out first: the scheduler lets them wait on. Trials that
+    are branched wait until the first baseline of their size, which comes before the others, tells from where.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class ParetoSearcher(Searcher):
         self._reported = results.declared.reported
         self._signs = {objective.name: objective.sign for objective in self._objectives}
         self._config, self._methods, self._stopped = config, methods, stopped
+        self._results = results
         self._noise = noise_distribution(config.training)
         self._n_trials, self._is_grid = config.n_trials(results.declared), config.search.sampler == "grid"
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -200,11 +203,10 @@ class ParetoSearcher(Searcher):
 
     def _unfinished(self, results: ResultsTable) -> list[Trial]:
         """The trials of earlier processes that have not ended, paused ones first; baselines included."""
-        baselines = [
-            self._baseline(size, k)
-            for size in self._config.space.train_size
-            for k in range(self._config.search.baseline_seeds)
-        ]
+        sizes, seeds = self._config.space.train_size, range(self._config.search.baseline_seeds)
+        baselines = [self._baseline(size, k) for size in sizes for k in seeds]
+        if self._config.branching_rungs():
+            baselines.sort(key=lambda trial: trial.id != first_baseline(trial.train_size))
         asked = [
             self._trial(context, begun.number, begun.params)
             for context, study in self._studies.items()
@@ -220,7 +222,8 @@ class ParetoSearcher(Searcher):
         return sorted(unfinished, key=lambda trial: results.status(trial.id) != "paused")
 
     def _baseline(self, train_size: int, k: int) -> Trial:
-        return Trial(f"n{train_size}-{BASELINE}-s{k}", BASELINE, train_size, self._config.seed + k)
+        name = f"{first_baseline(train_size).removesuffix('0')}{k}"
+        return Trial(name, BASELINE, train_size, self._config.seed + k)
 
     def _trial(self, context: Context, number: int, chosen: Mapping[str, Any]) -> Trial:
         """Trial `number` of a search, for which the study has `chosen`."""
@@ -230,18 +233,55 @@ class ParetoSearcher(Searcher):
         parameters = self._methods[method].resolve(chosen, self._noise)
         return Trial(trial_id, method, size, self._config.seed + number, parameters)
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """The next trial's configuration, or Searcher.FINISHED. `trial_id` is Ray's own."""
-        trial = self._queue.popleft() if self._queue else self._ask()
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial's configuration, Searcher.FINISHED, or None while there is none but may be.
+
+        `trial_id` is Ray's own.
+        """
+        trial = self._next_queued() or self._ask()
         if trial is None:
-            return str(Searcher.FINISHED)
+            return None if self._waits() else str(Searcher.FINISHED)
         self._running[trial_id] = trial
         return trial.config()
 
-    def _ask(self) -> Trial | None:
-        """A new trial for the search that has begun the fewest, None when all have had theirs."""
+    def _next_queued(self) -> Trial | None:
+        for trial in self._queue:
+            if (images := self._begins_at(trial)) is not None:
+                self._queue.remove(trial)
+                return replace(trial, branched_at=images)
+        return None
+
+    def _begins_at(self, trial: Trial) -> int | None:
+        """The images after which a trial goes on from a baseline, 0 from scratch; None if not known yet."""
+        if trial.method == BASELINE:
+            return 0
+        row = self._results.last_row(trial.id)
+        return int(row["branched_at"]) if row else self._branched_at(trial.train_size)
+
+    def _branched_at(self, train_size: int) -> int | None:
+        """The same of the trials of a size that begin now."""
+        if not self._config.branching_rungs():
+            return 0
+        rows = self._results.rows(name := first_baseline(train_size))
+        ended = self._results.status(name) in {"complete", "failed"}
+        rung = branching_rung(self._config, rows, ended)
+        return self._config.rung_images()[rung - 1] if rung else rung
+
+    def _waits(self) -> bool:
+        """Whether trials are left that wait for a baseline, and it is under way."""
+        waiting = {trial.train_size for trial in self._queue} | {size for size, _ in self._wanting()}
+        under_way = {trial.id for trial in self._running.values()}
+        return any(first_baseline(size) in under_way for size in waiting)
+
+    def _wanting(self) -> list[Context]:
+        """The searches that have not begun all their trials; none where no more are begun."""
         wanting = [c for c, search in self._searches.items() if search.n_begun < self._n_trials[c[1]]]
-        if self._stopped or not wanting:
+        return [] if self._stopped else wanting
+
+    def _ask(self) -> Trial | None:
+        """A new trial for the search that has begun the fewest, None when there is none to begin now."""
+        wanting = [context for context in self._wanting() if self._branched_at(context[0]) is not None]
+        if not wanting:
             return None
         ready = [context for context in wanting if self._is_ready(context)]
         context = min(ready or wanting, key=lambda c: self._searches[c].n_begun)
@@ -254,7 +294,8 @@ class ParetoSearcher(Searcher):
         )
         self._studies[context].add_trial(begun)
         search.begin(number, params)
-        return self._trial(context, number, params)
+        asked = self._trial(context, number, params)
+        return replace(asked, branched_at=self._branched_at(context[0]) or 0)
 
     def _smaller(self, context: Context) -> Context | None:
         """The search of the next smaller train size, None for the smallest and where a grid is searched."""

@@ -274,7 +274,7 @@ def _row(
         "trial_id": trial_id, "method": method, "train_size": train_size, "sigma_tn": sigma,
         "mix_ratio": mix, "corruption": 0.0, "seed": seed, "rung": rung, "images_seen": int(share * BUDGET),
         "budget": share, "n_samples": 5000 if rung else 0, "status": "complete", "error": "", "confirms": "",
-        "controls": "",
+        "controls": "", "branched_at": 0,
     }  # fmt: skip
 
 

@@ -57,6 +57,7 @@ def training(trial_id: str, *figures: Figures, last: int = 4, **more: Any) -> li
         "train_size": 50, "seed": 0, "n_samples": 1000, "fid_se": 1.0, "similarity_p95": 0.9,
         "heldout_memorization": 0.01, "heldout_images": 500.0, "heldout_similarity_mean": 0.6,
         "heldout_similarity_p95": 0.8, "status": "complete", "error": "", "confirms": "", "controls": "",
+        "branched_at": 0,
     }  # fmt: skip
     rows = []
     for rung, (fid, copies) in enumerate(figures, last + 1 - len(figures)):

@@ -11,7 +11,9 @@ DECLARED = shipped()
 
 
 def row(trial_id: str, fid: float, memorization: float, **more: Any) -> dict[str, Any]:
-    numbers: dict[str, Any] = {name: 1 for name, c in columns(DECLARED).items() if c.dtype != "str"}
+    numbers: dict[str, Any] = {name: 1 for name, c in columns(DECLARED).items() if c.dtype != "str"} | {
+        "branched_at": 0
+    }
     words = {"trial_id": trial_id, "method": "algorithm1", "status": "complete", "error": ""}
     words |= {"confirms": "", "controls": ""}
     return {**numbers, **words, "train_size": 50, "fid": fid, "memorization": memorization, **more}

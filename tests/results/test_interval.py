@@ -52,7 +52,7 @@ def table(n: int, seed: int = 0, sigmas: Any = None) -> pd.DataFrame:
     return frame.assign(
         trial_id=[f"t{k}" for k in range(len(frame))], seed=0, train_size=100, corruption=0.0, budget=1.0,
         images_seen=1000, rung=1, n_samples=SAMPLES, heldout_memorization=0.01, status="complete",
-        confirms="", controls="",
+        confirms="", controls="", branched_at=0,
         fid=frame.fid + rng.normal(0, np.hypot(TRAINING, SAMPLING), len(frame)), fid_se=SAMPLING,
         memorization=rng.binomial(SAMPLES, frame.memorization) / SAMPLES,
     )  # fmt: skip

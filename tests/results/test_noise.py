@@ -17,7 +17,7 @@ PAIR = tuple(DECLARED.objectives.values())
 
 
 def size_of(frame: pd.DataFrame, train_size: int = 50) -> SizeResults:
-    return Results(frame.assign(confirms="", controls=""), DECLARED).size(train_size)
+    return Results(frame.assign(confirms="", controls="", branched_at=0), DECLARED).size(train_size)
 
 
 def noise_of(fid: float, memorization: float) -> TrainingNoise:

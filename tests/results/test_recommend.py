@@ -28,7 +28,7 @@ TRIALS = {
 def size_of(frame: pd.DataFrame) -> SizeResults:
     if "confirms" not in frame:
         frame = frame.assign(confirms="")
-    return Results(frame.fillna({"confirms": ""}).assign(controls=""), DECLARED).size(100)
+    return Results(frame.fillna({"confirms": ""}).assign(controls="", branched_at=0), DECLARED).size(100)
 
 
 def recommend(

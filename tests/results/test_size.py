@@ -13,7 +13,7 @@ DECLARED = shipped()
 
 
 def size_of(frame: pd.DataFrame, train_size: int = 100) -> SizeResults:
-    columns = {"confirms": "", "controls": "", "recorded_at": 0.0, "rung": 1}
+    columns = {"confirms": "", "controls": "", "branched_at": 0, "recorded_at": 0.0, "rung": 1}
     missing = {name: value for name, value in columns.items() if name not in frame}
     return Results(frame.assign(**missing), DECLARED).size(train_size)
 
@@ -189,7 +189,7 @@ def trainings(seed: int) -> pd.DataFrame:
                 "trial_id": trial_id, "method": method, "images_seen": stop, "budget": stop / 1000,
                 "rung": STOPS.index(stop) + 1, "n_samples": 50 if rng.random() < 0.1 else 100,
                 "fid": float(rng.integers(10)), "memorization": float(rng.integers(10)) / 10, "fid_se": 1.0,
-                "status": "complete", "confirms": "", "controls": "", **more,
+                "status": "complete", "confirms": "", "controls": "", "branched_at": 0, **more,
             }
             for stop in stops
         ]  # fmt: skip

@@ -24,6 +24,7 @@ def table(*trials: tuple[float, float], ddpm: tuple[float, float] = (100.0, 0.5)
         "status": "complete",
         "confirms": "",
         "controls": "",
+        "branched_at": 0,
     }
     return frame.assign(**shared, recorded_at=np.arange(len(frame), dtype=float))
 

@@ -25,7 +25,9 @@ DECLARED = shipped()
 
 
 def row(trial_id: str = "a", rung: int = 1, status: str = "running", **more: Any) -> dict[str, Any]:
-    numbers = {name: 1 for name, column in columns(DECLARED).items() if column.dtype != "str"}
+    numbers = {name: 1 for name, column in columns(DECLARED).items() if column.dtype != "str"} | {
+        "branched_at": 0
+    }
     return {
         **numbers,
         "trial_id": trial_id,

@@ -49,7 +49,7 @@ def rows(
     fixed: dict[str, Any] = {
         **numbers, "rung": 1, "images_seen": 1000, "n_samples": 1000, "heldout_memorization": 0.01,
         "heldout_images": 500.0, "heldout_similarity_mean": 0.6, "similarity_p95": 0.9, "fid_se": 1.0,
-        "status": "complete", "error": "", "confirms": "", "controls": "",
+        "status": "complete", "error": "", "confirms": "", "controls": "", "branched_at": 0,
     }  # fmt: skip
     trials = [Trial(f"n50-ddpm-s{k}", "ddpm", 50, k) for k in range(len(ddpm))]
     for k in range(len(ours)):

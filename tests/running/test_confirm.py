@@ -21,7 +21,9 @@ def make_config(*changes: str) -> SweepConfig:
 
 
 def row(trial_id: str, fid: float, memorization: float, rung: int = 2, **more: Any) -> dict[str, Any]:
-    numbers: dict[str, Any] = {name: 1 for name, c in columns(DECLARED).items() if c.dtype != "str"}
+    numbers: dict[str, Any] = {name: 1 for name, c in columns(DECLARED).items() if c.dtype != "str"} | {
+        "branched_at": 0
+    }
     words = {"trial_id": trial_id, "method": "algorithm1", "status": "complete", "error": ""}
     place = {"rung": rung, "budget": rung / 2, "images_seen": 6400 * rung, "train_size": 50}
     return {**numbers, **words, **place, "fid": fid, "memorization": memorization, **more}

@@ -28,7 +28,9 @@ def trial(trial_id: str) -> Trial:
 
 
 def row(trial_id: str, rung: int, fid: float, memorization: float, **more: Any) -> dict[str, Any]:
-    numbers = {name: 1 for name, column in columns(DECLARED).items() if column.dtype != "str"}
+    numbers = {name: 1 for name, column in columns(DECLARED).items() if column.dtype != "str"} | {
+        "branched_at": 0
+    }
     complete = rung == 2
     return {
         **numbers,

@@ -46,7 +46,9 @@ class Sweep:
         self.tracked = Tracked(uri, self.run, run_uuid({}), "smoke", DECLARED, storage)
 
     def record(self, trial_id: str = TRIAL, rung: int = 1, **more: Any) -> None:
-        numbers = {name: 1 for name, column in columns(DECLARED).items() if column.dtype != "str"}
+        numbers = {name: 1 for name, column in columns(DECLARED).items() if column.dtype != "str"} | {
+            "branched_at": 0
+        }
         words = {"trial_id": trial_id, "method": "ddpm", "status": "running", "error": "", "confirms": ""}
         when = {"rung": rung, "images_seen": 10 * rung, "recorded_at": 1700000000.25 + rung}
         self.table.record({**numbers, **words, **when, **more})

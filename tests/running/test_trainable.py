@@ -14,7 +14,7 @@ from ray import tune
 from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 
 from pareto_amb import search_spaces
 from pareto_amb.config import SweepConfig
@@ -22,6 +22,7 @@ from pareto_amb.config_file import apply_overrides
 from pareto_amb.declared import Objective
 from pareto_amb.diffusion.checkpoint import unpack
 from pareto_amb.diffusion.methods import METHODS
+from pareto_amb.diffusion.trainer import Trainer
 from pareto_amb.errors import UserError
 from pareto_amb.evaluation.encoders import load_encoder
 from pareto_amb.evaluation.probes import N_LEVELS
@@ -102,13 +103,15 @@ def begin(prepared: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Callable
         method: str = "algorithm1",
         final_samples: int | None = None,
         probes: tuple[float, ...] = (),
+        branch_from: str | float | None = None,
         **more: Any,
     ) -> TrialTrainable:
         parameters = {"sigma_tn": 0.5, "mix_ratio": 0.5} if method != "ddpm" else {}
         trial = Trial(trial_id, method, 50, 1, parameters, measured=measured, **more)
         config: SweepConfig = prepared["config"]
         evaluation = config.evaluation.model_copy(update={"final_samples": final_samples, "probes": probes})
-        config = config.model_copy(update={"evaluation": evaluation})
+        search = config.search.model_copy(update={"branch_from": branch_from})
+        config = config.model_copy(update={"evaluation": evaluation, "search": search})
         trainable = TrialTrainable.__new__(TrialTrainable)
         assets = SweepAssets(storage_uri=str(folder), **{**prepared, "config": config})
         trainable.setup(trial.config(), assets)
@@ -313,6 +316,92 @@ def test_at_a_probe_rung_nothing_is_generated_and_what_follows_is_the_same(
     assert [{n: row[n] for n in names} for row in rows[1:]] == [{n: row[n] for n in names} for row in plain]
     pictures = sorted(path.name for path in (tmp_path / "with" / "samples" / "t").iterdir())
     assert pictures == ["rung-2.npz", "rung-2.png", "rung-3.npz", "rung-3.png"]
+
+
+BASELINE = {"trial_id": "n50-ddpm-s0", "method": "ddpm"}
+BRANCHING = {"probes": (0.25,), "branch_from": "auto"}
+
+
+def file_of(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    return load_file(folder / "checkpoints" / f"{name}.safetensors")
+
+
+def test_the_first_baseline_leaves_a_checkpoint_at_each_rung_that_may_be_branched_at(
+    begin: Callable[..., TrialTrainable], tmp_path: Path
+) -> None:
+    """What it is at that rung, and nothing that changes the baseline."""
+    for branch_from, left in (("auto", [1, 2]), (0.5, [2]), (None, [])):
+        folder, trunks = tmp_path / str(branch_from), []
+        for measured in range(3):  # killed after each rung
+            baseline = begin(folder, measured, **BASELINE, probes=(0.25,), branch_from=branch_from)
+            assert next_row(baseline)["branched_at"] == 0
+            now = file_of(folder, "n50-ddpm-s0")
+            if (folder / "checkpoints" / f"n50-ddpm-s0-r{measured + 1}.safetensors").exists():
+                trunks.append(measured + 1)
+                then = file_of(folder, f"n50-ddpm-s0-r{measured + 1}")
+                same = [name for name in now if name.startswith(("model.", "ema.", "optimizer."))]
+                assert all(torch.equal(now[name], then[name]) for name in same)
+        assert trunks == left
+        second = begin(folder, 0, "n50-ddpm-s1", "ddpm", **BRANCHING)
+        next_row(second)
+        assert not (folder / "checkpoints" / "n50-ddpm-s1-r1.safetensors").exists()
+
+
+@pytest.mark.parametrize("rung", [1, 2])
+def test_a_branched_trial_is_the_training_that_goes_on_from_that_checkpoint_bit_for_bit(
+    begin: Callable[..., TrialTrainable], prepared: dict[str, Any], tmp_path: Path, rung: int
+) -> None:
+    """It measures the rungs after it, and may be killed between two of them."""
+    baseline, config = begin(tmp_path, 0, **BASELINE, **BRANCHING), prepared["config"]
+    for _ in range(3):
+        baseline.step()
+    images = (128, 256)[rung - 1]
+    rows = []
+    for measured in (0, *range(rung + 1, 3)):
+        trial = begin(tmp_path, measured, branched_at=images, **BRANCHING)
+        rows.append(next_row(trial))
+    assert [row["rung"] for row in rows] == [2, 3][rung - 1 :]
+    assert {row["branched_at"] for row in rows} == {images}
+    method = METHODS["algorithm1"].create({"sigma_tn": 0.5, "mix_ratio": 0.5}, config.sampling.sigma_max)
+    own = Trainer(prepared["training_sets"][50], config.training, method, seed=1, branched_at=images)
+    own.branch((tmp_path / "checkpoints" / f"n50-ddpm-s0-r{rung}.safetensors").read_bytes())
+    own.train(512)
+    made, found = load(own.checkpoint()), file_of(tmp_path, "t")
+    assert made.keys() == found.keys()
+    different = [name for name in made if not torch.equal(made[name], found[name])]
+    assert different in ([], ["loss_sum"])  # whose mean begins at each rung
+    next_row(begin(tmp_path / "scratch", 2))
+    scratch = file_of(tmp_path / "scratch", "t")
+    assert not any(torch.equal(scratch[name], found[name]) for name in found if name.endswith("exp_avg"))
+
+
+def test_a_trunk_that_is_missing_or_damaged_is_named_with_a_remedy(
+    begin: Callable[..., TrialTrainable], tmp_path: Path
+) -> None:
+    remedy = "restore it, or begin a new sweep, with search.branch_from null where none is wanted$"
+    start = r"^checkpoints/n50-ddpm-s0-r2\.safetensors: "
+    with pytest.raises(UserError, match=f"{start}is missing, and t goes on from it; {remedy}"):
+        begin(tmp_path, 0, branched_at=256, **BRANCHING).step()
+    baseline = begin(tmp_path, 0, **BASELINE, **BRANCHING)
+    for _ in range(2):
+        baseline.step()
+    path = tmp_path / "checkpoints" / "n50-ddpm-s0-r2.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=f"{start}not a pareto-amb checkpoint, or cut short .*; {remedy}"):
+        begin(tmp_path, 0, branched_at=256, **BRANCHING).step()
+
+
+def test_the_training_from_scratch_of_a_branched_trial_is_measured_at_every_rung(
+    begin: Callable[..., TrialTrainable], tmp_path: Path
+) -> None:
+    again = begin(tmp_path, 0, "t-r3-c0", confirms="t", last=3, every_rung=True, **BRANCHING)
+    rows = [next_row(again) for _ in range(2)]
+    again = begin(tmp_path, 2, "t-r3-c0", confirms="t", last=3, every_rung=True, **BRANCHING)
+    rows.append(next_row(again))
+    assert [(row["rung"], row["n_samples"], row["branched_at"]) for row in rows] == [
+        (1, 0, 0), (2, 20, 0), (3, 20, 0)
+    ]  # fmt: skip
+    assert rows[-1]["status"] == "complete"
 
 
 FOLLOWER = {
