@@ -95,6 +95,38 @@ def test_a_bad_value_is_refused_in_one_line_that_names_it(change: str, message: 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["search.branch_from=0.3"], "search.branch_from 0.3 is no share .* below 1; they are 0.125, 0.5$"),
+        (["search.branch_from=1"], "search.branch_from"),
+        (["search.branch_from=late"], "search.branch_from"),
+        (
+            ["search.branch_from=auto", "evaluation.probes=[]", "evaluation.rungs=[1]"],
+            "search.branch_from auto is no share .* they are none$",
+        ),
+        (
+            ["search.branch_from=auto", "search.sampler=grid", "space.sigma_tn=[1]", "space.mix_ratio=[0.5]"],
+            "search.branch_from: a grid is for figures of trainings from scratch",
+        ),
+        (["search.branch_from=0.5", "search.patience=3"], "search.patience looks at the frontier"),
+    ],
+)
+def test_what_cannot_be_branched_from_is_refused(changes: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        resolve(*changes)
+
+
+def test_the_rungs_that_trials_may_be_branched_at() -> None:
+    assert resolve().branching_rungs() == ()
+    assert resolve("search.branch_from=0.125").branching_rungs() == (1,)
+    assert resolve("search.branch_from=0.5").branching_rungs() == (2,)
+    assert resolve("search.branch_from=auto").branching_rungs() == (1, 2)
+    default = ["evaluation.probes=null", "evaluation.rungs=[0.2, 1]"]
+    assert resolve("search.branch_from=0.125", *default).branching_rungs() == (2,)
+    assert resolve("search.branch_from=auto", *default).branching_rungs() == (1, 2, 3)
+
+
 def test_a_grid_needs_lists_of_what_is_compared_and_no_more_points_than_trials() -> None:
     grid, listed = "search.sampler=grid", "space.sigma_tn=[0.1, 0.4]"
     config = resolve(grid, listed)  # two mix ratios; masking's corruption, a range, is not searched

@@ -66,6 +66,7 @@ def rows() -> pd.DataFrame:
                     "rung": rung, "images_seen": 100 * rung, "budget": rung / 2, "n_samples": 40 * (rung > 0),
                     "status": "complete" if rung else "failed", "error": "" if rung else "out of memory",
                     "confirms": "a-0" if trial_id == "a-0-c1" else "", "recorded_at": 1e9 + number,
+                    "branched_at": 0,
                     "controls": "a-0" if method == "control" else "",
                     "probe_levels": [0.1, 0.4], "probe_train": [0.2, 0.5], "probe_heldout": [0.3, 0.5],
                 }

@@ -54,6 +54,17 @@ def test_first_weights_that_do_not_fit_are_refused_before_a_sweep_starts(tmp_pat
         load_materials(masked, console)
 
 
+def test_a_method_whose_network_is_not_ddpms_is_not_branched_from_it() -> None:
+    search = SearchConfig(methods=("algorithm1", "masking"), branch_from="auto")
+    with pytest.raises(
+        UserError, match=r"search\.branch_from: masking .*; set it to null, or take masking out"
+    ):
+        load_materials(sweep().model_copy(update={"search": search}), Console(quiet=True))
+    load_materials(
+        sweep().model_copy(update={"search": SearchConfig(branch_from="auto")}), Console(quiet=True)
+    )
+
+
 def test_compiling_without_a_compiler_is_refused_before_a_sweep_starts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -435,3 +435,71 @@ def test_the_search_hears_of_full_rungs_alone_and_counts_them_from_one(
     again, _ = open_searcher(tmp_path, config)
     assert heard == [(1, 7.0)] * 2
     assert ask(again, "b").measured == 2
+
+
+BRANCHED = ("search.branch_from=auto", "evaluation.probes=[0.125, 0.25]", "evaluation.rungs=[0.5, 1]")
+
+
+def probed(trial: Trial, rung: int, gap: float, status: str = "running") -> dict[str, Any]:
+    """A rung of a baseline, a probe rung: how far apart its denoising errors are."""
+    errors = {"probe_levels": [0.1], "probe_train": [1.0], "probe_heldout": [gap], "n_samples": 0}
+    unknown = {"fid": math.nan, "memorization": math.nan, "heldout_memorization": math.nan}
+    return row(trial, status, rung=rung, budget=0.125 * rung, **errors, **unknown)
+
+
+def test_branched_trials_wait_for_the_first_baseline_of_their_size(tmp_path: Path) -> None:
+    config = make_config(*BRANCHED, "space.train_size=[50, 80]")
+    searcher, results = open_searcher(tmp_path, config)
+    baselines = [ask(searcher, f"ray{k}") for k in range(4)]
+    assert [t.id for t in baselines] == ["n50-ddpm-s0", "n80-ddpm-s0", "n50-ddpm-s1", "n80-ddpm-s1"]
+    results.record(probed(baselines[0], 1, 1.0))
+    assert searcher.suggest("later") is None  # a trial may follow, so that the search is not over
+    results.record(probed(baselines[1], 1, 1.0))
+    results.record(probed(baselines[1], 2, 2.0))
+    for k in range(4):
+        large = ask(searcher, f"large{k}")
+        assert (large.train_size, large.branched_at) == (80, config.rung_images()[0])
+    assert searcher.suggest("later") is None
+    results.record(row(baselines[0], "failed", rung=1))
+    searcher.on_trial_complete("ray0", error=True)
+    small = ask(searcher, "small")
+    assert (small.train_size, small.branched_at) == (50, config.rung_images()[0])
+
+
+def test_branched_trials_are_left_where_their_baseline_was_cut_off(tmp_path: Path) -> None:
+    searcher, results = open_searcher(tmp_path, make_config(*BRANCHED))
+    first, second = (ask(searcher, f"ray{k}") for k in range(2))
+    results.record(probed(first, 1, 1.0, "interrupted"))
+    searcher.on_trial_complete("ray0", error=True)
+    assert searcher.suggest("later") == Searcher.FINISHED
+    again, results = open_searcher(tmp_path, make_config(*BRANCHED))
+    assert [ask(again, f"again{k}") for k in range(2)] == [first.after(1), second]
+    assert again.suggest("later") is None
+
+
+def test_a_branched_search_that_was_killed_goes_on_with_the_same_trials(tmp_path: Path) -> None:
+    """Those with a row, those without one, and those still to come are all branched where they were to be."""
+    config = make_config(*BRANCHED)
+    searcher, results = open_searcher(tmp_path, config)
+    baseline = ask(searcher, "ddpm")
+    ask(searcher, "other")
+    results.record(probed(baseline, 1, 1.0))
+    results.record(probed(baseline, 2, 9.0))
+    begun = [ask(searcher, f"ray{k}") for k in range(3)]
+    images = config.rung_images()[0]
+    assert {trial.branched_at for trial in begun} == {images}
+    results.record(row(begun[0]))
+    results.record(row(begun[1], "interrupted", rung=0))
+    results.record(probed(baseline, 3, 9.0, "complete"))
+    again, _ = open_searcher(tmp_path, config)
+    assert again.n_remaining == 4
+    handed_out = [ask(again, f"again{k}") for k in range(4)]
+    assert handed_out[1:3] == begun[1:]
+    assert handed_out[3].id == "n50-algorithm1-0003"
+    assert handed_out[3].branched_at == images
+    assert again.suggest("more") == Searcher.FINISHED
+
+
+def test_trials_begin_from_scratch_where_nothing_is_said_of_branching(tmp_path: Path) -> None:
+    trials = run_through(*open_searcher(tmp_path, make_config()))
+    assert {trial.branched_at for trial in trials} == {0}
