@@ -179,6 +179,12 @@ def trial_columns(trial: Trial, declared: Declared) -> dict[str, Any]:
     }
 
 
+def empty_row(trial: Trial, declared: Declared) -> dict[str, Any]:
+    """The row of a trial that has not come to its first rung, but for its status."""
+    start = {"rung": 0, "images_seen": 0, "budget": 0.0, "n_samples": 0, "error": ""}
+    return {**trial_columns(trial, declared), **start}
+
+
 def searched(rows: pd.DataFrame) -> pd.DataFrame:
     """Those of `rows` that are of the search, baselines included: no repeats, and no controls."""
     return rows[(rows.confirms == "") & (rows.controls == "")]

@@ -282,6 +282,15 @@ def _host_and_port(address: str) -> tuple[str, int]:
     return parts.hostname, parts.port
 
 
+def trials_at_once(config: SweepConfig, gpus: float) -> int:
+    """How many trials, each of so many GPUs, the connected cluster can run beside each other now."""
+    import ray
+
+    there, cpus = ray.cluster_resources(), config.resources.cpus_per_trial
+    by_cpu = there.get("CPU", 0.0) // cpus
+    return max(int(min(by_cpu, there.get("GPU", 0.0) // gpus) if gpus else by_cpu), 1)
+
+
 def gpus_per_trial(config: SweepConfig) -> float:
     """GPUs (or the fraction of one) that a trial occupies on the connected cluster.
 

@@ -1,8 +1,11 @@
-"""After the search: its best trainings again, with seeds that had no part in choosing them, and controls."""
+"""After the search: its best trainings again, with seeds that had no part in choosing them, and controls.
+
+Those of a search on branched trials are trained from scratch first, one chosen after another.
+"""
 
 import re
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +13,8 @@ from ray.tune.search import Searcher
 
 from pareto_amb.config import SweepConfig
 from pareto_amb.declared import Declared, Objective
-from pareto_amb.results.confirm import worth_confirming
-from pareto_amb.results.table import ResultsTable
+from pareto_amb.results.confirm import branched_trials, next_from_scratch, worth_confirming
+from pareto_amb.results.table import ResultsTable, empty_row
 from pareto_amb.trial import Trial
 
 FIRST_SEED = 1_000_000
@@ -23,11 +26,11 @@ def followers(config: SweepConfig, results: ResultsTable) -> list[Trial]:
 
     A repeat ends where the training that it confirms is best; all are given the same fresh seeds. They follow
     from the table, so that a resumed sweep finds the same ones; those that were begun for an earlier, shorter
-    search are among them, under the ids that they have.
+    search are among them, under the ids that they have. So are the trainings from scratch of branched trials,
+    of which the best are repeated; they have no control.
     """
     found, confirm = results.results(), config.search.confirm
-    known = [row for row in map(results.last_row, results.trial_ids()) if row is not None]
-    begun = [_begun(config, results.declared, row) for row in known if row["confirms"] or row["controls"]]
+    begun = _all_begun(config, results)
     wanted = [
         _repeat(config, results, trial_id, rung, k)
         for size in config.space.train_size
@@ -35,8 +38,44 @@ def followers(config: SweepConfig, results: ResultsTable) -> list[Trial]:
         for k in range(1, confirm.seeds + 1)
     ]
     repeats = _once([*wanted, *(trial for trial in begun if trial.confirms)])
-    controls = [control for trial in repeats for control in _controls(config, results.declared, trial)]
+    controlled = [trial for trial in repeats if not trial.every_rung]
+    controls = [control for trial in controlled for control in _controls(config, results.declared, trial)]
     return [*repeats, *_once([*controls, *(trial for trial in begun if trial.controls)])]
+
+
+def from_scratch(config: SweepConfig, results: ResultsTable) -> list[Trial]:
+    """The trainings from scratch of branched trials that were begun."""
+    return [trial for trial in _all_begun(config, results) if trial.every_rung]
+
+
+def to_choose(config: SweepConfig, results: ResultsTable) -> dict[int, int]:
+    """By train size, how many branched trials are still to be chosen for a training from scratch."""
+    begun, found = from_scratch(config, results), results.results()
+    return {
+        size: max(
+            min(config.n_from_scratch(), len(branched_trials(found.size(size))))
+            - sum(trial.train_size == size for trial in begun),
+            0,
+        )
+        for size in config.space.train_size
+    }
+
+
+def choose_from_scratch(config: SweepConfig, results: ResultsTable) -> Trial | None:
+    """The next training from scratch, for the size that has most to choose; None when all were chosen."""
+    left = to_choose(config, results)
+    size = max(left, key=left.__getitem__)
+    begun = {trial.confirms for trial in from_scratch(config, results)}
+    chosen = next_from_scratch(results.results().size(size), begun) if left[size] else None
+    if chosen is None:
+        return None
+    return replace(_repeat(config, results, chosen, len(config.rung_images()), 0), every_rung=True)
+
+
+def _all_begun(config: SweepConfig, results: ResultsTable) -> list[Trial]:
+    """What follows the search and has a row."""
+    known = [row for row in map(results.last_row, results.trial_ids()) if row is not None]
+    return [_begun(config, results.declared, row) for row in known if row["confirms"] or row["controls"]]
 
 
 def unfinished(trials: Iterable[Trial], results: ResultsTable) -> list[Trial]:
@@ -45,10 +84,11 @@ def unfinished(trials: Iterable[Trial], results: ResultsTable) -> list[Trial]:
 
 
 def _repeat(config: SweepConfig, results: ResultsTable, trial_id: str, rung: int, k: int) -> Trial:
+    """The k-th repeat; number 0 is the training from scratch of a branched trial."""
     original = results.last_row(trial_id)
     assert original is not None
     return Trial(
-        id=f"{trial_id}-r{rung}-c{k}",
+        id=f"{original['confirms'] or trial_id}-r{rung}-c{k}",
         method=original["method"],
         train_size=int(original["train_size"]),
         seed=config.seed + FIRST_SEED + k,
@@ -69,12 +109,13 @@ def _controls(config: SweepConfig, declared: Declared, repeat: Trial) -> list[Tr
 
 
 def _begun(config: SweepConfig, declared: Declared, row: Mapping[str, Any]) -> Trial:
-    """The trial that a row is of. Until it is measured, the rung that it ends with stands in its id alone.
+    """The trial that a row is of. The rung that it ends with stands in its id.
 
-    In older tables it does not: those all ended with the last.
+    In older tables it does not: those all ended with the last, or where they were measured.
     """
-    named = re.search(r"-r(\d+)-c\d+", row["trial_id"])
-    planned = int(named[1]) if named else len(config.rung_images())
+    named = re.search(r"-r(\d+)-c(\d+)", row["trial_id"])
+    last = int(named[1]) if named else int(row["rung"]) or len(config.rung_images())
+    every_rung = named is not None and int(named[2]) == 0
     return Trial(
         id=row["trial_id"],
         method=row["method"],
@@ -83,7 +124,9 @@ def _begun(config: SweepConfig, declared: Declared, row: Mapping[str, Any]) -> T
         parameters=_parameters(declared, row),
         confirms=row["confirms"],
         controls=row["controls"],
-        last=int(row["rung"]) or planned,
+        last=last,
+        measured=int(row["rung"]) if every_rung else 0,
+        every_rung=every_rung,
     )
 
 
@@ -103,7 +146,7 @@ class GivenTrials(Searcher):
         super().__init__(metric=[o.name for o in objectives], mode=[o.direction for o in objectives])
         self._left = deque(trials)
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial's configuration, or Searcher.FINISHED. `trial_id` is Ray's own."""
         return self._left.popleft().config() if self._left else str(Searcher.FINISHED)
 
@@ -117,3 +160,34 @@ class GivenTrials(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore: see `save`."""
+
+
+class ChosenTrials(GivenTrials):
+    """Hands out the trainings from scratch that were cut off, then chooses others, each when it may begin.
+
+    A choice is on record before it is handed out: the next one counts with it, and so does a resumed sweep.
+    """
+
+    def __init__(self, config: SweepConfig, results: ResultsTable, at_once: Callable[[], int]) -> None:
+        """`at_once` tells how many trials can run beside each other now."""
+        left = unfinished(from_scratch(config, results), results)
+        super().__init__(left, list(results.declared.objectives.values()))
+        self._config, self._results, self._at_once = config, results, at_once
+        self._running: set[str] = set()
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """As of `GivenTrials`; None as long as no worker is free for what would be chosen."""
+        if not self._left and len(self._running) >= self._at_once():
+            return None
+        if not self._left and (chosen := choose_from_scratch(self._config, self._results)):
+            self._results.record({**empty_row(chosen, self._results.declared), "status": "running"})
+            self._left.append(chosen)
+        if self._left:
+            self._running.add(trial_id)
+        return super().suggest(trial_id)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Its worker is free."""
+        self._running.discard(trial_id)

@@ -5,15 +5,14 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pareto_amb.config import SweepConfig
 from pareto_amb.declared import BASELINE, Declared
 from pareto_amb.diffusion.methods import Method
 from pareto_amb.errors import UserError
 from pareto_amb.results.run_directory import RunDirectory
-from pareto_amb.results.table import ResultsTable, trial_columns
-from pareto_amb.running.confirm import followers, unfinished
+from pareto_amb.results.table import ResultsTable, empty_row
+from pareto_amb.running.confirm import followers, from_scratch, to_choose, unfinished
 from pareto_amb.running.retry import retry_failed
 from pareto_amb.running.scheduler import ParetoHalving
 from pareto_amb.running.searcher import ParetoSearcher
@@ -108,7 +107,14 @@ class SweepState:
         """All trials that have not ended; which ones follow the search is known once it is over."""
         if searching := self.n_searching():
             return searching + self.n_following
+        if left := self.n_from_scratch():
+            return left + self.n_following - self.config.n_from_scratch() * len(self.config.space.train_size)
         return len(unfinished(self.followers(), self.results))
+
+    def n_from_scratch(self) -> int:
+        """Once the search is over: the trainings from scratch of branched trials that have not ended."""
+        begun = unfinished(from_scratch(self.config, self.results), self.results)
+        return len(begun) + sum(to_choose(self.config, self.results).values())
 
     def n_begun(self) -> int:
         """The unfinished trials that were measured before: each has its checkpoint."""
@@ -119,16 +125,11 @@ class SweepState:
 
     def end(self, trial: Trial, error: str, interrupted: bool) -> None:
         """Record that a trial has ended without a result, for good unless it was only `interrupted`."""
-        row = self.results.last_row(trial.id) or self._empty_row(trial)
+        row = self.results.last_row(trial.id) or empty_row(trial, self.declared)
         status = "interrupted" if interrupted else "failed"
         self.results.record({**row, "status": status, "error": error})
         if not interrupted and not trial.follows:
             self.searcher.failed(trial)
-
-    def _empty_row(self, trial: Trial) -> dict[str, Any]:
-        """The row of a trial that ended before its first rung."""
-        start = {"rung": 0, "images_seen": 0, "budget": 0.0, "n_samples": 0}
-        return {**trial_columns(trial, self.declared), **start}
 
     def followers(self) -> list[Trial]:
         """The trials that follow the search, once it is over, ended ones among them."""

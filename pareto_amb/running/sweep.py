@@ -29,8 +29,8 @@ from pareto_amb.results.recommendation_file import (
 from pareto_amb.results.run_directory import RunDirectory
 from pareto_amb.running.assets import measure_references
 from pareto_amb.running.claim import Claim
-from pareto_amb.running.cluster import gpus_per_trial, ray_cluster
-from pareto_amb.running.confirm import GivenTrials, unfinished
+from pareto_amb.running.cluster import gpus_per_trial, ray_cluster, trials_at_once
+from pareto_amb.running.confirm import ChosenTrials, GivenTrials, unfinished
 from pareto_amb.running.follower import Follower, PatienceWatch, SilentRay
 from pareto_amb.running.halt import halting_in_order
 from pareto_amb.running.materials import Materials, describe_auto
@@ -206,20 +206,32 @@ def _run_trials(
     gpus: float,
     time_budget: float | None,
 ) -> None:
-    """Search, and when that is over before the time is up, confirm what was found, beside its controls."""
-    started = time.monotonic()
+    """Search, and when that is over before the time is up, train what follows from it.
+
+    First what branched trials have chosen, from scratch; then repeats of the best, beside their controls.
+    """
+    config, results, started = state.config, state.results, time.monotonic()
+
+    def fit(searcher: Searcher, count: int, scheduler: ParetoHalving | None = None) -> None:
+        left = None if time_budget is None else time_budget - (time.monotonic() - started)
+        if left is None or left > 0:
+            _tuner(assets, searcher, scheduler, count, callbacks, gpus, left).fit()
+
     if state.n_searching():
-        searcher = state.searcher
-        _tuner(assets, searcher, state.halving, searcher.n_total, callbacks, gpus, time_budget).fit()
-    left = None if time_budget is None else time_budget - (time.monotonic() - started)
-    if state.n_searching() or (left is not None and left <= 0):
+        fit(state.searcher, state.searcher.n_total, state.halving)
+    if state.n_searching():
         return
-    trials = unfinished(following := state.followers(), state.results)
-    rungs, total = state.config.rung_images(), state.searcher.n_total + len(following)
+    if count := state.n_from_scratch():
+        total = state.searcher.n_total + state.n_following
+        progress.following(state.n_unfinished(), total, float(state.n_unfinished()))
+        fit(ChosenTrials(config, results, lambda: trials_at_once(config, gpus)), count)
+    if state.n_from_scratch():
+        return
+    trials = unfinished(following := state.followers(), results)
+    rungs, total = config.rung_images(), state.searcher.n_total + len(following)
     progress.following(len(trials), total, sum(rungs[trial.last - 1] for trial in trials) / rungs[-1])
     if trials:
-        given = GivenTrials(trials, list(state.declared.objectives.values()))
-        _tuner(assets, given, None, len(trials), callbacks, gpus, left).fit()
+        fit(GivenTrials(trials, list(state.declared.objectives.values())), len(trials))
 
 
 def _tuner(

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.linalg import cho_solve, solve_triangular
 
 from pareto_amb.search.extrapolation import Array
-from pareto_amb.search.pareto import hypervolume_growth, non_dominated
+from pareto_amb.search.pareto import expected_growth
 from pareto_amb.search.surrogate import LENGTHS, length_prior, squared_exponential
 
 CATEGORY_LENGTHS = (0.5, 1.5)
@@ -127,16 +127,11 @@ class EHVISampler(BaseSampler):
         """Expected growth of the hypervolume by the best rung of a trial at each row of `x` (m, d): (m,).
 
         The frontier that is to grow is that of the expected values at the rows of `seen`, not of the
-        measured ones, whose best are lucky draws. What is drawn lies as far from its mean at every rung.
+        measured ones, whose best are lucky draws.
         """
         expected = np.stack([model(seen)[0] for model in models], axis=-1).reshape(-1, len(models))
-        inside = expected[(expected < 1).all(axis=1)]
-        front = np.unique(inside[non_dominated(inside)], axis=0)
         mean, deviation = (np.stack(part, axis=-1) for part in zip(*(m(x) for m in models), strict=True))
-        noise = self._rng.standard_normal((N_DRAWS, 1, 1, len(models)))
-        draws = np.maximum(mean + deviation * noise, 0.0)
-        growth: Array = hypervolume_growth(front, draws).max(axis=-1).mean(axis=0)
-        return growth
+        return expected_growth(expected, mean, deviation, self._rng, N_DRAWS)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

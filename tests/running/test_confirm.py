@@ -7,8 +7,17 @@ from pareto_amb import search_spaces
 from pareto_amb.config import SweepConfig
 from pareto_amb.config_file import apply_overrides
 from pareto_amb.declared import Declared, MethodInfo
+from pareto_amb.results.confirm import branched_trials, next_from_scratch
 from pareto_amb.results.table import ResultsTable, columns, shipped
-from pareto_amb.running.confirm import GivenTrials, followers, unfinished
+from pareto_amb.running.confirm import (
+    ChosenTrials,
+    GivenTrials,
+    choose_from_scratch,
+    followers,
+    from_scratch,
+    to_choose,
+    unfinished,
+)
 from pareto_amb.sweep_file import parse_sweep
 from pareto_amb.trial import Trial
 
@@ -166,3 +175,124 @@ def test_given_trials_are_handed_out_in_order_and_then_no_more() -> None:
     handed_out = [searcher.suggest(f"ray{k}") for k in range(3)]
     assert [Trial.from_config(config) for config in handed_out[:2]] == trials
     assert handed_out[2] == GivenTrials.FINISHED
+
+
+BRANCHED = ("search.branch_from=0.5", "search.confirm.points=3", "search.controls=false")
+
+
+def branched_search(folder: Path) -> ResultsTable:
+    """DDPM as above, and trials that went on from it after half of the budget."""
+    results = ResultsTable(folder / "results.parquet", DECLARED)
+    for k, fid in enumerate((100.0, 104.0)):
+        results.record(row(f"n50-ddpm-s{k}", 150.0, 0.1, 1, method="ddpm"))
+        results.record(row(f"n50-ddpm-s{k}", fid, 0.5, method="ddpm"))
+    for name, fid, memorization in [
+        ("a", 101.0, 0.3),
+        ("b", 107.0, 0.2),  # admissible, fewest copies
+        ("c", 109.0, 0.1),
+        ("d", 130.0, 0.0),
+        ("e", 95.0, 0.4),
+    ]:
+        chosen = {"sigma_tn": ord(name) / 100, "seed": ord(name), "branched_at": 6400}
+        results.record(row(name, fid, memorization, **chosen))
+    results.record(row("g", 90.0, 0.0, status="failed", branched_at=6400))
+    results.record(row("h", 90.0, 0.0, method="control", branched_at=6400))  # may not be recommended
+    return results
+
+
+def show(results: ResultsTable, trial: Trial, fid: float, memorization: float, rung: int = 2) -> None:
+    own = {"confirms": trial.confirms, "method": trial.method, "seed": trial.seed, **trial.parameters}
+    status = "complete" if rung == trial.last else "running"
+    results.record(row(trial.id, fid, memorization, rung, status=status, **own))
+
+
+def test_branched_trials_are_trained_from_scratch_in_the_order_of_confirmation_until_one_has_shown_figures(
+    tmp_path: Path,
+) -> None:
+    results, config = branched_search(tmp_path), make_config(*BRANCHED)
+    assert branched_trials(results.results().size(50)) == ["b", "a", "e", "c", "d"]
+    assert followers(config, results) == []
+    assert to_choose(config, results) == {50: 3}
+    searcher = ChosenTrials(config, results, lambda: 2)
+    first, second = (Trial.from_config(searcher.suggest(f"ray{k}")) for k in range(2))
+    assert [first.id, second.id] == ["b-r2-c0", "a-r2-c0"]
+    assert (first.confirms, first.last, first.every_rung, first.branched_at) == ("b", 2, True, 0)
+    assert first.parameters["sigma_tn"] == ord("b") / 100
+    assert first.seed == second.seed
+    assert first.seed not in [ord(name) for name in "abcde"]
+    assert searcher.suggest("ray2") is None  # both workers are busy
+    assert (results.status("a-r2-c0"), to_choose(config, results)) == ("running", {50: 1})
+    searcher.on_trial_complete("ray0")
+    assert Trial.from_config(searcher.suggest("ray2")).id == "e-r2-c0"
+    searcher.on_trial_complete("ray1")
+    assert searcher.suggest("ray3") == ChosenTrials.FINISHED
+
+
+def test_a_search_that_was_killed_while_it_chose_goes_on_with_those_that_were_chosen(tmp_path: Path) -> None:
+    results, config = branched_search(tmp_path), make_config(*BRANCHED)
+    searcher = ChosenTrials(config, results, lambda: 2)
+    first, second = (Trial.from_config(searcher.suggest(f"ray{k}")) for k in range(2))
+    show(results, first, 110.0, 0.15)
+    show(results, second, 150.0, 0.1, 1)
+    again = ResultsTable(results.path, DECLARED)
+    assert unfinished(from_scratch(config, again), again) == [second.after(1)]
+    resumed = ChosenTrials(config, again, lambda: 1)
+    assert Trial.from_config(resumed.suggest("ray0")) == second.after(1)
+    resumed.on_trial_complete("ray0")
+    third = resumed.suggest("ray1")
+    assert Trial.from_config(third).confirms in {"c", "d", "e"}
+    assert resumed.suggest("ray2") is None
+    resumed.on_trial_complete("ray1")
+    assert resumed.suggest("ray2") == ChosenTrials.FINISHED
+
+
+def test_the_next_one_is_that_which_adds_most_where_the_bias_is_taken_off(tmp_path: Path) -> None:
+    """From scratch `b` copies much less: so will `a`, which then dominates what c and e could add."""
+    results, config = branched_search(tmp_path), make_config(*BRANCHED)
+    first = choose_from_scratch(config, results)
+    assert first is not None
+    show(results, first, 107.0, 0.2)  # no bias: the best of what is left is at fewer copies
+    size = results.results().size(50)
+    no_bias = next_from_scratch(size, {"b"})
+    expected = {}
+    low = {"a": (101.0, 0.3), "c": (109.0, 0.1), "d": (130.0, 0.0), "e": (95.0, 0.4)}
+    for name, (fid, copies) in low.items():  # below twice DDPM's FID and its copies, beside b
+        x, y = fid / 204, copies / 0.5
+        expected[name] = (1 - x) * (1 - y) - (1 - max(x, 107 / 204)) * (1 - max(y, 0.4))
+    assert no_bias == max(expected, key=expected.__getitem__) == "d"
+    show(results, first, 180.0, 0.0)  # a large bias in both: what copies much is expected to copy little
+    assert next_from_scratch(results.results().size(50), {"b"}) == "e"
+    # While that one is under way another is chosen than it.
+    assert next_from_scratch(results.results().size(50), {"b", "e"}) not in {"b", "e", None}
+
+
+def test_the_best_from_scratch_are_repeated_where_they_are_best_and_have_controls(tmp_path: Path) -> None:
+    results, config = branched_search(tmp_path), make_config(*BRANCHED, "search.controls=true")
+    for fid, copies in ((107.0, 0.25), (106.0, 0.2), (130.0, 0.0)):
+        chosen = choose_from_scratch(config, results)
+        assert chosen is not None
+        show(results, chosen, 103.0, 0.3, 1)
+        show(results, chosen, fid, copies)
+    assert choose_from_scratch(config, results) is None
+    whole = [trial for trial in followers(config, results) if trial.every_rung]
+    assert len(whole) == 3
+    fresh = left(config, results)
+    best, second = (trial.id for trial in sorted(whole, key=lambda t: results.last_row(t.id)["fid"])[:2])
+    names = [trial.removesuffix("-r2-c0") for trial in (best, second)]
+    repeats = [f"{name}-r2-c{k}" for name in names for k in (1, 2)]
+    assert ids(fresh) == [*repeats, *(f"{name}-control" for name in repeats)]
+    assert [trial.confirms for trial in fresh[:4]] == [best, best, second, second]
+    assert [trial.controls for trial in fresh[4:]] == [best, best, second, second]
+    assert len({trial.seed for trial in fresh[:2]} | {trial.seed for trial in whole}) == 3
+    for done, trial in enumerate(fresh):  # what they show changes no candidate
+        assert left(config, results) == fresh[done:]
+        own = {"controls": trial.controls, "confirms": trial.confirms, "method": trial.method}
+        results.record(row(trial.id, 1.0, 0.0, trial.last, **own, seed=trial.seed, **trial.parameters))
+    assert left(config, results) == []
+
+
+def test_with_branching_trainings_from_scratch_are_planned_beside_the_repeats() -> None:
+    config = make_config("search.branch_from=0.5", "search.confirm.points=3")
+    assert (config.n_confirmations(DECLARED), config.n_controls(DECLARED)) == (7, 4)
+    masking = make_config("search.branch_from=0.5", "search.methods=[masking]")
+    assert (masking.n_confirmations(DECLARED), masking.n_controls(DECLARED)) == (0, 0)
