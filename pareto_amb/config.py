@@ -751,21 +751,22 @@ class SweepConfig(_Model):
     def n_confirmations(self, declared: Declared) -> int:
         """Trainings a train size that follow the search: none where no method may be recommended."""
         confirm = self.search.confirm
-        repeats = confirm.candidates * confirm.seeds + self.n_from_scratch()
-        return repeats if self._may_recommend(declared) else 0
+        repeats = confirm.candidates * confirm.seeds if self._may_recommend(declared) else 0
+        return repeats + self.n_from_scratch(declared)
+
+    def n_from_scratch(self, declared: Declared) -> int:
+        """Those of them that train a branched trial from scratch, at most."""
+        branches = self.search.branch_from is not None and self._may_recommend(declared)
+        return self.search.confirm.points if branches else 0
 
     def _may_recommend(self, declared: Declared) -> bool:
         return any(declared.method(name).recommended for name in self.search.methods)
-
-    def n_from_scratch(self) -> int:
-        """Branched trials that are trained from scratch, a train size, at most."""
-        return self.search.confirm.points if self.search.branch_from is not None else 0
 
     def n_controls(self, declared: Declared) -> int:
         """Trainings a train size that are controls of those, at most: not every method has one."""
         methods = [declared.method(name) for name in self.search.methods]
         controlled = self.search.controls and any(m.control and m.recommended for m in methods)
-        return self.n_confirmations(declared) - self.n_from_scratch() if controlled else 0
+        return self.n_confirmations(declared) - self.n_from_scratch(declared) if controlled else 0
 
     def rung_images(self) -> tuple[int, ...]:
         """Images seen at each rung, whole batches, rising: (n_rungs,). The probe rungs come first."""

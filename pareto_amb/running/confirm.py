@@ -53,7 +53,7 @@ def to_choose(config: SweepConfig, results: ResultsTable) -> dict[int, int]:
     begun, found = from_scratch(config, results), results.results()
     return {
         size: max(
-            min(config.n_from_scratch(), len(branched_trials(found.size(size))))
+            min(config.n_from_scratch(results.declared), len(branched_trials(found.size(size))))
             - sum(trial.train_size == size for trial in begun),
             0,
         )

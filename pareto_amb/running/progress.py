@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pareto_amb.declared import Objective
+from pareto_amb.results.points import taken_over
 from pareto_amb.results.table import ResultsTable, trial_columns
 from pareto_amb.trial import Trial
 
@@ -26,6 +27,11 @@ def format_duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}m{whole % 60:02}s"
     return f"{whole // 3600}h{whole % 3600 // 60:02}m"
+
+
+def _trained(row: Mapping[str, Any]) -> float:
+    """What a training has cost up to a row, in full trainings; 0 before its first."""
+    return float(row["budget"] - taken_over(row)) if "budget" in row else 0.0
 
 
 class SweepProgress:
@@ -51,7 +57,7 @@ class SweepProgress:
         self._trained = 0.0  # by this process, in full trainings
         rows = (results.last_row(trial_id) for trial_id in results.trial_ids())
         self._each = trainings / total
-        self._left = trainings - sum(row["budget"] for row in rows if row)
+        self._left = trainings - sum(_trained(row) for row in rows if row)
         self._running: dict[str, dict[str, Any]] = {}
         self._fronts = self._frontiers()
         self._started = time.monotonic()
@@ -84,7 +90,7 @@ class SweepProgress:
     def row(self, row: Mapping[str, Any]) -> None:
         """A trial has reached a rung."""
         trial = self._running.setdefault(row["trial_id"], {})
-        step = row["budget"] - trial.get("budget", 0.0)
+        step = _trained(row) - _trained(trial)
         self._trained, self._left = self._trained + step, self._left - step
         trial.update(row)
         if row["status"] == "complete":
@@ -114,7 +120,7 @@ class SweepProgress:
 
     def failed(self, trial: Trial, error: str, interrupted: bool = False) -> None:
         """A trial has failed for good, or was `interrupted` and goes on in a resumed sweep."""
-        trained = self._running.get(trial.id, {}).get("budget", 0.0)
+        trained = _trained(self._running.get(trial.id, {}))
         self._left -= max(self._each - trained, 0.0)
         described = self._describe(trial_columns(trial, self._declared))
         if interrupted:
@@ -152,7 +158,7 @@ class SweepProgress:
         for row in list(self._running.values()):
             running.add_row(
                 row["trial_id"],
-                self._declared.describe(row["method"], row),
+                self._chosen(row),
                 f"{row.get('rung', 0)}/{row.get('last', self._n_rungs)}",
                 *(self._figure(objective, row) for objective in self._objectives),
             )
@@ -187,8 +193,12 @@ class SweepProgress:
             table.add_column(heading, justify="right")
 
     def _describe(self, row: Mapping[str, Any]) -> str:
-        chosen = self._declared.describe(row["method"], row)
+        chosen = self._chosen(row)
         return f"{row['trial_id']} ({chosen})" if chosen else str(row["trial_id"])
+
+    def _chosen(self, row: Mapping[str, Any]) -> str:
+        said = [self._declared.describe(row["method"], row), "branched" if row["branched_at"] else ""]
+        return ", ".join(word for word in said if word)
 
     def _figure(self, objective: Objective, row: Mapping[str, Any]) -> str:
         value = row.get(objective.name, math.nan)

@@ -43,7 +43,8 @@ def room_needed(
 ) -> Room:
     """What so many trainings leave behind, at most. UserError where a network cannot be built.
 
-    Of those that were `begun` a checkpoint is there, which theirs will replace.
+    Of those that were `begun` a checkpoint is there, which theirs will replace. Beside them lie those that
+    trials are branched from.
     """
     data, evaluation = config.data, config.evaluation
     with torch.device("meta"):
@@ -60,7 +61,8 @@ def room_needed(
     image = data.channels * data.resolution**2
     shown = evaluation.n_shown * (4 * image + data.channels * (max(data.resolution, 32) + 2) ** 2)
     samples = trainings * len(evaluation.rungs) * shown
-    return Room(4 * _ARRAYS * weights, trainings - begun, trainings > 0, samples)
+    trunks = len(config.branching_rungs()) * len(config.space.train_size)
+    return Room(4 * _ARRAYS * weights, trainings - begun + trunks, trainings > 0, samples)
 
 
 def describe_room(room: Room) -> str:

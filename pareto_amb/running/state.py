@@ -108,7 +108,8 @@ class SweepState:
         if searching := self.n_searching():
             return searching + self.n_following
         if left := self.n_from_scratch():
-            return left + self.n_following - self.config.n_from_scratch() * len(self.config.space.train_size)
+            sizes = len(self.config.space.train_size)
+            return left + self.n_following - self.config.n_from_scratch(self.declared) * sizes
         return len(unfinished(self.followers(), self.results))
 
     def n_from_scratch(self) -> int:

@@ -24,7 +24,8 @@ def planned_trainings(config: SweepConfig, declared: Declared) -> tuple[int, int
 def expected_trainings(config: SweepConfig, declared: Declared) -> float:
     """How many full trainings a sweep costs on average, baselines included.
 
-    What follows the search is counted in full: it is not known yet where the best trainings stop.
+    What follows the search is counted in full: it is not known yet where the best trainings stop. Branched
+    trials cost what is left from the first rung that they may be branched at: a later one is not known yet.
     """
     counts = list(config.n_trials(declared).values())
     costs = {count: count * _expected_share(config, count) for count in set(counts)}
@@ -35,12 +36,19 @@ def expected_trainings(config: SweepConfig, declared: Declared) -> float:
 
 def _expected_share(config: SweepConfig, trials: int) -> float:
     """What a trial of so many costs on average, in full trainings."""
+    rungs, start = config.full_rung_images(), _branched_at(config)
     if not config.search.early_stopping:
-        return 1.0
+        return 1.0 - start / rungs[-1]
     count = min(trials, N_SIMULATED)
     shape = (count, len(config.search.objectives))
-    rungs, seeds = config.full_rung_images(), range(-(-N_SIMULATED // count))
-    return float(np.mean([_simulated_share(rungs, shape, seed) for seed in seeds]))
+    ahead, seeds = [images for images in rungs if images > start], range(-(-N_SIMULATED // count))
+    return float(np.mean([_simulated_share(ahead, shape, seed, start) for seed in seeds]))
+
+
+def _branched_at(config: SweepConfig) -> int:
+    """The fewest images after which trials go on from a baseline; 0 from scratch."""
+    rungs = config.branching_rungs()
+    return config.rung_images()[rungs[0] - 1] if rungs else 0
 
 
 def describe_plan(config: SweepConfig, declared: Declared) -> list[str]:
@@ -49,7 +57,9 @@ def describe_plan(config: SweepConfig, declared: Declared) -> list[str]:
     searched, repeated, controls = planned_trainings(config, declared)
     trainings = searched + repeated + controls
     seen = round(expected_trainings(config, declared) * rungs[-1])
-    generated = (searched * len(rungs) + repeated + controls) * config.evaluation.n_samples
+    scratch = config.n_from_scratch(declared) * len(sizes)
+    generated = (searched + scratch) * len(rungs) + repeated - scratch + controls
+    generated *= config.evaluation.n_samples
     some, about, at_most = "", "", ""
     if search.early_stopping:
         some, about, at_most = " that runs to the end", "about ", "at most "
@@ -61,7 +71,10 @@ def describe_plan(config: SweepConfig, declared: Declared) -> list[str]:
     if search.sampler == "grid":
         in_full = "; all to the end with search.early_stopping=false" if some else ""
         lines.append(f"  a grid: every combination of the listed values{in_full}")
-    if repeated:
+    if search.branch_from is not None:
+        lines.append(f"  {_branching(config)};")
+        lines.append(f"  {search.confirm.points} of them are then trained from scratch, and count")
+    if repeated > scratch:
         best, seeds = search.confirm.candidates, search.confirm.seeds
         lines.append(f"  and after the search the best {best} again, each with {seeds} fresh seeds")
     if controls:
@@ -82,16 +95,23 @@ def describe_plan(config: SweepConfig, declared: Declared) -> list[str]:
     ]
 
 
-def _simulated_share(rungs: Sequence[float], shape: tuple[int, int], seed: int) -> float:
+def _branching(config: SweepConfig) -> str:
+    images = [config.rung_images()[rung - 1] for rung in config.branching_rungs()]
+    if config.search.branch_from == "auto":
+        return f"trials go on from a baseline, at {images[0]:,} to {images[-1]:,} images, before it memorizes"
+    return f"trials go on from a baseline at {images[0]:,} images"
+
+
+def _simulated_share(rungs: Sequence[float], shape: tuple[int, int], seed: int, start: float = 0.0) -> float:
     """What a trial costs on average, in full trainings, where trials by objectives (n, m) are stopped early.
 
-    The rule itself is tried, on N_WORKERS trials at a time. Nothing is known of them yet: what they come to
-    is drawn from the unit interval. On the way there the first objective falls and the others rise, as FID
-    and copying do, and all are shown with noise.
+    They begin at `start`, before the first of `rungs`. The rule itself is tried, on N_WORKERS trials at a
+    time. Nothing is known of them yet: what they come to is drawn from the unit interval. On the way there
+    the first objective falls and the others rise, as FID and copying do, and all are shown with noise.
     """
     rng, search = np.random.default_rng(seed), FrontierRungs(len(rungs))
     shares = np.asarray(rungs)[:, None] / rungs[-1]
-    ends, steps = rng.random(shape), np.diff(rungs, prepend=0.0)
+    ends, steps = rng.random(shape), np.diff(rungs, prepend=start)
     new, running, spent = deque(range(len(ends))), deque[tuple[int, int]](), 0.0
     shown = np.concatenate([ends[:, None, :1] + 1 - shares, ends[:, None, 1:] * shares], axis=-1)
     shown += NOISE * rng.standard_normal(shown.shape)

@@ -181,3 +181,20 @@ def test_every_objective_is_shown_under_its_label(tmp_path: Path) -> None:
 )
 def test_durations_read_well(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+def test_a_branched_trial_counts_with_what_it_trained_itself_and_is_called_so(tmp_path: Path) -> None:
+    output = io.StringIO()
+    results = ResultsTable(tmp_path / "results.parquet", DECLARED)
+    own = {"images_seen": 100, "branched_at": 50}
+    results.record(row("earlier", 2, 10.0, 0.1, **own))
+    progress = SweepProgress(
+        Console(file=output, width=120), results, total=4, finished=1, n_rungs=2, trainings=3.0
+    )
+    assert progress._left == 2.5
+    progress.started(replace(trial("now"), branched_at=50))
+    results.record(row("now", 2, 10.0, 0.1, **own))
+    progress.row(row("now", 2, 10.0, 0.1, **own))
+    assert (progress._left, progress._trained) == (2.0, 0.5)
+    assert output.getvalue().startswith("[2/4] now (sigma_tn 0.25, mix ratio 1, branched): FID 10")
+    assert "frontier" not in output.getvalue()
