@@ -30,11 +30,14 @@ def trial_rows(results: Results) -> list[dict[str, Any]]:
     """The last rung of every trial, train sizes rising, baselines first, controls last.
 
     `p_front` is how sure its point is not dominated at full budget; None for a trial that is not there.
+    `from_scratch` says whether it is the training from scratch of a branched trial.
     """
+    branched = results.frame.trial_id[results.frame.branched_at > 0]
     last = results.frame.sort_values("rung").groupby("trial_id", sort=False).tail(1)
     last = last.assign(
         order=(last.method != BASELINE).astype(int) + 2 * (last.controls != ""),
         similarity_excess=last.similarity_mean - last.heldout_similarity_mean,
+        from_scratch=last.confirms.isin(branched),
     )
     last = last.sort_values(["train_size", "order", "trial_id"])
     sure = _front_probabilities(results)
@@ -59,8 +62,11 @@ def what_became(row: Row, found: Recommendation | None, size: SizeResults) -> st
     at = f", stopped after {count(row['images_seen'])} images" if row["budget"] < 1 else ", at full budget"
     if not row["rung"]:  # it has not come to where it stops
         at = ""
+    if row["branched_at"]:
+        said.append(f"branched from DDPM after {count(row['branched_at'])} images, on no frontier")
     if row["confirms"]:
-        said.append(f"fresh seed of {row['confirms']}{at}")
+        what = "from scratch, as chosen by" if row["from_scratch"] else "fresh seed of"
+        said.append(f"{what} {row['confirms']}{at}")
     if row["controls"]:
         said.append(f"control of {row['controls']}{at}")
     if found is not None and is_answer(row, found):

@@ -64,7 +64,8 @@ def memorizes(row: Row, first: Row) -> bool:
 def _excess(row: Row) -> Estimate:
     """How far a row's share of copies lies above that of held-out images; NaN at a probe rung."""
     ours = _share(row["memorization"], row["n_samples"])
-    return difference(ours, _share(row["heldout_memorization"], row.get("heldout_images", 0)))
+    heldout = row.get("heldout_memorization", math.nan)  # a row just measured at a probe rung has none
+    return difference(ours, _share(heldout, row.get("heldout_images", 0)))
 
 
 def _share(share: float, images: float) -> Estimate:

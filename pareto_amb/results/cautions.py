@@ -15,7 +15,7 @@ from pareto_amb.config import AutoRange, Choice, Range, SweepConfig
 from pareto_amb.declared import BASELINE, Parameter
 from pareto_amb.evaluation.shares import share_posterior
 from pareto_amb.results.baseline import Baseline, quantile_of_noise
-from pareto_amb.results.confirm import worth_confirming
+from pareto_amb.results.confirm import branched_trials, worth_confirming
 from pareto_amb.results.interval import searched_of
 from pareto_amb.results.recommendation import Caution, Recommendation
 from pareto_amb.results.size import SizeResults
@@ -215,13 +215,28 @@ def _followers_left(facts: Facts, begun: pd.DataFrame) -> str:
     best = worth_confirming(size, search.confirm.candidates)
     picked = [size.declared.method(methods[[trial_id]].iloc[0]) for trial_id, _ in best]
     controlled = [search.controls and bool(method.control) for method in picked]
-    planned = max(search.confirm.seeds * (len(picked) + sum(controlled)), len(begun))
+    scratch = min(config.n_from_scratch(size.declared), len(branched_trials(size)))
+    planned = max(search.confirm.seeds * (len(picked) + sum(controlled)) + scratch, len(begun))
     left = planned - int(begun.status.isin({"complete", "failed"}).sum())
     if not left:
         return ""
     return (
         f"{left} of {planned} trainings that follow the search, fresh seeds and controls of its best, have "
         "not finished: --resume trains them"
+    )
+
+
+def _branched(facts: Facts) -> str:
+    frame = facts.size.frame
+    rows = frame[frame.branched_at > 0]
+    if rows.empty:
+        return ""
+    branched = rows.trial_id.unique()
+    at = joined([f"{images:,}" for images in sorted(rows.branched_at.unique())], "or")
+    scratch = frame[frame.confirms.isin(branched)].trial_id.nunique()
+    return (
+        f"{len(branched)} trials of the search went on from a DDPM baseline after {at} images, which makes "
+        f"them copy more: they only chose which {scratch} to train from scratch, and no figure here is theirs"
     )
 
 
@@ -431,6 +446,7 @@ _CAUTIONS: dict[str, Callable[[Facts], str]] = {
     "one-baseline-seed": _one_baseline_seed,
     "few-samples": _few_samples,
     "early-stopping-untested": _early_stopping_untested,
+    "branched": _branched,
     "unfinished": _unfinished,
     "failed": _failed,
 }

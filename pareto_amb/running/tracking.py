@@ -47,8 +47,11 @@ LONGEST_TAG = 5000
 PAGE = 1000
 """Runs that a server lists at a time."""
 
-_BOOKKEEPING = {"rung", "images_seen", "recorded_at"}
+_BOOKKEEPING = {"rung", "images_seen", "branched_at", "recorded_at"}
 """Numbers of a row that are no figures of its trial."""
+
+BRANCHED = "branched_"
+"""Begins the names of a branched trial's metrics."""
 
 _MAX_METRICS, _MAX_TAGS = 1000, 100
 """What a server takes in one request."""
@@ -325,13 +328,15 @@ class Mirror:
         logged.rung, logged.status, logged.error = rung, status, error
 
     def _metrics(self, row: Mapping[str, Any]) -> Iterator[Metric]:
+        """The numbers of a row; those of a branched trial have names of their own, so as to mix with none."""
+        prefix = BRANCHED if row["branched_at"] else ""
         for name, value in row.items():
             if name in {*self._params, *_BOOKKEEPING} or not isinstance(value, (int, float)):
                 continue
             if not math.isnan(value):
-                yield _metric(name, value, row)
+                yield _metric(f"{prefix}{name}", value, row)
         for level, gap in gaps(row).items():
-            yield _metric(f"{GAP}{level:g}", gap, row)
+            yield _metric(f"{prefix}{GAP}{level:g}", gap, row)
 
     def _open_trial(self, client: MlflowClient, row: Mapping[str, Any]) -> _Logged:
         tags = {
@@ -341,7 +346,8 @@ class Mirror:
             "method": row["method"],
             "train_size": str(row["train_size"]),
         }
-        tags |= {name: row[name] for name in ("confirms", "controls") if row.get(name)}
+        named = ("confirms", "controls", "branched_at")
+        tags |= {name: str(row[name]) for name in named if row.get(name)}
         began, name = _milliseconds(row) or None, row["trial_id"]
         run = client.create_run(self._experiment, start_time=began, tags=tags, run_name=name)
         self._trials[row["trial_id"]] = _Logged(str(run.info.run_id))

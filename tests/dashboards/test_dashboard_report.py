@@ -283,6 +283,22 @@ def test_of_repeats_that_never_came_to_their_stopping_point_none_is_told(
     assert told == "failed · fresh seed of n300-algorithm1-0009: no memory"
 
 
+def test_branched_trials_are_listed_as_such_and_what_they_have_chosen_too(
+    results: pd.DataFrame, new_run: Callable[..., Path]
+) -> None:
+    """Their figures are in the list of trials alone."""
+    name = "n300-algorithm1-0009"
+    own = results[results.trial_id == name]
+    scratch = own.assign(trial_id=f"{name}-r3-c0", confirms=name, fid=own.fid + 5)
+    ours = results.method == "algorithm1"
+    rows = results.assign(branched_at=results.branched_at.mask(ours, 64_000))
+    rows = pd.concat([rows, scratch], ignore_index=True)
+    words = page_of(new_run(rows, recommend_for=(300,), samples=False)).words
+    assert "branched from DDPM after 64,000 images, on no frontier" in words
+    assert f"from scratch, as chosen by {name}, at full budget" in words
+    assert "went on from a DDPM baseline after 64,000 images" in words
+
+
 def test_without_advice_the_lead_says_which_ddpm_the_quality_is_held_against(
     results: pd.DataFrame,
 ) -> None:

@@ -127,6 +127,38 @@ def test_no_branched_figure_is_on_a_frontier_or_recommended() -> None:
     assert {0.0, 0.3}.isdisjoint(size.over("any").points.memorization)
 
 
+def test_how_many_trials_were_branched_and_what_for_is_said() -> None:
+    said = {c.word: c.sentence for c in recommend(size_of([*DDPM, *BRANCHED, *SCRATCH, *FRESH])).cautions}
+    assert said["branched"] == (
+        "2 trials of the search went on from a DDPM baseline after 50 images, which makes them copy more: "
+        "they only chose which 1 to train from scratch, and no figure here is theirs"
+    )
+    without = recommend(size_of([*DDPM, *(each | {"confirms": ""} for each in SCRATCH)])).cautions
+    assert "branched" not in {caution.word for caution in without}
+
+
+def test_what_follows_a_branched_search_and_has_not_finished_is_said() -> None:
+    keys = [
+        "search.branch_from=auto",
+        "search.confirm={candidates: 1, seeds: 2, points: 3}",
+        "search.trials=2",
+    ]
+    keys += ["search.baseline_seeds=3"]
+    plan = parse_sweep(apply_overrides(search_spaces.load("smoke"), keys), "smoke")
+
+    def left(rows: list[dict[str, Any]]) -> str:
+        found = recommend(size_of(rows), config=plan)
+        said = {caution.word: caution.sentence for caution in found.cautions}
+        return said.get("unfinished", "").partition(" trainings")[0]
+
+    search = [*DDPM, *BRANCHED, *SCRATCH]
+    assert left(search) == "5 of 6"  # two from scratch, two repeats with their controls
+    other = row("b-r4-c0", 101.0, 0.4, confirms="b")
+    controls = [row(f"a-r4-c{k}-control", 90.0, 0.3, method="control", controls="a-r4-c0") for k in (1, 2)]
+    assert left([*search, other, *FRESH]) == "2 of 6"
+    assert left([*search, other, *FRESH, *controls]) == ""
+
+
 def test_the_training_from_scratch_is_repeated_like_a_trial_of_the_search() -> None:
     """It was picked for its figures, so that the mean is that of its repeats alone."""
     size = size_of([*DDPM, *BRANCHED, *SCRATCH, *FRESH])

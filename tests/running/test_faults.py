@@ -340,6 +340,10 @@ def test_the_room_that_is_told_is_that_of_the_checkpoints(
     assert not list(tmp_path.iterdir())
     begun = room_needed(config, METHODS, 7, begun=7)  # each is replaced, one at a time
     assert begun.storage == begun.checkpoint + room.samples == room.storage - 7 * room.checkpoint
+    branching = make_config("search.branch_from=auto")
+    trunks = len(branching.branching_rungs())
+    assert trunks > 0
+    assert room_needed(branching, METHODS, 7).storage == room.storage + trunks * room.checkpoint
     monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(0, 0, 0))  # a file system that does not say
     check_room(RunDirectory(tmp_path / "run"), config, room)
 

@@ -443,7 +443,7 @@ BRANCHED = ("search.branch_from=auto", "evaluation.probes=[0.125, 0.25]", "evalu
 def probed(trial: Trial, rung: int, gap: float, status: str = "running") -> dict[str, Any]:
     """A rung of a baseline, a probe rung: how far apart its denoising errors are."""
     errors = {"probe_levels": [0.1], "probe_train": [1.0], "probe_heldout": [gap], "n_samples": 0}
-    unknown = {"fid": math.nan, "memorization": math.nan, "heldout_memorization": math.nan}
+    unknown = {"fid": math.nan, "memorization": math.nan}
     return row(trial, status, rung=rung, budget=0.125 * rung, **errors, **unknown)
 
 

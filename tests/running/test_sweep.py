@@ -402,6 +402,72 @@ def test_a_sweep_killed_at_any_moment_loses_and_repeats_nothing(tmp_path: Path, 
     assert states.count("COMPLETE") == complete
 
 
+BRANCHED = ["--set", "search.branch_from=auto", "--set", "search.confirm.points=2", "--trials", "5"]
+
+BRANCHED_MOMENTS: list[Callable[[pd.DataFrame], bool]] = [
+    lambda table: bool((table.branched_at > 0).any()),
+    lambda table: bool(((table.confirms != "") & (table.rung > 0)).any()),
+]
+"""A branched trial has a row; one that is trained from scratch has, too."""
+
+
+@pytest.mark.timeout(900)
+def test_a_branched_sweep_killed_at_any_moment_loses_and_repeats_nothing(
+    tmp_path: Path, start: Start
+) -> None:
+    results, tables = tmp_path / "run" / "results.parquet", list[pd.DataFrame]()
+    arguments = ["smoke", "--output", "run", *TINY, *BRANCHED]
+    for reached in BRANCHED_MOMENTS:
+        process = start("sweep", *arguments)
+        wait_for_table(results, reached, process)
+        family = below(process.pid)
+        kill(process)
+        wait_for_end(family)
+        tables.append(pd.read_parquet(results))
+        arguments = ["--resume", "run"]
+    call("sweep", "--resume", "run", cwd=tmp_path)
+
+    table = pd.read_parquet(results)
+    for killed in tables:
+        killed = killed[killed.rung > 0]  # one without its first rung has a row until then
+        kept = table.merge(killed, on=["trial_id", "rung"], suffixes=("", "_before"))
+        assert len(kept) == len(killed)
+        for column in ("fid", "train_seconds", "eval_seconds", "branched_at"):
+            assert kept[column].equals(kept[f"{column}_before"].rename(column))
+    ours = searched(table)[searched(table).method == "algorithm1"]
+    assert ours.trial_id.nunique() == 5
+    (images,) = ours.branched_at.unique()
+    assert images in (192, 800)  # the rungs before the last
+    assert (ours.images_seen > images).all()
+    assert (table[~table.trial_id.isin(ours.trial_id)].branched_at == 0).all()
+    scratch = table[table.confirms.isin(ours.trial_id)]
+    assert scratch.groupby("trial_id").rung.apply(list).tolist() == [[1, 2, 3]] * 2
+    repeats, controls = table[table.confirms.isin(scratch.trial_id)], table[table.controls != ""]
+    assert (len(repeats), len(controls)) == (1, 1)
+    assert set(table.status) <= {"complete", "paused"}
+    assert_no_branched_figure(tmp_path, set(ours.trial_id))
+
+
+def assert_no_branched_figure(folder: Path, branched: set[str]) -> None:
+    """None is on a frontier, recommended, or among MLflow's usual metrics; how many there are is said."""
+    size = load_results(folder / "run" / "results.parquet").size(50)
+    for budget in ("full", "any"):
+        assert branched.isdisjoint(size.over(budget).points.trial_id)  # type: ignore[arg-type]
+    entry = yaml.safe_load((folder / "run" / "recommendation.yaml").read_text())["recommendations"][0]
+    assert entry["trial_id"] not in branched
+    said = {caution["word"]: caution["sentence"] for caution in entry["cautions"]}["branched"]
+    assert said.startswith("5 trials of the search went on from a DDPM baseline after ")
+    assert "they only chose which 2 to train from scratch" in said
+    assert said[1:] in (folder / "run" / "report.html").read_text()
+    client = MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("pareto-amb")
+    runs = [run for run in client.search_runs([experiment.experiment_id]) if "trial_id" in run.data.tags]
+    for run in runs:
+        ours = run.data.tags["trial_id"] in branched
+        assert ("branched_at" in run.data.tags) == ours
+        assert {name.startswith("branched_") for name in run.data.metrics} == {ours}
+
+
 @pytest.mark.timeout(600)
 def test_a_trial_that_paused_resumed_and_finished_equals_one_run_straight_through(tmp_path: Path) -> None:
     fixed = ["--trials", "8", "--set", "search.startup_trials=8", "--set", "search.baseline_seeds=1"]

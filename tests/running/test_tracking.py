@@ -127,6 +127,18 @@ def test_probes_are_logged_as_gaps_and_their_rungs_have_no_picture_and_no_figure
     assert mirror.missing() == Missing(ending=True)
 
 
+def test_figures_of_a_branched_trial_have_names_of_their_own(sweep: Sweep) -> None:
+    errors = {"probe_levels": [0.25], "probe_train": [1.0], "probe_heldout": [1.5], "method": "algorithm1"}
+    sweep.record("plain", rung=2, **errors)
+    sweep.record("branched", rung=2, branched_at=10, **errors)
+    sweep.mirror().update()
+    plain, branched = (sweep.trials()[name].data for name in ("plain", "branched"))
+    assert {"fid", "memorization", "probe_gap_at_0.25"} <= plain.metrics.keys()
+    assert branched.metrics == {f"branched_{name}": value for name, value in plain.metrics.items()}
+    assert branched.tags["branched_at"] == "10"
+    assert "branched_at" not in plain.tags
+
+
 def test_a_trial_that_follows_the_search_says_which_one_it_follows(sweep: Sweep) -> None:
     for name, follows in {
         "a": {},
