@@ -500,6 +500,24 @@ def test_a_branched_search_that_was_killed_goes_on_with_the_same_trials(tmp_path
     assert again.suggest("more") == Searcher.FINISHED
 
 
+def test_a_trial_that_was_begun_stays_branched_where_it_was(tmp_path: Path) -> None:
+    """Though the failed baseline that it was branched from is tried again, and may be branched at later."""
+    config = make_config(*BRANCHED)
+    searcher, results = open_searcher(tmp_path, config)
+    baseline, _ = (ask(searcher, name) for name in ("ddpm", "other"))
+    results.record(probed(baseline, 1, 1.0, "failed"))
+    searcher.on_trial_complete("ddpm", error=True)
+    begun, silent = (ask(searcher, f"ray{k}") for k in range(2))
+    assert begun.branched_at == silent.branched_at == config.rung_images()[0]
+    results.record(row(begun, "interrupted", rung=0))
+    results.record(probed(baseline, 1, 1.0, "interrupted"))
+    again, _ = open_searcher(tmp_path, config)
+    handed_out = [ask(again, f"again{k}") for k in range(3)]
+    assert [trial.id for trial in handed_out] == [baseline.id, "n50-ddpm-s1", begun.id]
+    assert handed_out[2].branched_at == begun.branched_at
+    assert again.suggest("silent") is None  # the other waits with those that were not begun
+
+
 def test_trials_begin_from_scratch_where_nothing_is_said_of_branching(tmp_path: Path) -> None:
     trials = run_through(*open_searcher(tmp_path, make_config()))
     assert {trial.branched_at for trial in trials} == {0}
