@@ -37,6 +37,9 @@ MAX_MINUTES = 10_000_000
 PROBED_LEVELS = (0.05, 4.0)
 """Denoising is probed from the first to the second noise level, in shares of the collapse level."""
 
+N_PROBED_LEVELS = 7
+"""Noise levels that are probed, evenly on a log scale."""
+
 DEFAULT_PROBES = (0.0625, 0.125, 0.25)
 """Shares of the budget at which denoising alone is probed, as far as they lie before the first full rung."""
 

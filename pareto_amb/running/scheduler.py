@@ -54,6 +54,7 @@ class ParetoHalving(TrialScheduler):
         time_attr: str = "training_iteration",
         reduction_factor: float = 2.0,
         extrapolate_by: Sequence[str] | None = None,
+        n_probe_rungs: int = 0,
         ideal: Sequence[float] | None = None,
         group_by: Callable[[Config], object] | None = None,
         protect: Callable[[Config], bool] | None = None,
@@ -67,8 +68,9 @@ class ParetoHalving(TrialScheduler):
         never paused and does not compete. With `extrapolate_by`, more metrics of the results or none, every
         rung is a point where a trial may stop, and in the place of the best 1/reduction_factor those go on
         that a later rung may bring onto the frontier, by what the others let expect from the metrics and
-        these; see `FrontierRungs`. Nothing better than `ideal` is expected of a metric; by default that is 0
-        where it is minimised.
+        these; see `FrontierRungs`. One may be a list of numbers. At the first `n_probe_rungs` the metrics
+        themselves are NaN, and these alone tell what will come. Nothing better than `ideal` is expected of a
+        metric; by default that is 0 where it is minimised.
         `name_of(config)` is what `recall` and `restore` know a trial by in another experiment; without it
         they know it by Ray's trial id.
         """
@@ -77,6 +79,7 @@ class ParetoHalving(TrialScheduler):
         self._metrics = {name: 1 if sense == "min" else -1 for name, sense in zip(metrics, mode, strict=True)}
         self._floor = _floor([*self._metrics.values()], ideal)
         self._extrapolate, self._predictors = extrapolate_by is not None, tuple(extrapolate_by or ())
+        self._n_probe_rungs = n_probe_rungs
         self._time_attr, self._rungs = time_attr, tuple(rungs)
         self._reduction_factor = reduction_factor
         self._group_by, self._protect, self._name_of = group_by, protect, name_of
@@ -227,7 +230,12 @@ class ParetoHalving(TrialScheduler):
         if label not in self._groups:
             n = len(self._rungs)
             self._groups[label] = (
-                FrontierRungs(n, n_objectives=len(self._metrics), floor=self._floor)
+                FrontierRungs(
+                    n,
+                    n_objectives=len(self._metrics),
+                    floor=self._floor,
+                    n_probe_rungs=self._n_probe_rungs,
+                )
                 if self._extrapolate
                 else ParetoRungs(n, self._reduction_factor)
             )
@@ -275,14 +283,19 @@ class ParetoHalving(TrialScheduler):
 
     def _values(self, result: Result) -> list[float]:
         ranked = [sign * self._number(result, name) for name, sign in self._metrics.items()]
-        return ranked + [self._number(result, name) for name in self._predictors]
+        return ranked + [number for name in self._predictors for number in self._numbers(result, name)]
 
     def _number(self, result: Result, key: str) -> float:
+        (number,) = self._numbers(result, key)
+        return number
+
+    def _numbers(self, result: Result, key: str) -> list[float]:
         if key not in result:
             raise ValueError(
                 f"ParetoHalving needs '{key}' in every result, one has only {', '.join(sorted(result))}"
             )
-        return float(result[key])
+        value = result[key]
+        return [float(number) for number in (value if isinstance(value, list) else [value])]
 
     def _next_to_resume(self) -> Trial | None:
         """The promoted trial that has not started yet, else the next to be promoted, highest rung first."""

@@ -26,6 +26,7 @@ from pareto_amb.declared import BASELINE
 from pareto_amb.diffusion.methods import Algorithm1, Method
 from pareto_amb.diffusion.trainer import noise_distribution
 from pareto_amb.randomness import derive_seed
+from pareto_amb.results.probes import PROBES, log_errors
 from pareto_amb.results.size import reference_box
 from pareto_amb.results.table import ResultsTable
 from pareto_amb.running.study import open_storage, study_errors
@@ -159,26 +160,23 @@ class ParetoSearcher(Searcher):
             make_sampler(search, derive_seed(seed, f"search/{label}/{len(known)}"), log),
             n_objectives=len(self._objectives),
             n_startup=search.startup_trials,
-            n_rungs=len(self._config.evaluation.rungs),
+            n_rungs=len(self._config.rung_images()),
+            n_probe_rungs=len(self._config.probe_images()),
             floor=[objective.sign * objective.ideal for objective in self._objectives],
             seed=derive_seed(seed, f"startup/{label}"),
         )
         for asked in known:
             found.begin(asked.number, asked.params)
             for row in results.rows(self._trial(context, asked.number, asked.params).id):
-                if row["rung"] >= self._config.first_full_rung:
-                    found.report(asked.number, self._full_rung(row), self._shown(row))
+                if row["rung"]:
+                    found.report(asked.number, row["rung"], self._shown({**row, PROBES: log_errors(row)}))
             if asked.state == TrialState.FAIL:
                 found.forget(asked.number)
         return found
 
-    def _full_rung(self, row: Mapping[str, Any]) -> int:
-        """The rung of a row as the search counts them: from 1, probe rungs apart."""
-        return int(row["rung"]) - self._config.first_full_rung + 1
-
     def _shown(self, row: Mapping[str, Any]) -> list[float]:
-        """What a search is told of a row: the objectives, minimised, and their predictors."""
-        return [self._signs.get(name, 1.0) * row[name] for name in self._reported]
+        """What a search is told of a row: the objectives, minimised, their predictors and the probes."""
+        return [*(self._signs.get(name, 1.0) * row[name] for name in self._reported), *row[PROBES]]
 
     def _count_planned(self) -> int:
         sizes = len(self._config.space.train_size)
@@ -292,13 +290,13 @@ class ParetoSearcher(Searcher):
         return (ideal, reference) if (reference > ideal).all() else None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Let the search know what a trial has shown at a rung; of a probe rung it hears nothing."""
+        """Let the search know what a trial has shown at a rung."""
         self._hear(self._running[trial_id], result)
 
     def _hear(self, trial: Trial, result: Mapping[str, Any]) -> None:
-        if trial.method != BASELINE and result["rung"] >= self._config.first_full_rung:
+        if trial.method != BASELINE:
             search = self._searches[trial.train_size, trial.method]
-            search.report(self._numbers[trial.id], self._full_rung(result), self._shown(result))
+            search.report(self._numbers[trial.id], result["rung"], self._shown(result))
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False

@@ -11,6 +11,7 @@ from pareto_amb.config import SweepConfig
 from pareto_amb.declared import BASELINE, Declared
 from pareto_amb.diffusion.methods import Method
 from pareto_amb.errors import UserError
+from pareto_amb.results.probes import PROBES, log_errors
 from pareto_amb.results.run_directory import RunDirectory
 from pareto_amb.results.table import ResultsTable, trial_columns
 from pareto_amb.running.confirm import followers, unfinished
@@ -162,8 +163,9 @@ def _make_halving(config: SweepConfig, results: ResultsTable, closed: bool) -> P
         list(objectives),
         [objective.direction for objective in objectives.values()],
         time_attr="images_seen",
-        rungs=config.full_rung_images(),
-        extrapolate_by=results.declared.predictors,
+        rungs=config.rung_images(),
+        extrapolate_by=[*results.declared.predictors, PROBES],
+        n_probe_rungs=len(config.probe_images()),
         ideal=[objective.ideal for objective in objectives.values()],
         group_by=lambda trial: (trial["train_size"], trial["method"]),
         protect=lambda trial: trial["method"] == BASELINE or bool(trial["confirms"] or trial["controls"]),
@@ -171,6 +173,7 @@ def _make_halving(config: SweepConfig, results: ResultsTable, closed: bool) -> P
     )
     for trial_id in results.trial_ids():
         rows, status = results.rows(trial_id), results.status(trial_id)
+        rows = [{**row, PROBES: log_errors(row)} for row in rows]
         if status != "failed":
             halving.recall(trial_id, rows[0], rows, paused=status == "paused")
     if closed:

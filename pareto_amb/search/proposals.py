@@ -137,19 +137,23 @@ class ParetoSampler:
         n_objectives: int,
         n_startup: int,
         n_rungs: int,
+        n_probe_rungs: int = 0,
         floor: ArrayLike = 0.0,
         seed: int = 0,
     ) -> None:
         """`searched` as from `distributions`.
 
-        At least `n_startup` startup points, drawn by `seed`, are proposed before the sampler is asked.
+        At least `n_startup` startup points, drawn by `seed`, are proposed before the sampler is asked. At the
+        first `n_probe_rungs` no objective is measured: they are NaN.
         No objective is expected below `floor`, a number or one for each.
         """
         self._searched, self._sampler = searched, sampler
         self._n_startup, self._n_rungs, self._seed = n_startup, n_rungs, seed
         self._start: dict[str, Any] | None = None
         self._floor = np.broadcast_to(np.asarray(floor, dtype=np.float64), n_objectives)
-        self._curves: LearningCurves[Hashable] = LearningCurves(n_rungs, n_objectives, self._floor)
+        self._curves: LearningCurves[Hashable] = LearningCurves(
+            n_rungs, n_objectives, self._floor, n_probe_rungs=n_probe_rungs
+        )
         self._params: dict[int, dict[str, Any]] = {}
         self.n_begun = 0
 
@@ -227,7 +231,7 @@ class ParetoSampler:
         del self._params[self._curves.forget(key)]
 
     def _expected(self) -> tuple[Rows, Array]:
-        """The trials (n,) of which all rungs are measured or extrapolated, and their objectives (n, R, m)."""
+        """The trials (n,) of which all full rungs are known or expected, and their objectives (n, R, m)."""
         rows = self._curves.begun()
         curves, _ = self._curves.completed(rows)
         known = np.isfinite(curves).all(axis=(1, 2))

@@ -273,13 +273,15 @@ class WaitingTrial:
         pass
 
 
-def report(scheduler: ParetoHalving, name: str, seen: float, fid: float, memorization: float = 0) -> str:
+def report(
+    scheduler: ParetoHalving, name: str, seen: float, fid: float, memorization: float = 0, **more: Any
+) -> str:
     """A trial's result, with Ray's part in what follows; a trial that is not known yet begins."""
     trial = TRIALS.setdefault((id(scheduler), name), WaitingTrial(name))
     if trial.status == Trial.PENDING:
         scheduler.on_trial_add(None, trial)
     trial.status = Trial.RUNNING
-    result = {"seen": seen, "fid": fid, "memorization": memorization}
+    result = {"seen": seen, "fid": fid, "memorization": memorization, **more}
     decision = scheduler.on_trial_result(None, trial, result)
     trial.status = Trial.PAUSED if decision == ParetoHalving.PAUSE else trial.status
     return decision
@@ -342,6 +344,20 @@ def test_a_maximised_metric_is_extrapolated_as_far_as_its_ideal(
     assert (
         report(scheduler, "worse", 1, fid=5, memorization=25) == decided
     )  # where all are perfect, all go on
+
+
+def test_lists_of_probes_decide_before_the_metrics_are_measured() -> None:
+    scheduler = ParetoHalving(
+        METRICS, MODE, time_attr="seen", rungs=(1, 2), extrapolate_by=("probes",), n_probe_rungs=1
+    )
+    for k in range(8):
+        report(scheduler, str(k), 1, math.nan, math.nan, probes=[float(k), 1.0])
+        report(scheduler, str(k), 2, 10.0 + k, k / 10, probes=[float(k), 1.0])
+    decided = {
+        name: report(scheduler, name, 1, math.nan, math.nan, probes=[shown, 1.0])
+        for name, shown in (("fine", -1.0), ("hopeless", 6.0))
+    }
+    assert decided == {"fine": "CONTINUE", "hopeless": "PAUSE"}
 
 
 def test_a_trial_that_only_gets_worse_pauses_where_it_is_best_though_it_leads_there() -> None:
