@@ -17,7 +17,7 @@ from pareto_amb.diffusion.conditioning import sampling_conditioning, training_co
 from pareto_amb.diffusion.denoiser import Denoiser
 from pareto_amb.randomness import normal_per_item
 
-N_PROBES = 512
+N_PROBES = 256
 """Noisy images denoised at each level, of either kind; images that are fewer come with several noises."""
 
 

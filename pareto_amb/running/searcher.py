@@ -41,6 +41,9 @@ from pareto_amb.search.proposals import (
 )
 from pareto_amb.trial import Trial
 
+START = 0.2
+"""The noise level tried first, as a share of the collapse level: on four sets the best lay around it."""
+
 Context = tuple[int, str]
 """A train size and a method: each has a search of its own."""
 
@@ -59,11 +62,14 @@ class ParetoSearcher(Searcher):
         study_path: Path,
         results: ResultsTable,
         methods: Mapping[str, type[Method]],
+        collapse_levels: Mapping[int, float] | None = None,
         *,
         stopped: bool = False,
     ) -> None:
         """`methods` has the code of those that the sweep compares; the objectives are those of the table.
 
+        The first noise levels are tried around START of the collapse level of a train size, where that is
+        known.
         With `stopped` no trial is begun that was not begun before.
         """
         self._objectives = list(results.declared.objectives.values())
@@ -72,6 +78,7 @@ class ParetoSearcher(Searcher):
         self._reported = results.declared.reported
         self._signs = {objective.name: objective.sign for objective in self._objectives}
         self._config, self._methods, self._stopped = config, methods, stopped
+        self._collapse_levels = collapse_levels or {}
         self._noise = noise_distribution(config.training)
         self._n_trials, self._is_grid = config.n_trials(results.declared), config.search.sampler == "grid"
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -133,7 +140,7 @@ class ParetoSearcher(Searcher):
             params = grid_point(searched, number)
         else:
             seed = derive_seed(self._config.seed, f"startup/{_label(context)}")
-            params = startup_point(searched, number, seed)
+            params = startup_point(searched, number, seed, self._centres(context))
             lost = number >= self._config.search.startup_trials
         state = TrialState.FAIL if lost else TrialState.RUNNING
         return create_trial(params=params, distributions=searched, state=state)
@@ -164,6 +171,7 @@ class ParetoSearcher(Searcher):
             n_probe_rungs=len(self._config.probe_images()),
             floor=[objective.sign * objective.ideal for objective in self._objectives],
             seed=derive_seed(seed, f"startup/{label}"),
+            centres=self._centres(context),
         )
         for asked in known:
             found.begin(asked.number, asked.params)
@@ -173,6 +181,13 @@ class ParetoSearcher(Searcher):
             if asked.state == TrialState.FAIL:
                 found.forget(asked.number)
         return found
+
+    def _centres(self, context: Context) -> dict[str, float]:
+        """Where the startup points of a search lie, of the parameters that are noise levels."""
+        size, method = context
+        level = self._collapse_levels.get(size, math.inf)
+        parameters = self._methods[method].info().parameters
+        return {p.name: START * level for p in parameters if p.kind == "level" and math.isfinite(level)}
 
     def _shown(self, row: Mapping[str, Any]) -> list[float]:
         """What a search is told of a row: the objectives, minimised, their predictors and the probes."""

@@ -45,17 +45,21 @@ class SweepState:
         config: SweepConfig,
         declared: Declared,
         methods: Mapping[str, type[Method]],
+        collapse_levels: Mapping[int, float] | None = None,
         retry: bool = False,
     ) -> "SweepState":
         """A sweep as far as it has come, at its beginning where the run directory has no table yet.
 
+        Its first trials lie around what the `collapse_levels` of the train sizes let expect; else evenly.
         With `retry`, trials that failed are taken up again.
         """
         results = ResultsTable(run.results, declared)
         _check_rungs(config, results)
         if retry:
             retry_failed(results, run.study)
-        searcher = ParetoSearcher(config, run.study, results, methods, stopped=run.stopped.exists())
+        searcher = ParetoSearcher(
+            config, run.study, results, methods, collapse_levels or {}, stopped=run.stopped.exists()
+        )
         halving = _make_halving(config, results, closed=not searcher.n_remaining)
         return cls(run, config, methods, results, searcher, halving)
 
@@ -66,6 +70,7 @@ class SweepState:
         config: SweepConfig,
         declared: Declared,
         methods: Mapping[str, type[Method]],
+        collapse_levels: Mapping[int, float] | None = None,
         retry: bool = False,
     ) -> tuple[int, int]:
         """How many trials `open` would find unfinished, and how many of them have a checkpoint.
@@ -81,7 +86,7 @@ class SweepState:
             for path in (run.results, run.study, journal, run.stopped):
                 if path.exists():
                     shutil.copyfile(path, copy.path / path.name)
-            state = cls.open(copy, config, declared, methods, retry)
+            state = cls.open(copy, config, declared, methods, collapse_levels, retry)
             return state.n_unfinished(), state.n_begun()
 
     @property

@@ -58,7 +58,7 @@ def prepared() -> dict[str, Any]:
         "methods": METHODS,
         "training_sets": materials.training_sets(conditional=False),
         "references": references_of(config, materials),
-        "probes": materials.probes(config),
+        "probes": materials.probes(config, materials.collapse_levels(config)),
         "fid_encoder": materials.fid_encoder,
         "similarity_encoder": materials.similarity_encoder,
         "stop_sign": None,

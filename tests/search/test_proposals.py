@@ -13,6 +13,7 @@ from pareto_amb.search.extrapolation import extrapolate
 from pareto_amb.search.pareto import hypervolume
 from pareto_amb.search.proposals import (
     MAX_OBSERVED,
+    SPREAD,
     ParetoSampler,
     Range,
     distributions,
@@ -60,6 +61,15 @@ def test_what_is_searched_follows_from_the_declared_parameters_in_their_order() 
         ("word", optuna.distributions.CategoricalDistribution(["natural", 0.5])),
         ("share", optuna.distributions.FloatDistribution(0.2, 0.5)),
     ]
+
+
+@pytest.mark.parametrize("centre", [0.3, 0.001, 40.0])
+def test_startup_points_begin_at_a_centre_and_lie_around_it(centre: float) -> None:
+    points = [startup_point(SEARCHED, k, 0, {"sigma_tn": centre})["sigma_tn"] for k in range(256)]
+    assert points[0] == pytest.approx(min(max(centre, 0.1), 10.0))
+    assert all(0.1 <= point <= 10.0 for point in points)
+    within = [point for point in points if abs(np.log(point / points[0])) < SPREAD]
+    assert len(within) > 0.6 * len(points)
 
 
 def test_startup_points_cover_the_space_evenly() -> None:
