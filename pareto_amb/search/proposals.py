@@ -189,7 +189,7 @@ class ParetoSampler:
         curves = self._scaled(curves, box)
         best = _best_rungs(curves, np.ones(curves.shape[-1]))
         trials = [
-            self._trial(int(rows[i]), values=best[i].tolist(), user_attrs={CURVE: curves[i].tolist()})
+            self._trial(int(rows[i]), values=best[i].tolist(), user_attrs={CURVE: curves[i]})
             for i in _most_telling(best)
         ]
         waiting = np.setdiff1d(list(self._params), rows, assume_unique=True)[-MAX_OBSERVED:]

@@ -51,6 +51,7 @@ def test_the_plan_counts_repeats_controls_and_final_samples(
     changes: tuple[str, ...], trainings: tuple[int, ...], generated: int, words: str
 ) -> None:
     shape = [f"evaluation.rungs={list(RUNGS)}", "evaluation.probes=[0.125]", "evaluation.n_samples=1000"]
+    shape += ["training.images=96000", "search.trials=13", "search.confirm.candidates=2"]
     config = parse_sweep(apply_overrides(search_spaces.load("digits"), [*shape, *changes]), "digits")
     assert planned_trainings(config, declare()) == trainings
     plan = "\n".join(describe_plan(config, declare()))
