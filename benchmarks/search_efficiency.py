@@ -19,6 +19,9 @@ The cost is what was trained until then, in full trainings, trials under way inc
   more than such a deviation; the mean regret after --costs; and how often the FID was worse.
 
 A repetition that does not get there counts with --limit, and is counted. Means and 90% intervals.
+
+With --trials N, what ours of N trials costs and holds in the end is printed instead, to tell what early
+stopping saves.
 """
 
 import argparse
@@ -188,9 +191,9 @@ def synthetic(kind: str, n_sigma: int = 20, n_seeds: int = 3) -> Table:
 
 
 class ParetoAmb:
-    """Ours, as `config` sets it."""
+    """Ours, as `config` sets it. It begins `n_trials` trials at most."""
 
-    def __init__(self, table: Table, seed: int, config: SearchConfig) -> None:
+    def __init__(self, table: Table, seed: int, config: SearchConfig, n_trials: float = np.inf) -> None:
         n_rungs = len(table.shares)
         self._box = np.zeros(2), table.reference
         self._sampler = ParetoSampler(
@@ -204,11 +207,14 @@ class ParetoAmb:
         )
         rungs = FrontierRungs(n_rungs, n_objectives=2, n_probe_rungs=table.n_probe_rungs)
         self._rungs = rungs if config.early_stopping else None
+        self._n_trials = n_trials
         self._params: list[Params] = []
         self._reached: list[int] = []
 
-    def next(self) -> tuple[int, Params, int]:
+    def next(self) -> tuple[int, Params, int] | None:
         resumed = self._rungs.promotable() if self._rungs else None
+        if resumed is None and len(self._params) >= self._n_trials:
+            return None
         trial = len(self._params) if resumed is None else int(resumed)
         if resumed is None:
             self._params.append(self._sampler.propose(self._box))
@@ -322,6 +328,9 @@ def main() -> None:
     for table in tables:
         n_points, n_seeds = table.values.shape[:2]
         print(f"\n{table.name}: {n_points} points, {n_seeds} seeds", flush=True)
+        if options.trials:
+            _print_savings(table, options)
+            continue
         levels = [*(f"{level:.0%} of the hypervolume" for level in LEVELS), "small regret"]
         titles = [f"{level} | not reached" for level in levels]
         titles += [f"regret after {cost:g} | FID broken" for cost in options.costs]
@@ -341,6 +350,26 @@ def main() -> None:
                 print(f"| {name} | {workers} | {stops} | {_summary(scores, options.limit)} |", flush=True)
 
 
+def _print_savings(table: Table, options: argparse.Namespace) -> None:
+    """What ours of a given number of trials costs, and the share of the hypervolume that it holds."""
+    print("\n| trials | workers | early stopping | cost | share of the hypervolume |")
+    print("|---:|---:|---|---:|---:|")
+    figures = table.without_probes
+    with_similarity = replace(figures, values=table.values[:, :, table.n_probe_rungs :, :3])
+    ways = {"by probes": (table, True), "by figures": (with_similarity, True), "none": (figures, False)}
+    for trials, workers in itertools.product(options.trials, options.workers):
+        for name, (seen, stops) in ways.items():
+            costs, shares = [], []
+            for seed in range(options.repetitions):
+                search = ParetoAmb(seen, seed, SearchConfig(early_stopping=stops), trials)
+                events = [*replay(search, seen, workers, np.inf, seed)]
+                held = np.array([seen.truth[e.point, e.rung] for e in events if e.rung in seen.stops])
+                costs.append(events[-1].cost)
+                shares.append(hypervolume(held, seen.reference) / seen.volume)
+            cost, share = float(np.mean(costs)), float(np.mean(shares))
+            print(f"| {trials} | {workers} | {name} | {cost:.1f} | {share:.1%} |", flush=True)
+
+
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -353,6 +382,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--repetitions", type=int, default=100)
     parser.add_argument("--limit", type=float, default=60.0, help="full trainings, at most")
     parser.add_argument("--costs", type=float, nargs="+", default=[8, 16, 32])
+    parser.add_argument("--trials", type=int, nargs="+", default=[], help="compare searches of so many")
     parser.add_argument("--only", nargs="+", default=[""], help="searches whose name contains one of these")
     return parser.parse_args()
 

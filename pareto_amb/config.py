@@ -295,8 +295,8 @@ class EvaluationConfig(_Model):
         None,
         max_length=100,
         description="shares of the budget, before the first of `rungs`, at which denoising errors alone are "
-        f"measured; null: {', '.join(f'{share:g}' for share in DEFAULT_PROBES)}, as far as they lie "
-        "before it; []: none",
+        "measured, by which a trial may pause; null: "
+        f"{', '.join(f'{share:g}' for share in DEFAULT_PROBES)}, as far as they lie before it; []: none",
     )
     final_samples: int | None = Field(
         None,
