@@ -58,6 +58,7 @@ class ParetoHalving(TrialScheduler):
         ideal: Sequence[float] | None = None,
         group_by: Callable[[Config], object] | None = None,
         protect: Callable[[Config], bool] | None = None,
+        count_in: Callable[[Config], Iterable[object]] | None = None,
         name_of: Callable[[Config], str] | None = None,
     ) -> None:
         """Set up the halving; ValueError for settings that do not fit together.
@@ -65,7 +66,8 @@ class ParetoHalving(TrialScheduler):
         `metrics`, two or more, each with its `mode`, min or max; nested ones are named a/b. `rungs` are
         values of the result's `time_attr`, rising; the last one is a full training. Trials compete
         with those of the same `group_by(config)` (compared by its repr). Where `protect(config)`, a trial is
-        never paused and does not compete. With `extrapolate_by`, more metrics of the results or none, every
+        never paused and does not compete; what it shows counts for the others in the groups of
+        `count_in(config)`. With `extrapolate_by`, more metrics of the results or none, every
         rung is a point where a trial may stop, and in the place of the best 1/reduction_factor those go on
         that a later rung may bring onto the frontier, by what the others let expect from the metrics and
         these; see `FrontierRungs`. One may be a list of numbers. At the first `n_probe_rungs` the metrics
@@ -83,6 +85,7 @@ class ParetoHalving(TrialScheduler):
         self._time_attr, self._rungs = time_attr, tuple(rungs)
         self._reduction_factor = reduction_factor
         self._group_by, self._protect, self._name_of = group_by, protect, name_of
+        self._count_in = count_in
         self._groups: dict[str, Rungs] = {}
         self._standings: dict[str, _Standing] = {}
         self._pending: dict[str, Trial] = {}
@@ -97,7 +100,9 @@ class ParetoHalving(TrialScheduler):
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """Take up a trial: a new one, one to be tried again, or one of an interrupted experiment."""
         name = self._name(trial)
-        if not self._is_protected(trial.config):
+        if self._is_protected(trial.config):
+            self._hear_guest(name, trial.config, self._history(trial)[0])
+        else:
             standing = self._standings.get(name)
             if standing is None:
                 self._recall(name, trial.config, *self._history(trial))
@@ -115,8 +120,9 @@ class ParetoHalving(TrialScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Pause, stop or continue a trial. ValueError when the result lacks `time_attr` or a metric."""
         name, rung = self._name(trial), self._rung_at(result)
-        undecided = not self._is_protected(trial.config) and rung > self._standings[name].reached
-        if undecided and not self._goes_on(name, rung, self._values(result)):
+        if self._is_protected(trial.config):
+            self._hear_guest(name, trial.config, [result])
+        elif rung > self._standings[name].reached and not self._goes_on(name, rung, self._values(result)):
             self._paused[name] = trial
             return str(TrialScheduler.PAUSE)
         return str(TrialScheduler.STOP if rung == len(self._rungs) else TrialScheduler.CONTINUE)
@@ -125,7 +131,9 @@ class ParetoHalving(TrialScheduler):
         """Count the last result of a trial that ended by itself."""
         name = self._name(trial)
         known = {self._time_attr, *self._metrics, *self._predictors} <= result.keys()
-        if not self._is_protected(trial.config) and known:
+        if known and self._is_protected(trial.config):
+            self._hear_guest(name, trial.config, [result])
+        elif known:
             standing, rung = self._standings[name], self._rung_at(result)
             if rung > standing.reached:
                 standing.values[rung] = self._values(result)
@@ -134,7 +142,10 @@ class ParetoHalving(TrialScheduler):
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Forget a trial that failed; `on_trial_add` follows when it is tried again."""
         name = self._drop(trial)
-        if not self._is_protected(trial.config):
+        if self._is_protected(trial.config):
+            for rungs in self._guest_of(trial.config):
+                rungs.forget(name)
+        else:
             standing = self._standings[name]
             standing.failed = True
             self._groups[standing.group].forget(name)
@@ -186,7 +197,9 @@ class ParetoHalving(TrialScheduler):
 
         Where it is `paused`, and is added to this experiment under the same name, it waits to resume.
         """
-        if not self._is_protected(config):
+        if self._is_protected(config):
+            self._hear_guest(name, config, results)
+        else:
             self._recall(name, config, list(results), paused)
 
     def is_paused(self, trial: Trial) -> bool:
@@ -240,6 +253,18 @@ class ParetoHalving(TrialScheduler):
                 else ParetoRungs(n, self._reduction_factor)
             )
         return self._groups[label]
+
+    def _guest_of(self, config: Config) -> list[Rungs]:
+        """Where a protected trial counts for the others."""
+        return [self._group(repr(label)) for label in (self._count_in(config) if self._count_in else ())]
+
+    def _hear_guest(self, name: str, config: Config, results: Iterable[Result]) -> None:
+        """Count what a protected trial has shown."""
+        reached = [(self._rung_at(result), result) for result in results]
+        for rungs in self._guest_of(config):
+            for rung, result in reached:
+                if rung:
+                    rungs.enter(name, rung, self._values(result))
 
     def _history(self, trial: Trial) -> tuple[list[Result], bool]:
         """What a trial of an interrupted experiment has reported, and whether it waits at a rung.

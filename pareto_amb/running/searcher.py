@@ -175,12 +175,19 @@ class ParetoSearcher(Searcher):
         )
         for asked in known:
             found.begin(asked.number, asked.params)
-            for row in results.rows(self._trial(context, asked.number, asked.params).id):
-                if row["rung"]:
-                    found.report(asked.number, row["rung"], self._shown({**row, PROBES: log_errors(row)}))
+            self._recall(found, asked.number, self._trial(context, asked.number, asked.params).id, results)
             if asked.state == TrialState.FAIL:
                 found.forget(asked.number)
+        for k in range(search.baseline_seeds):
+            baseline = self._baseline(context[0], k).id
+            self._recall(found, baseline, baseline, results)
         return found
+
+    def _recall(self, search: ParetoSampler, key: int | str, trial_id: str, results: ResultsTable) -> None:
+        """Let a search know what the table has of a trial that has not failed."""
+        for row in results.rows(trial_id) if results.status(trial_id) != "failed" else ():
+            if row["rung"]:
+                search.report(key, row["rung"], self._shown({**row, PROBES: log_errors(row)}))
 
     def _centres(self, context: Context) -> dict[str, float]:
         """Where the startup points of a search lie, of the parameters that are noise levels."""
@@ -309,9 +316,15 @@ class ParetoSearcher(Searcher):
         self._hear(self._running[trial_id], result)
 
     def _hear(self, trial: Trial, result: Mapping[str, Any]) -> None:
+        for search, key in self._searches_of(trial):
+            search.report(key, result["rung"], self._shown(result))
+
+    def _searches_of(self, trial: Trial) -> list[tuple[ParetoSampler, int | str]]:
+        """The searches that a trial tells of, and what they know it by: all of its size for a baseline."""
         if trial.method != BASELINE:
-            search = self._searches[trial.train_size, trial.method]
-            search.report(self._numbers[trial.id], result["rung"], self._shown(result))
+            return [(self._searches[trial.train_size, trial.method], self._numbers[trial.id])]
+        size = trial.train_size
+        return [(self._searches[size, method], trial.id) for method in self._config.search.methods]
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -332,14 +345,15 @@ class ParetoSearcher(Searcher):
     def _tell(self, trial: Trial, row: Mapping[str, Any]) -> None:
         complete = row["status"] == "complete"
         values = [float(row[name]) for name in self._signs] if complete else None
+        if not complete:
+            for search, key in self._searches_of(trial):
+                search.forget(key)
         if trial.method == BASELINE:
             if values is not None:
                 self._baselines[trial.train_size].append(values)
             return
         context, number = (trial.train_size, trial.method), self._numbers[trial.id]
         self._studies[context].tell(number, values, state=None if complete else TrialState.FAIL)
-        if not complete:
-            self._searches[context].forget(number)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: study.db and the results table hold the whole state."""

@@ -173,6 +173,11 @@ def _make_halving(config: SweepConfig, results: ResultsTable, closed: bool) -> P
         n_probe_rungs=len(config.probe_images()),
         ideal=[objective.ideal for objective in objectives.values()],
         group_by=lambda trial: (trial["train_size"], trial["method"]),
+        count_in=lambda trial: (
+            [(trial["train_size"], method) for method in search.methods]
+            if trial["method"] == BASELINE and not trial["controls"]
+            else []
+        ),
         protect=lambda trial: trial["method"] == BASELINE or bool(trial["confirms"] or trial["controls"]),
         name_of=lambda trial: str(trial["id"]),
     )

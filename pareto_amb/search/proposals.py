@@ -225,7 +225,7 @@ class ParetoSampler:
         By default that is the worst values at the end. Where none dominates anything there, the first of the
         frontier. None while fewer than MIN_FINISHED trials have finished.
         """
-        finished = self._curves.at(self._n_rungs)
+        finished = self._own(self._curves.at(self._n_rungs))
         if len(finished) < MIN_FINISHED:
             return None
         curves, _ = self._curves.completed(finished)
@@ -238,20 +238,25 @@ class ParetoSampler:
     def report(self, key: Hashable, rung: int, values: Sequence[float]) -> None:
         """A trial has reached `rung`, counted from 1, with `values`.
 
-        The first are the objectives, all minimised; more may follow that help to extrapolate them.
+        The first are the objectives, all minimised; more may follow that help to extrapolate them. One that
+        the search has not begun, as a baseline, tells what to expect of others.
         """
         self._curves.record(key, rung, values)
 
     def forget(self, key: Hashable) -> None:
         """A trial has failed."""
-        del self._params[self._curves.forget(key)]
+        self._params.pop(self._curves.forget(key), None)
 
     def _expected(self) -> tuple[Rows, Array]:
         """The trials (n,) of which all full rungs are known or expected, and their objectives (n, R, m)."""
-        rows = self._curves.begun()
+        rows = self._own(self._curves.begun())
         curves, _ = self._curves.completed(rows)
         known = np.isfinite(curves).all(axis=(1, 2))
         return rows[known], curves[known]
+
+    def _own(self, rows: Rows) -> Rows:
+        """Those of `rows` that the search has begun."""
+        return rows[np.isin(rows, list(self._params))]
 
     def _trial(self, row: int, **shown: Any) -> FrozenTrial:
         return create_trial(params=self._params[row], distributions=self._searched, **shown)

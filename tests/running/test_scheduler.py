@@ -346,6 +346,30 @@ def test_a_maximised_metric_is_extrapolated_as_far_as_its_ideal(
     )  # where all are perfect, all go on
 
 
+@pytest.mark.parametrize("counts", [True, False])
+def test_a_protected_trial_counts_where_it_is_said_to_until_it_fails(counts: bool) -> None:
+    scheduler = ParetoHalving(
+        METRICS,
+        ("min", "min"),
+        time_attr="seen",
+        rungs=(1, 2),
+        extrapolate_by=(),
+        group_by=lambda config: "group",
+        protect=lambda config: config.get("baseline", False),
+        count_in=lambda config: ["group"] if counts else [],
+    )
+    for k in range(8):
+        for seen in (1, 2):
+            report(scheduler, str(k), seen, fid=30 - 10 * seen + k, memorization=20 - k)
+    baseline = TRIALS[id(scheduler), "baseline"] = WaitingTrial("baseline", baseline=True)
+    for seen in (1, 2):
+        decided = report(scheduler, "baseline", seen, fid=11, memorization=11)
+        assert decided == ("CONTINUE" if seen == 1 else "STOP")
+    assert report(scheduler, "new", 1, fid=23, memorization=14) == ("PAUSE" if counts else "CONTINUE")
+    scheduler.on_trial_error(None, baseline)
+    assert scheduler.n_promotable() == counts
+
+
 def test_lists_of_probes_decide_before_the_metrics_are_measured() -> None:
     scheduler = ParetoHalving(
         METRICS, MODE, time_attr="seen", rungs=(1, 2), extrapolate_by=("probes",), n_probe_rungs=1

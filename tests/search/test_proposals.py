@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pareto_amb.declared import MethodInfo, Parameter
+from pareto_amb.search.ehvi import EHVISampler
 from pareto_amb.search.extrapolation import extrapolate
 from pareto_amb.search.pareto import hypervolume
 from pareto_amb.search.proposals import (
@@ -70,6 +71,20 @@ def test_startup_points_begin_at_a_centre_and_lie_around_it(centre: float) -> No
     assert all(0.1 <= point <= 10.0 for point in points)
     within = [point for point in points if abs(np.log(point / points[0])) < SPREAD]
     assert len(within) > 0.6 * len(points)
+
+
+def test_what_a_search_has_not_begun_tells_what_to_expect_and_is_no_trial_of_it() -> None:
+    search = make_search(EHVISampler(0), n_startup=1, n_rungs=2)
+    search.begin("begun", {"sigma_tn": 1.0})
+    for k in range(4):
+        search.report(f"baseline {k}", 1, (1.0 + k, 2.0 + k))
+        search.report(f"baseline {k}", 2, (2.0 + k, 4.0 + k))
+    assert search.best() is None
+    search.report("begun", 1, (1.5, 2.5))
+    rows, curves = search._expected()
+    assert len(rows) == 1
+    assert curves[0, 1] == pytest.approx([2.5, 4.5], abs=0.5)
+    assert 0.1 <= search.propose()["sigma_tn"] <= 10
 
 
 def test_startup_points_cover_the_space_evenly() -> None:
