@@ -19,6 +19,9 @@ The cost is what was trained until then, in full trainings, trials under way inc
   more than such a deviation; the mean regret after --costs; and how often the FID was worse.
 
 A repetition that does not get there counts with --limit, and is counted. Means and 90% intervals.
+
+With --trials N, what ours of N trials costs and holds in the end is printed instead, to tell what early
+stopping saves.
 """
 
 import argparse
@@ -52,7 +55,8 @@ Array = NDArray[np.float64]
 class Table:
     """Curves on a grid: `values` (points, seeds, rungs, metrics), the first two metrics the objectives.
 
-    `ddpm` (seeds, rungs, 2) are its curves. With `full` the last rung alone is a point where one may stop.
+    `ddpm` (seeds, rungs, 2) are its curves. At the first `n_probe_rungs` the objectives are NaN. With `full`
+    the last rung alone is a point where one may stop.
     """
 
     name: str
@@ -60,7 +64,20 @@ class Table:
     values: Array
     shares: Array  # of the budget, at each rung
     ddpm: Array
+    n_probe_rungs: int = 0
     full: bool = False
+
+    @property
+    def without_probes(self) -> "Table":
+        """The table as peers see it, which know of objectives alone."""
+        n = self.n_probe_rungs
+        return replace(
+            self,
+            values=self.values[:, :, n:, :2],
+            shares=self.shares[n:],
+            ddpm=self.ddpm[:, n:],
+            n_probe_rungs=0,
+        )
 
     @property
     def reference(self) -> Array:
@@ -69,7 +86,8 @@ class Table:
     @cached_property
     def stops(self) -> list[int]:
         """The rungs, from 0, that a training may stop at."""
-        return [len(self.shares) - 1] if self.full else [*range(len(self.shares))]
+        rungs = range(self.n_probe_rungs, len(self.shares))
+        return [*rungs[-1:]] if self.full else [*rungs]
 
     @cached_property
     def truth(self) -> Array:
@@ -118,21 +136,30 @@ class Table:
 
 
 def recorded(path: Path, first: float) -> Table:
-    """A table of benchmarks/record_curves.py from the share `first` of the budget on; sigma_tn 0 is DDPM."""
+    """A table of benchmarks/record_curves.py; sigma_tn 0 is DDPM.
+
+    Rungs before the share `first` of the budget are probe rungs, or left out where nothing was probed.
+    """
     frame = pd.read_parquet(path).sort_values("rung")
-    frame = frame[frame.images_seen >= first * frame.images_seen.max()]
     if "branched_at" in frame:
         frame = frame[frame.branched_at == 0]
-    ddpm = [rows[["fid", "memorization"]] for _, rows in frame[frame.sigma_tn == 0].groupby("seed")]
+    probes = [name for name in frame if name.startswith(("probe_train_", "probe_heldout_"))]
+    frame[probes] = np.log(frame[probes])
+    early, sampled = frame.images_seen < first * frame.images_seen.max(), ["fid", "memorization"]
+    metrics = [*sampled, "similarity_mean", *probes]
+    frame.loc[early, metrics[:3]] = np.nan
+    if not probes:
+        frame = frame[~early]
+    n_probe_rungs = frame.rung[frame.fid.isna()].nunique()
+    ddpm = [rows[sampled] for _, rows in frame[frame.sigma_tn == 0].groupby("seed")]
     frame = frame[frame.sigma_tn > 0]
-    metrics = ["fid", "memorization", "similarity_mean"]
     curves = {key: rows[metrics].to_numpy() for key, rows in frame.groupby(["sigma_tn", "mix", "seed"])}
     points = sorted({(sigma, mix) for sigma, mix, _ in curves})
     seeds = sorted({seed for _, _, seed in curves})
     values = np.array([[curves[sigma, mix, seed] for seed in seeds] for sigma, mix in points])
     shares = np.sort(frame.images_seen.unique()) / frame.images_seen.max()
     named = [{"sigma_tn": sigma, "mix_ratio": mix} for sigma, mix in points]
-    return Table(path.stem, named, values, shares, np.array(ddpm))
+    return Table(path.stem, named, values, shares, np.array(ddpm), n_probe_rungs)
 
 
 def synthetic(kind: str, n_sigma: int = 20, n_seeds: int = 3) -> Table:
@@ -164,9 +191,9 @@ def synthetic(kind: str, n_sigma: int = 20, n_seeds: int = 3) -> Table:
 
 
 class ParetoAmb:
-    """Ours, as `config` sets it."""
+    """Ours, as `config` sets it. It begins `n_trials` trials at most."""
 
-    def __init__(self, table: Table, seed: int, config: SearchConfig) -> None:
+    def __init__(self, table: Table, seed: int, config: SearchConfig, n_trials: float = np.inf) -> None:
         n_rungs = len(table.shares)
         self._box = np.zeros(2), table.reference
         self._sampler = ParetoSampler(
@@ -175,14 +202,19 @@ class ParetoAmb:
             n_objectives=2,
             n_startup=config.startup_trials,
             n_rungs=n_rungs,
+            n_probe_rungs=table.n_probe_rungs,
             seed=seed,
         )
-        self._rungs = FrontierRungs(n_rungs, n_objectives=2) if config.early_stopping else None
+        rungs = FrontierRungs(n_rungs, n_objectives=2, n_probe_rungs=table.n_probe_rungs)
+        self._rungs = rungs if config.early_stopping else None
+        self._n_trials = n_trials
         self._params: list[Params] = []
         self._reached: list[int] = []
 
-    def next(self) -> tuple[int, Params, int]:
+    def next(self) -> tuple[int, Params, int] | None:
         resumed = self._rungs.promotable() if self._rungs else None
+        if resumed is None and len(self._params) >= self._n_trials:
+            return None
         trial = len(self._params) if resumed is None else int(resumed)
         if resumed is None:
             self._params.append(self._sampler.propose(self._box))
@@ -296,7 +328,9 @@ def main() -> None:
     for table in tables:
         n_points, n_seeds = table.values.shape[:2]
         print(f"\n{table.name}: {n_points} points, {n_seeds} seeds", flush=True)
-        views = [table, replace(table, full=True)]
+        if options.trials:
+            _print_savings(table, options)
+            continue
         levels = [*(f"{level:.0%} of the hypervolume" for level in LEVELS), "small regret"]
         titles = [f"{level} | not reached" for level in levels]
         titles += [f"regret after {cost:g} | FID broken" for cost in options.costs]
@@ -304,14 +338,36 @@ def main() -> None:
         print(f"|---|---:|---|{'---:|' * 2 * len(titles)}")
         chosen = [(n, make) for n, make in searches().items() if any(o in n for o in options.only)]
         for (name, make), workers in itertools.product(chosen, options.workers):
+            seen = table if name.startswith("ours") else table.without_probes
+            views = [seen, replace(seen, full=True)]
             runs = [
-                [*replay(make(table, seed), table, workers, options.limit, seed)]
+                [*replay(make(seen, seed), seen, workers, options.limit, seed)]
                 for seed in range(min(options.repetitions, MAX_REPETITIONS.get(name, options.repetitions)))
             ]
             for view in views:
                 scores = [score(events, view, options.limit, options.costs) for events in runs]
                 stops = "the end" if view.full else "all"
                 print(f"| {name} | {workers} | {stops} | {_summary(scores, options.limit)} |", flush=True)
+
+
+def _print_savings(table: Table, options: argparse.Namespace) -> None:
+    """What ours of a given number of trials costs, and the share of the hypervolume that it holds."""
+    print("\n| trials | workers | early stopping | cost | share of the hypervolume |")
+    print("|---:|---:|---|---:|---:|")
+    figures = table.without_probes
+    with_similarity = replace(figures, values=table.values[:, :, table.n_probe_rungs :, :3])
+    ways = {"by probes": (table, True), "by figures": (with_similarity, True), "none": (figures, False)}
+    for trials, workers in itertools.product(options.trials, options.workers):
+        for name, (seen, stops) in ways.items():
+            costs, shares = [], []
+            for seed in range(options.repetitions):
+                search = ParetoAmb(seen, seed, SearchConfig(early_stopping=stops), trials)
+                events = [*replay(search, seen, workers, np.inf, seed)]
+                held = np.array([seen.truth[e.point, e.rung] for e in events if e.rung in seen.stops])
+                costs.append(events[-1].cost)
+                shares.append(hypervolume(held, seen.reference) / seen.volume)
+            cost, share = float(np.mean(costs)), float(np.mean(shares))
+            print(f"| {trials} | {workers} | {name} | {cost:.1f} | {share:.1%} |", flush=True)
 
 
 def parse_options() -> argparse.Namespace:
@@ -326,6 +382,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--repetitions", type=int, default=100)
     parser.add_argument("--limit", type=float, default=60.0, help="full trainings, at most")
     parser.add_argument("--costs", type=float, nargs="+", default=[8, 16, 32])
+    parser.add_argument("--trials", type=int, nargs="+", default=[], help="compare searches of so many")
     parser.add_argument("--only", nargs="+", default=[""], help="searches whose name contains one of these")
     return parser.parse_args()
 

@@ -37,6 +37,9 @@ MAX_MINUTES = 10_000_000
 PROBED_LEVELS = (0.05, 4.0)
 """Denoising is probed from the first to the second noise level, in shares of the collapse level."""
 
+N_PROBED_LEVELS = 7
+"""Noise levels that are probed, evenly on a log scale."""
+
 DEFAULT_PROBES = (0.0625, 0.125, 0.25)
 """Shares of the budget at which denoising alone is probed, as far as they lie before the first full rung."""
 
@@ -292,8 +295,8 @@ class EvaluationConfig(_Model):
         None,
         max_length=100,
         description="shares of the budget, before the first of `rungs`, at which denoising errors alone are "
-        f"measured; null: {', '.join(f'{share:g}' for share in DEFAULT_PROBES)}, as far as they lie "
-        "before it; []: none",
+        "measured, by which a trial may pause; null: "
+        f"{', '.join(f'{share:g}' for share in DEFAULT_PROBES)}, as far as they lie before it; []: none",
     )
     final_samples: int | None = Field(
         None,

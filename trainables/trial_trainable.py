@@ -31,7 +31,7 @@ from pareto_amb.evaluation.trial import (
     evaluate_encoded,
 )
 from pareto_amb.results.branching import first_baseline, trunk_name
-from pareto_amb.results.probes import probe_columns
+from pareto_amb.results.probes import PROBES, log_errors, probe_columns
 from pareto_amb.results.run_directory import checkpoint_name
 from pareto_amb.results.table import final_figures, trial_columns
 from pareto_amb.storage import Storage
@@ -200,7 +200,7 @@ class TrialTrainable(Trainable):
             "error": "",
         }
         told = (*self._assets.declared.reported, "rung", "images_seen", "status")
-        return {"row": row, **{name: row[name] for name in told}, "done": done}
+        return {"row": row, **{name: row[name] for name in told}, PROBES: log_errors(row), "done": done}
 
     def _is_full(self, rung: int) -> bool:
         return rung >= self._assets.config.first_full_rung

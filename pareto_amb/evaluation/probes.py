@@ -11,16 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pareto_amb.config import PROBED_LEVELS
+from pareto_amb.config import N_PROBED_LEVELS, PROBED_LEVELS
 from pareto_amb.data.subsets import TrainingSet
 from pareto_amb.diffusion.conditioning import sampling_conditioning, training_conditioning
 from pareto_amb.diffusion.denoiser import Denoiser
 from pareto_amb.randomness import normal_per_item
 
-N_LEVELS = 7
-"""Noise levels that are probed, evenly on a log scale."""
-
-N_PROBES = 512
+N_PROBES = 256
 """Noisy images denoised at each level, of either kind; images that are fewer come with several noises."""
 
 
@@ -91,13 +88,13 @@ def make_probes(train: TrainingSet, heldout: TrainingSet, collapse_level: float,
 
 
 def probe_levels(collapse_level: float) -> tuple[float, ...]:
-    """N_LEVELS noise levels around `collapse_level`, all in EDM units, to three digits.
+    """N_PROBED_LEVELS noise levels around `collapse_level`, all in EDM units, to three digits.
 
     None where that is infinite: the training images are all the same.
     """
     if math.isinf(collapse_level):
         return ()
-    shares: Sequence[float] = np.geomspace(*PROBED_LEVELS, N_LEVELS).tolist()
+    shares: Sequence[float] = np.geomspace(*PROBED_LEVELS, N_PROBED_LEVELS).tolist()
     return tuple(float(f"{share * collapse_level:.3g}") for share in shares)
 
 

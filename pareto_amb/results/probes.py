@@ -10,8 +10,13 @@ from typing import Any
 
 import pandas as pd
 
+from pareto_amb.config import N_PROBED_LEVELS
+
 LEVELS, TRAIN, HELDOUT = "probe_levels", "probe_train", "probe_heldout"
 """Columns of lists: noise levels in EDM units, and the mean squared errors at each."""
+
+PROBES = "log_probe_errors"
+"""What a search knows `log_errors` by."""
 
 GAP = "probe_gap_at_"
 """Begins the name of a level's gap where a row is logged as plain numbers."""
@@ -26,6 +31,17 @@ def probe_columns(
         TRAIN: [error if math.isfinite(error) else math.nan for error in train],
         HELDOUT: [error if math.isfinite(error) else math.nan for error in heldout],
     }
+
+
+def log_errors(row: Mapping[str, Any]) -> list[float]:
+    """The logarithms of a row's errors (2 * N_PROBED_LEVELS,): on training images, then on held-out ones.
+
+    What a row has not is NaN. They tell what a training will come to before its samples do.
+    """
+    each = [
+        [*row.get(name, ()), *[math.nan] * N_PROBED_LEVELS][:N_PROBED_LEVELS] for name in (TRAIN, HELDOUT)
+    ]
+    return [math.log(error) if error > 0 else math.nan for errors in each for error in errors]
 
 
 def gaps(row: Mapping[str, Any]) -> dict[float, float]:

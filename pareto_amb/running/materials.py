@@ -51,17 +51,22 @@ class Materials:
             for size, part in self.splits.items()
         }
 
-    def probes(self, config: SweepConfig) -> dict[int, Probes]:
+    def collapse_levels(self, config: SweepConfig) -> dict[int, float]:
+        """The collapse level of the training images of each train size, EDM units."""
+        return {
+            size: _known_level(config, size)
+            or TrainingPosterior(self.image_set.images[part.train], config.seed).collapse_level()
+            for size, part in self.splits.items()
+        }
+
+    def probes(self, config: SweepConfig, collapse_levels: Mapping[int, float]) -> dict[int, Probes]:
         """What the trials of each train size denoise, around its collapse level."""
         conditional, found = config.data.conditional, {}
         for size, part in self.splits.items():
             train, heldout = (
                 take_training_set(self.image_set, index, conditional) for index in (part.train, part.heldout)
             )
-            level = _known_level(config, size)
-            if level is None:
-                level = TrainingPosterior(train.images, config.seed).collapse_level()
-            found[size] = make_probes(train, heldout, level, config.seed)
+            found[size] = make_probes(train, heldout, collapse_levels[size], config.seed)
         return found
 
     def fingerprints(self) -> dict[str, Any]:

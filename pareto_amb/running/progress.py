@@ -205,4 +205,6 @@ class SweepProgress:
         return "" if math.isnan(value) else objective.text(value)
 
     def _figures(self, row: Mapping[str, Any]) -> str:
+        if not row["n_samples"]:
+            return "by its denoising errors, nothing sampled yet"
         return ", ".join(f"{o.label} {o.text(row[o.name])}" for o in self._objectives)

@@ -54,9 +54,11 @@ class ParetoHalving(TrialScheduler):
         time_attr: str = "training_iteration",
         reduction_factor: float = 2.0,
         extrapolate_by: Sequence[str] | None = None,
+        n_probe_rungs: int = 0,
         ideal: Sequence[float] | None = None,
         group_by: Callable[[Config], object] | None = None,
         protect: Callable[[Config], bool] | None = None,
+        count_in: Callable[[Config], Iterable[object]] | None = None,
         name_of: Callable[[Config], str] | None = None,
     ) -> None:
         """Set up the halving; ValueError for settings that do not fit together.
@@ -64,11 +66,13 @@ class ParetoHalving(TrialScheduler):
         `metrics`, two or more, each with its `mode`, min or max; nested ones are named a/b. `rungs` are
         values of the result's `time_attr`, rising; the last one is a full training. Trials compete
         with those of the same `group_by(config)` (compared by its repr). Where `protect(config)`, a trial is
-        never paused and does not compete. With `extrapolate_by`, more metrics of the results or none, every
+        never paused and does not compete; what it shows counts for the others in the groups of
+        `count_in(config)`. With `extrapolate_by`, more metrics of the results or none, every
         rung is a point where a trial may stop, and in the place of the best 1/reduction_factor those go on
         that a later rung may bring onto the frontier, by what the others let expect from the metrics and
-        these; see `FrontierRungs`. Nothing better than `ideal` is expected of a metric; by default that is 0
-        where it is minimised.
+        these; see `FrontierRungs`. One may be a list of numbers. At the first `n_probe_rungs` the metrics
+        themselves are NaN, and these alone tell what will come. Nothing better than `ideal` is expected of a
+        metric; by default that is 0 where it is minimised.
         `name_of(config)` is what `recall` and `restore` know a trial by in another experiment; without it
         they know it by Ray's trial id.
         """
@@ -77,9 +81,11 @@ class ParetoHalving(TrialScheduler):
         self._metrics = {name: 1 if sense == "min" else -1 for name, sense in zip(metrics, mode, strict=True)}
         self._floor = _floor([*self._metrics.values()], ideal)
         self._extrapolate, self._predictors = extrapolate_by is not None, tuple(extrapolate_by or ())
+        self._n_probe_rungs = n_probe_rungs
         self._time_attr, self._rungs = time_attr, tuple(rungs)
         self._reduction_factor = reduction_factor
         self._group_by, self._protect, self._name_of = group_by, protect, name_of
+        self._count_in = count_in
         self._groups: dict[str, Rungs] = {}
         self._standings: dict[str, _Standing] = {}
         self._pending: dict[str, Trial] = {}
@@ -94,7 +100,9 @@ class ParetoHalving(TrialScheduler):
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """Take up a trial: a new one, one to be tried again, or one of an interrupted experiment."""
         name = self._name(trial)
-        if not self._is_protected(trial.config):
+        if self._is_protected(trial.config):
+            self._hear_guest(name, trial.config, self._history(trial)[0])
+        else:
             standing = self._standings.get(name)
             if standing is None:
                 self._recall(name, trial.config, *self._history(trial))
@@ -112,8 +120,9 @@ class ParetoHalving(TrialScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Pause, stop or continue a trial. ValueError when the result lacks `time_attr` or a metric."""
         name, rung = self._name(trial), self._rung_at(result)
-        undecided = not self._is_protected(trial.config) and rung > self._standings[name].reached
-        if undecided and not self._goes_on(name, rung, self._values(result)):
+        if self._is_protected(trial.config):
+            self._hear_guest(name, trial.config, [result])
+        elif rung > self._standings[name].reached and not self._goes_on(name, rung, self._values(result)):
             self._paused[name] = trial
             return str(TrialScheduler.PAUSE)
         return str(TrialScheduler.STOP if rung == len(self._rungs) else TrialScheduler.CONTINUE)
@@ -122,7 +131,9 @@ class ParetoHalving(TrialScheduler):
         """Count the last result of a trial that ended by itself."""
         name = self._name(trial)
         known = {self._time_attr, *self._metrics, *self._predictors} <= result.keys()
-        if not self._is_protected(trial.config) and known:
+        if known and self._is_protected(trial.config):
+            self._hear_guest(name, trial.config, [result])
+        elif known:
             standing, rung = self._standings[name], self._rung_at(result)
             if rung > standing.reached:
                 standing.values[rung] = self._values(result)
@@ -131,7 +142,10 @@ class ParetoHalving(TrialScheduler):
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Forget a trial that failed; `on_trial_add` follows when it is tried again."""
         name = self._drop(trial)
-        if not self._is_protected(trial.config):
+        if self._is_protected(trial.config):
+            for rungs in self._guest_of(trial.config):
+                rungs.forget(name)
+        else:
             standing = self._standings[name]
             standing.failed = True
             self._groups[standing.group].forget(name)
@@ -183,7 +197,9 @@ class ParetoHalving(TrialScheduler):
 
         Where it is `paused`, and is added to this experiment under the same name, it waits to resume.
         """
-        if not self._is_protected(config):
+        if self._is_protected(config):
+            self._hear_guest(name, config, results)
+        else:
             self._recall(name, config, list(results), paused)
 
     def is_paused(self, trial: Trial) -> bool:
@@ -227,11 +243,28 @@ class ParetoHalving(TrialScheduler):
         if label not in self._groups:
             n = len(self._rungs)
             self._groups[label] = (
-                FrontierRungs(n, n_objectives=len(self._metrics), floor=self._floor)
+                FrontierRungs(
+                    n,
+                    n_objectives=len(self._metrics),
+                    floor=self._floor,
+                    n_probe_rungs=self._n_probe_rungs,
+                )
                 if self._extrapolate
                 else ParetoRungs(n, self._reduction_factor)
             )
         return self._groups[label]
+
+    def _guest_of(self, config: Config) -> list[Rungs]:
+        """Where a protected trial counts for the others."""
+        return [self._group(repr(label)) for label in (self._count_in(config) if self._count_in else ())]
+
+    def _hear_guest(self, name: str, config: Config, results: Iterable[Result]) -> None:
+        """Count what a protected trial has shown."""
+        reached = [(self._rung_at(result), result) for result in results]
+        for rungs in self._guest_of(config):
+            for rung, result in reached:
+                if rung:
+                    rungs.enter(name, rung, self._values(result))
 
     def _history(self, trial: Trial) -> tuple[list[Result], bool]:
         """What a trial of an interrupted experiment has reported, and whether it waits at a rung.
@@ -275,14 +308,19 @@ class ParetoHalving(TrialScheduler):
 
     def _values(self, result: Result) -> list[float]:
         ranked = [sign * self._number(result, name) for name, sign in self._metrics.items()]
-        return ranked + [self._number(result, name) for name in self._predictors]
+        return ranked + [number for name in self._predictors for number in self._numbers(result, name)]
 
     def _number(self, result: Result, key: str) -> float:
+        (number,) = self._numbers(result, key)
+        return number
+
+    def _numbers(self, result: Result, key: str) -> list[float]:
         if key not in result:
             raise ValueError(
                 f"ParetoHalving needs '{key}' in every result, one has only {', '.join(sorted(result))}"
             )
-        return float(result[key])
+        value = result[key]
+        return [float(number) for number in (value if isinstance(value, list) else [value])]
 
     def _next_to_resume(self) -> Trial | None:
         """The promoted trial that has not started yet, else the next to be promoted, highest rung first."""

@@ -27,6 +27,7 @@ from pareto_amb.diffusion.methods import Algorithm1, Method
 from pareto_amb.diffusion.trainer import noise_distribution
 from pareto_amb.randomness import derive_seed
 from pareto_amb.results.branching import branching_rung, first_baseline
+from pareto_amb.results.probes import PROBES, log_errors
 from pareto_amb.results.size import reference_box
 from pareto_amb.results.table import ResultsTable
 from pareto_amb.running.study import open_storage, study_errors
@@ -40,6 +41,9 @@ from pareto_amb.search.proposals import (
     startup_point,
 )
 from pareto_amb.trial import Trial
+
+START = 0.2
+"""The noise level tried first, as a share of the collapse level: on four sets the best lay around it."""
 
 Context = tuple[int, str]
 """A train size and a method: each has a search of its own."""
@@ -60,11 +64,14 @@ class ParetoSearcher(Searcher):
         study_path: Path,
         results: ResultsTable,
         methods: Mapping[str, type[Method]],
+        collapse_levels: Mapping[int, float] | None = None,
         *,
         stopped: bool = False,
     ) -> None:
         """`methods` has the code of those that the sweep compares; the objectives are those of the table.
 
+        The first noise levels are tried around START of the collapse level of a train size, where that is
+        known.
         With `stopped` no trial is begun that was not begun before.
         """
         self._objectives = list(results.declared.objectives.values())
@@ -74,6 +81,7 @@ class ParetoSearcher(Searcher):
         self._signs = {objective.name: objective.sign for objective in self._objectives}
         self._config, self._methods, self._stopped = config, methods, stopped
         self._results = results
+        self._collapse_levels = collapse_levels or {}
         self._noise = noise_distribution(config.training)
         self._n_trials, self._is_grid = config.n_trials(results.declared), config.search.sampler == "grid"
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -135,7 +143,7 @@ class ParetoSearcher(Searcher):
             params = grid_point(searched, number)
         else:
             seed = derive_seed(self._config.seed, f"startup/{_label(context)}")
-            params = startup_point(searched, number, seed)
+            params = startup_point(searched, number, seed, self._centres(context))
             lost = number >= self._config.search.startup_trials
         state = TrialState.FAIL if lost else TrialState.RUNNING
         return create_trial(params=params, distributions=searched, state=state)
@@ -162,26 +170,38 @@ class ParetoSearcher(Searcher):
             make_sampler(search, derive_seed(seed, f"search/{label}/{len(known)}"), log),
             n_objectives=len(self._objectives),
             n_startup=search.startup_trials,
-            n_rungs=len(self._config.evaluation.rungs),
+            n_rungs=len(self._config.rung_images()),
+            n_probe_rungs=len(self._config.probe_images()),
             floor=[objective.sign * objective.ideal for objective in self._objectives],
             seed=derive_seed(seed, f"startup/{label}"),
+            centres=self._centres(context),
         )
         for asked in known:
             found.begin(asked.number, asked.params)
-            for row in results.rows(self._trial(context, asked.number, asked.params).id):
-                if row["rung"] >= self._config.first_full_rung:
-                    found.report(asked.number, self._full_rung(row), self._shown(row))
+            self._recall(found, asked.number, self._trial(context, asked.number, asked.params).id, results)
             if asked.state == TrialState.FAIL:
                 found.forget(asked.number)
+        for k in range(search.baseline_seeds):
+            baseline = self._baseline(context[0], k).id
+            self._recall(found, baseline, baseline, results)
         return found
 
-    def _full_rung(self, row: Mapping[str, Any]) -> int:
-        """The rung of a row as the search counts them: from 1, probe rungs apart."""
-        return int(row["rung"]) - self._config.first_full_rung + 1
+    def _recall(self, search: ParetoSampler, key: int | str, trial_id: str, results: ResultsTable) -> None:
+        """Let a search know what the table has of a trial that has not failed."""
+        for row in results.rows(trial_id) if results.status(trial_id) != "failed" else ():
+            if row["rung"]:
+                search.report(key, row["rung"], self._shown({**row, PROBES: log_errors(row)}))
+
+    def _centres(self, context: Context) -> dict[str, float]:
+        """Where the startup points of a search lie, of the parameters that are noise levels."""
+        size, method = context
+        level = self._collapse_levels.get(size, math.inf)
+        parameters = self._methods[method].info().parameters
+        return {p.name: START * level for p in parameters if p.kind == "level" and math.isfinite(level)}
 
     def _shown(self, row: Mapping[str, Any]) -> list[float]:
-        """What a search is told of a row: the objectives, minimised, and their predictors."""
-        return [self._signs.get(name, 1.0) * row[name] for name in self._reported]
+        """What a search is told of a row: the objectives, minimised, their predictors and the probes."""
+        return [*(self._signs.get(name, 1.0) * row[name] for name in self._reported), *row[PROBES]]
 
     def _count_planned(self) -> int:
         sizes = len(self._config.space.train_size)
@@ -333,13 +353,19 @@ class ParetoSearcher(Searcher):
         return (ideal, reference) if (reference > ideal).all() else None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Let the search know what a trial has shown at a rung; of a probe rung it hears nothing."""
+        """Let the search know what a trial has shown at a rung."""
         self._hear(self._running[trial_id], result)
 
     def _hear(self, trial: Trial, result: Mapping[str, Any]) -> None:
-        if trial.method != BASELINE and result["rung"] >= self._config.first_full_rung:
-            search = self._searches[trial.train_size, trial.method]
-            search.report(self._numbers[trial.id], self._full_rung(result), self._shown(result))
+        for search, key in self._searches_of(trial):
+            search.report(key, result["rung"], self._shown(result))
+
+    def _searches_of(self, trial: Trial) -> list[tuple[ParetoSampler, int | str]]:
+        """The searches that a trial tells of, and what they know it by: all of its size for a baseline."""
+        if trial.method != BASELINE:
+            return [(self._searches[trial.train_size, trial.method], self._numbers[trial.id])]
+        size = trial.train_size
+        return [(self._searches[size, method], trial.id) for method in self._config.search.methods]
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -360,14 +386,15 @@ class ParetoSearcher(Searcher):
     def _tell(self, trial: Trial, row: Mapping[str, Any]) -> None:
         complete = row["status"] == "complete"
         values = [float(row[name]) for name in self._signs] if complete else None
+        if not complete:
+            for search, key in self._searches_of(trial):
+                search.forget(key)
         if trial.method == BASELINE:
             if values is not None:
                 self._baselines[trial.train_size].append(values)
             return
         context, number = (trial.train_size, trial.method), self._numbers[trial.id]
         self._studies[context].tell(number, values, state=None if complete else TrialState.FAIL)
-        if not complete:
-            self._searches[context].forget(number)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: study.db and the results table hold the whole state."""

@@ -56,7 +56,10 @@ def start_sweep(
         materials = load_materials(config, console, methods)
         with console.status("measuring the collapse level"):
             config = resolve_auto(config, declared, materials.image_set, materials.splits)
+            levels = materials.collapse_levels(config)
         rehearse(config, declared, methods, materials)
         seconds = minutes * 60 if minutes else None
-        plan = Plan(config, declared, methods, materials, resumed, address, seconds, trust_run, retry_failed)
+        plan = Plan(
+            config, declared, methods, materials, levels, resumed, address, seconds, trust_run, retry_failed
+        )
         return run_sweep(claim, plan, console)

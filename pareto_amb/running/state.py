@@ -10,6 +10,7 @@ from pareto_amb.config import SweepConfig
 from pareto_amb.declared import BASELINE, Declared
 from pareto_amb.diffusion.methods import Method
 from pareto_amb.errors import UserError
+from pareto_amb.results.probes import PROBES, log_errors
 from pareto_amb.results.run_directory import RunDirectory
 from pareto_amb.results.table import ResultsTable, empty_row
 from pareto_amb.running.confirm import followers, from_scratch, to_choose, unfinished
@@ -43,17 +44,21 @@ class SweepState:
         config: SweepConfig,
         declared: Declared,
         methods: Mapping[str, type[Method]],
+        collapse_levels: Mapping[int, float] | None = None,
         retry: bool = False,
     ) -> "SweepState":
         """A sweep as far as it has come, at its beginning where the run directory has no table yet.
 
+        Its first trials lie around what the `collapse_levels` of the train sizes let expect; else evenly.
         With `retry`, trials that failed are taken up again.
         """
         results = ResultsTable(run.results, declared)
         _check_rungs(config, results)
         if retry:
             retry_failed(results, run.study)
-        searcher = ParetoSearcher(config, run.study, results, methods, stopped=run.stopped.exists())
+        searcher = ParetoSearcher(
+            config, run.study, results, methods, collapse_levels or {}, stopped=run.stopped.exists()
+        )
         halving = _make_halving(config, results, closed=not searcher.n_remaining)
         return cls(run, config, methods, results, searcher, halving)
 
@@ -64,6 +69,7 @@ class SweepState:
         config: SweepConfig,
         declared: Declared,
         methods: Mapping[str, type[Method]],
+        collapse_levels: Mapping[int, float] | None = None,
         retry: bool = False,
     ) -> tuple[int, int]:
         """How many trials `open` would find unfinished, and how many of them have a checkpoint.
@@ -79,7 +85,7 @@ class SweepState:
             for path in (run.results, run.study, journal, run.stopped):
                 if path.exists():
                     shutil.copyfile(path, copy.path / path.name)
-            state = cls.open(copy, config, declared, methods, retry)
+            state = cls.open(copy, config, declared, methods, collapse_levels, retry)
             return state.n_unfinished(), state.n_begun()
 
     @property
@@ -164,15 +170,22 @@ def _make_halving(config: SweepConfig, results: ResultsTable, closed: bool) -> P
         list(objectives),
         [objective.direction for objective in objectives.values()],
         time_attr="images_seen",
-        rungs=config.full_rung_images(),
-        extrapolate_by=results.declared.predictors,
+        rungs=config.rung_images(),
+        extrapolate_by=[*results.declared.predictors, PROBES],
+        n_probe_rungs=len(config.probe_images()),
         ideal=[objective.ideal for objective in objectives.values()],
         group_by=lambda trial: (trial["train_size"], trial["method"]),
+        count_in=lambda trial: (
+            [(trial["train_size"], method) for method in search.methods]
+            if trial["method"] == BASELINE and not trial["controls"]
+            else []
+        ),
         protect=lambda trial: trial["method"] == BASELINE or bool(trial["confirms"] or trial["controls"]),
         name_of=lambda trial: str(trial["id"]),
     )
     for trial_id in results.trial_ids():
         rows, status = results.rows(trial_id), results.status(trial_id)
+        rows = [{**row, PROBES: log_errors(row)} for row in rows]
         if status != "failed":
             halving.recall(trial_id, rows[0], rows, paused=status == "paused")
     if closed:

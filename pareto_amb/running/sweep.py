@@ -72,7 +72,8 @@ class SweepOutcome:
 class Plan:
     """What a sweep is to do, with all that it needs loaded.
 
-    `declared` has the sweep's own objectives alone; `methods` has the code of its methods. `address` names
+    `declared` has the sweep's own objectives alone; `methods` has the code of its methods; `collapse_levels`
+    are those of the training images of each train size. `address` names
     an existing Ray cluster; without one Ray runs on this machine. After `time_budget` seconds running trials
     stop, to be continued from their last checkpoint by a later call. `trust_run`: what the files of a resumed
     run name may be connected to. `retry_failed`: its trials that failed are tried again.
@@ -82,6 +83,7 @@ class Plan:
     declared: Declared
     methods: Mapping[str, type[Method]]
     materials: Materials
+    collapse_levels: Mapping[int, float]
     resumed: bool
     address: str | None
     time_budget: float | None
@@ -102,7 +104,9 @@ def run_sweep(claim: Claim, plan: Plan, console: Console) -> SweepOutcome:
         with console.status("asking MLflow and the storage"):
             check_tracking(uri)
             check_storage(run.storage_uri(config))
-        unfinished, begun = SweepState.foresee(run, config, plan.declared, methods, plan.retry_failed)
+        unfinished, begun = SweepState.foresee(
+            run, config, plan.declared, methods, plan.collapse_levels, plan.retry_failed
+        )
         check_room(run, config, room_needed(config, methods, unfinished, begun))
         if unfinished:
             with ray_cluster(plan.address, run) as watch, travelling(methods, plan.declared):
@@ -153,7 +157,7 @@ def _begin(
     console.print(f"run directory: {run.path}")
     for line in describe_auto(plan.config, plan.declared):
         console.print(line)
-    state = SweepState.open(run, config, plan.declared, plan.methods, plan.retry_failed)
+    state = SweepState.open(run, config, plan.declared, plan.methods, plan.collapse_levels, plan.retry_failed)
     tracker.start()
     return state, tracker
 
@@ -166,7 +170,7 @@ def _make_assets(run: RunDirectory, plan: Plan, gpus: float) -> SweepAssets:
         methods=plan.methods,
         training_sets=materials.training_sets(config.data.conditional),
         references=measure_references(config, materials, gpus),
-        probes=materials.probes(config),
+        probes=materials.probes(config, plan.collapse_levels),
         fid_encoder=materials.fid_encoder,
         similarity_encoder=materials.similarity_encoder,
         storage_uri=run.storage_uri(config),

@@ -27,13 +27,22 @@ class FrontierRungs(Rungs):
     are not finite pauses.
     """
 
-    def __init__(self, n_rungs: int, *, n_objectives: int | None = None, floor: ArrayLike = 0.0) -> None:
-        """Set up the rungs 1 to `n_rungs`.
+    def __init__(
+        self,
+        n_rungs: int,
+        *,
+        n_objectives: int | None = None,
+        floor: ArrayLike = 0.0,
+        n_probe_rungs: int = 0,
+    ) -> None:
+        """Set up the rungs 1 to `n_rungs`. At the first `n_probe_rungs` the objectives are NaN.
 
         The first `n_objectives` values of a report count, None for all; the others help to extrapolate them,
         never below `floor`.
         """
-        self._curves: LearningCurves[str] = LearningCurves(n_rungs, n_objectives, floor)
+        self._curves: LearningCurves[str] = LearningCurves(
+            n_rungs, n_objectives, floor, n_probe_rungs=n_probe_rungs
+        )
         self._floor = floor
         self._front: Array | None = None
         self._paused: set[int] = set()
@@ -84,6 +93,8 @@ class FrontierRungs(Rungs):
 
     def _record(self, trial_id: str, rung: int, values: Sequence[float]) -> int:
         front, row = self._front, self._curves.record(trial_id, rung, values)
+        if rung <= self._curves.n_probe_rungs:
+            return row
         new = np.maximum(self._curves.objectives(rung, np.array([row])), self._floor)
         if front is not None and np.isfinite(new).all() and not dominated_by(new, front)[0]:
             self._front = _in_order(np.concatenate([front[~dominated_by(front, new)], new]))
@@ -92,17 +103,17 @@ class FrontierRungs(Rungs):
     def _has_hope(self, rows: Rows) -> NDArray[np.bool_]:
         """Whether a later rung of each of `rows` (k,) may join the frontier, as far as one knows: (k,).
 
-        Not of a trial whose last values are not finite.
+        Not of a trial whose last objectives are not finite.
         """
         if not len(rows):
             return np.zeros(0, dtype=np.bool_)
-        reached = self._curves.highest(rows)
+        reached, full = self._curves.highest(rows), self._curves.full_rungs()
         curves, errors = self._curves.completed(rows)
         hoped = np.maximum(curves - OPTIMISM * errors, self._floor)
-        later = np.arange(1, self._curves.n_rungs + 1) > reached[:, None]
-        free = later & ~dominated_by(hoped, self._frontier())
-        finite = np.isfinite(curves[np.arange(len(rows)), reached - 1]).all(axis=-1)
-        return np.asarray(finite & free.any(axis=1))
+        free = (full > reached[:, None]) & ~dominated_by(hoped, self._frontier())
+        last = np.maximum(reached - full[0], 0)
+        finite = np.isfinite(curves[np.arange(len(rows)), last]).all(axis=-1)
+        return np.asarray((finite | (reached < full[0])) & free.any(axis=1))
 
     def _frontier(self) -> Array:
         """What no rung of any trial dominates (f, m), of finite values in order; no better than the floor."""

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.linalg import cho_solve, solve_triangular
 
 from pareto_amb.search.extrapolation import Array
-from pareto_amb.search.pareto import expected_growth
+from pareto_amb.search.pareto import hypervolume_growth, non_dominated
 from pareto_amb.search.surrogate import LENGTHS, length_prior, squared_exponential
 
 CATEGORY_LENGTHS = (0.5, 1.5)
@@ -29,6 +29,9 @@ CATEGORY_LENGTHS = (0.5, 1.5)
 NOISES = (0.02, 0.1, 0.3)
 """Shares of the variance that may be noise."""
 N_CANDIDATES = 300
+N_SHORTLISTED = 60
+"""Candidates whose expected growth is worked out: those that would add most if all came out better by
+one standard deviation."""
 N_DRAWS = 16
 CLIP = 1.5
 """Objectives that are farther from the ideal than so are taken for this value: how bad does not matter."""
@@ -120,18 +123,24 @@ class EHVISampler(BaseSampler):
             x = np.concatenate([x, pending])
             y = np.concatenate([y, np.stack([model(pending)[0] for model in models], axis=-1)])
             models = [model.refit(x, y[..., k]) for k, model in enumerate(models)]
-        growth = self._expected_growth(models, x, _encode(candidates, parts))
-        return candidates[int(growth.argmax())]
+        return candidates[self._most_promising(models, x, _encode(candidates, parts))]
 
-    def _expected_growth(self, models: list[GaussianProcess], seen: Array, x: Array) -> Array:
-        """Expected growth of the hypervolume by the best rung of a trial at each row of `x` (m, d): (m,).
+    def _most_promising(self, models: list[GaussianProcess], seen: Array, x: Array) -> int:
+        """The row of `x` (m, d) at which a trial, by its best rung, is expected to add most hypervolume.
 
         The frontier that is to grow is that of the expected values at the rows of `seen`, not of the
-        measured ones, whose best are lucky draws.
+        measured ones, whose best are lucky draws. What is drawn lies as far from its mean at every rung.
         """
         expected = np.stack([model(seen)[0] for model in models], axis=-1).reshape(-1, len(models))
+        inside = expected[(expected < 1).all(axis=1)]
+        front = np.unique(inside[non_dominated(inside)], axis=0)
         mean, deviation = (np.stack(part, axis=-1) for part in zip(*(m(x) for m in models), strict=True))
-        return expected_growth(expected, mean, deviation, self._rng, N_DRAWS)
+        hoped = hypervolume_growth(front, np.maximum(mean - deviation, 0.0)).max(axis=-1)
+        shortlist = np.argsort(-hoped, kind="stable")[:N_SHORTLISTED]
+        noise = self._rng.standard_normal((N_DRAWS, 1, 1, len(models)))
+        draws = np.maximum(mean[shortlist] + deviation[shortlist] * noise, 0.0)
+        growth = hypervolume_growth(front, draws).max(axis=-1).mean(axis=0)
+        return int(shortlist[growth.argmax()])
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

@@ -1,7 +1,8 @@
 """What trials have shown at each rung, and what those that have not finished will come to.
 
 Rungs count from 1, as in the results table: the last one, full budget, has the number `n_rungs`, and 0 stands
-for a trial that has reached none. So it is in all of the search.
+for a trial that has reached none. So it is in all of the search. The first rungs may be probe rungs, where a
+trial shows no objectives yet.
 """
 
 from collections.abc import Hashable, Sequence
@@ -21,16 +22,25 @@ MIN_FINISHED = 4
 class LearningCurves(Generic[Key]):
     """The values that trials have shown at each rung; a trial is a row, in the order they were added.
 
-    Values are the objectives, all minimised, and more that help to extrapolate them.
+    Values are the objectives, all minimised, and more that help to extrapolate them. What is not known of a
+    trial is NaN: at a probe rung that is the objectives.
     """
 
-    def __init__(self, n_rungs: int, n_objectives: int | None = None, floor: ArrayLike = 0.0) -> None:
-        """Without `n_objectives` all values are objectives.
+    def __init__(
+        self,
+        n_rungs: int,
+        n_objectives: int | None = None,
+        floor: ArrayLike = 0.0,
+        *,
+        n_probe_rungs: int = 0,
+    ) -> None:
+        """Without `n_objectives` all values are objectives. The first `n_probe_rungs` are probe rungs.
 
         Nothing is extrapolated below `floor`: a number, or one for each objective.
         """
         self.keys: list[Key] = []
         self.n_rungs, self._n_objectives, self._floor = n_rungs, n_objectives, floor
+        self.n_probe_rungs = n_probe_rungs
         self._versions = [0] * n_rungs
         self._rows: dict[Key, int] = {}
         self._values = np.zeros((n_rungs, 16, 0))
@@ -89,34 +99,40 @@ class LearningCurves(Generic[Key]):
         values = self._values[self._measured][:, : self._n_objectives]
         return np.asarray(values[np.isfinite(values).all(axis=1)])
 
+    def full_rungs(self) -> Rows:
+        """The rungs (r,) at which objectives are measured."""
+        return np.arange(self.n_probe_rungs + 1, self.n_rungs + 1)
+
     def completed(self, rows: Rows) -> tuple[Array, Array]:
-        """What `rows` (k,) have or will have at every rung, with one standard error: (k, n_rungs, m) each.
+        """What `rows` (k,) have or will have at each of `full_rungs`, and one standard error: (k, r, m) each.
 
         The error of what was measured is 0; a rung that was passed without counts as the next one. A later
         rung is extrapolated from the last one that a row has reached; it is NaN before MIN_FINISHED trials,
         whose values are finite, have been at both.
         """
-        objectives = self._values[:, rows, : self._n_objectives]
-        values = np.where(self._measured[:, rows, None], objectives, np.nan).swapaxes(0, 1)
+        first = self.n_probe_rungs
+        objectives = self._values[first:, rows, : self._n_objectives]
+        values = np.where(self._measured[first:, rows, None], objectives, np.nan).swapaxes(0, 1)
         errors, reached = np.zeros_like(values), self.highest(rows)
-        for rung in range(self.n_rungs - 1, 0, -1):
-            passed = np.isnan(values[:, rung - 1]).all(axis=1)
-            values[passed, rung - 1] = values[passed, rung]
+        for k in range(values.shape[1] - 2, -1, -1):
+            passed = np.isnan(values[:, k]).all(axis=1)
+            values[passed, k] = values[passed, k + 1]
         for rung in range(1, self.n_rungs):
             waiting = np.flatnonzero(reached == rung)
-            for later in range(rung + 1, self.n_rungs + 1) if len(waiting) else ():
+            for later in self.full_rungs()[max(rung - first, 0) :].tolist() if len(waiting) else ():
                 found = self._extrapolated(rung, later, rows[waiting])
                 if found is not None:
-                    values[waiting, later - 1], errors[waiting, later - 1] = found
+                    values[waiting, later - 1 - first], errors[waiting, later - 1 - first] = found
         return values, errors
 
     def _extrapolated(self, rung: int, later: int, rows: Rows) -> tuple[Array, Array] | None:
         """What `rows` (k,), measured at `rung`, will have at a later one (k, m), and the error of it (m,)."""
-        shown = self._values[rung - 1]
         known = np.flatnonzero(self._measured[rung - 1] & self._measured[later - 1])
+        told = np.isfinite(self._values[rung - 1, known]).any(axis=0)
+        shown = self._values[rung - 1][:, told]
         before, after = shown[known], self.objectives(later, known)
         usable = np.isfinite(before).all(axis=1) & np.isfinite(after).all(axis=1)
-        if usable.sum() < MIN_FINISHED:
+        if usable.sum() < MIN_FINISHED or not told.any():
             return None
         with np.errstate(invalid="ignore"):  # nothing follows from figures that are not finite
             return extrapolate(before[usable], after[usable], shown[rows], self._floor)

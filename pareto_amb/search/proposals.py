@@ -1,7 +1,7 @@
 """Which parameters a search tries next: one search a train size and method, steered by an Optuna sampler."""
 
 import warnings
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from scipy import stats
 from scipy.stats import qmc
 
 from pareto_amb.config import SearchConfig
@@ -24,6 +25,9 @@ warnings.filterwarnings("ignore", category=ExperimentalWarning)  # multivariate 
 MAX_OBSERVED = 60
 """A sampler models at most so many trials: its cost does not grow with the sweep."""
 
+
+SPREAD = 1.0
+"""Standard deviation of the logarithm of what startup points have, around what is expected to be good."""
 
 Box = tuple[Array, Array]
 """The ideal (m,) and the reference point (m,) of minimised objectives: between them lies what counts."""
@@ -62,19 +66,29 @@ def distributions(method: MethodInfo, space: Space, train_size: int) -> dict[str
     return found
 
 
-def startup_point(searched: dict[str, BaseDistribution], number: int, seed: int) -> dict[str, Any]:
+def startup_point(
+    searched: dict[str, BaseDistribution], number: int, seed: int, centres: Mapping[str, float] | None = None
+) -> dict[str, Any]:
     """Point `number`, from 0, of a sequence that covers the space evenly wherever it ends (Sobol's).
 
-    Each range is covered on its own scale.
+    Each range is covered on its own scale. Those with a value in `centres` begin there, and are covered
+    more densely around it: log-normally, SPREAD wide, as far as the range goes.
     """
     sobol = qmc.Sobol(d=len(searched), rng=seed)
     if number:  # SciPy fails on fast_forward(0)
         sobol.fast_forward(number)
     (row,) = sobol.random(1).tolist()
-    return {
-        name: at_quantile(distribution, u)
-        for (name, distribution), u in zip(searched.items(), row, strict=True)
-    }
+    point = {}
+    for (name, distribution), u in zip(searched.items(), row, strict=True):
+        if isinstance(distribution, FloatDistribution) and centres and name in centres:
+            low, high = (
+                np.log(end / centres[name]) / SPREAD for end in (distribution.low, distribution.high)
+            )
+            between = stats.truncnorm.ppf(u, low, high) if number else np.clip(0.0, low, high)
+            point[name] = float(centres[name] * np.exp(SPREAD * between))
+        else:
+            point[name] = at_quantile(distribution, u)
+    return point
 
 
 def grid_point(searched: dict[str, BaseDistribution], number: int) -> dict[str, Any]:
@@ -137,19 +151,25 @@ class ParetoSampler:
         n_objectives: int,
         n_startup: int,
         n_rungs: int,
+        n_probe_rungs: int = 0,
         floor: ArrayLike = 0.0,
         seed: int = 0,
+        centres: Mapping[str, float] | None = None,
     ) -> None:
         """`searched` as from `distributions`.
 
-        At least `n_startup` startup points, drawn by `seed`, are proposed before the sampler is asked.
-        No objective is expected below `floor`, a number or one for each.
+        At least `n_startup` startup points, drawn by `seed`, are proposed before the sampler is asked. They
+        lie around `centres`, where a parameter has one. At the first `n_probe_rungs` no objective is
+        measured: they are NaN. No objective is expected below `floor`, a number or one for each.
         """
         self._searched, self._sampler = searched, sampler
         self._n_startup, self._n_rungs, self._seed = n_startup, n_rungs, seed
+        self._centres = centres
         self._start: dict[str, Any] | None = None
         self._floor = np.broadcast_to(np.asarray(floor, dtype=np.float64), n_objectives)
-        self._curves: LearningCurves[Hashable] = LearningCurves(n_rungs, n_objectives, self._floor)
+        self._curves: LearningCurves[Hashable] = LearningCurves(
+            n_rungs, n_objectives, self._floor, n_probe_rungs=n_probe_rungs
+        )
         self._params: dict[int, dict[str, Any]] = {}
         self.n_begun = 0
 
@@ -165,11 +185,11 @@ class ParetoSampler:
         rows, curves = self._expected()
         if self.n_begun < self._n_startup or not len(rows):
             start, self._start = self._start, None
-            return start or startup_point(self._searched, self.n_begun, self._seed)
+            return start or startup_point(self._searched, self.n_begun, self._seed, self._centres)
         curves = self._scaled(curves, box)
         best = _best_rungs(curves, np.ones(curves.shape[-1]))
         trials = [
-            self._trial(int(rows[i]), values=best[i].tolist(), user_attrs={CURVE: curves[i].tolist()})
+            self._trial(int(rows[i]), values=best[i].tolist(), user_attrs={CURVE: curves[i]})
             for i in _most_telling(best)
         ]
         waiting = np.setdiff1d(list(self._params), rows, assume_unique=True)[-MAX_OBSERVED:]
@@ -205,7 +225,7 @@ class ParetoSampler:
         By default that is the worst values at the end. Where none dominates anything there, the first of the
         frontier. None while fewer than MIN_FINISHED trials have finished.
         """
-        finished = self._curves.at(self._n_rungs)
+        finished = self._own(self._curves.at(self._n_rungs))
         if len(finished) < MIN_FINISHED:
             return None
         curves, _ = self._curves.completed(finished)
@@ -218,20 +238,25 @@ class ParetoSampler:
     def report(self, key: Hashable, rung: int, values: Sequence[float]) -> None:
         """A trial has reached `rung`, counted from 1, with `values`.
 
-        The first are the objectives, all minimised; more may follow that help to extrapolate them.
+        The first are the objectives, all minimised; more may follow that help to extrapolate them. One that
+        the search has not begun, as a baseline, tells what to expect of others.
         """
         self._curves.record(key, rung, values)
 
     def forget(self, key: Hashable) -> None:
         """A trial has failed."""
-        del self._params[self._curves.forget(key)]
+        self._params.pop(self._curves.forget(key), None)
 
     def _expected(self) -> tuple[Rows, Array]:
-        """The trials (n,) of which all rungs are measured or extrapolated, and their objectives (n, R, m)."""
-        rows = self._curves.begun()
+        """The trials (n,) of which all full rungs are known or expected, and their objectives (n, R, m)."""
+        rows = self._own(self._curves.begun())
         curves, _ = self._curves.completed(rows)
         known = np.isfinite(curves).all(axis=(1, 2))
         return rows[known], curves[known]
+
+    def _own(self, rows: Rows) -> Rows:
+        """Those of `rows` that the search has begun."""
+        return rows[np.isin(rows, list(self._params))]
 
     def _trial(self, row: int, **shown: Any) -> FrozenTrial:
         return create_trial(params=self._params[row], distributions=self._searched, **shown)

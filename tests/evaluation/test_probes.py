@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from pareto_amb.config import N_PROBED_LEVELS
 from pareto_amb.data.subsets import TrainingSet
 from pareto_amb.diffusion.denoiser import Conditioning, Denoiser, PixelSpace
-from pareto_amb.evaluation.probes import N_LEVELS, N_PROBES, make_probes, probe_levels
+from pareto_amb.evaluation.probes import N_PROBES, make_probes, probe_levels
 
 
 class Shrink(Denoiser):
@@ -89,7 +90,7 @@ def test_large_sets_are_probed_in_part() -> None:
 
 def test_without_held_out_images_there_are_errors_on_training_images_alone() -> None:
     train, heldout = make_probes(some_images(4), some_images(0), 1.0, seed=0).errors(Shrink(1.0))
-    assert (len(train), heldout) == (N_LEVELS, [])
+    assert (len(train), heldout) == (N_PROBED_LEVELS, [])
 
 
 def test_images_that_are_all_the_same_are_not_probed() -> None:

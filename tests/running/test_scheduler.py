@@ -273,13 +273,15 @@ class WaitingTrial:
         pass
 
 
-def report(scheduler: ParetoHalving, name: str, seen: float, fid: float, memorization: float = 0) -> str:
+def report(
+    scheduler: ParetoHalving, name: str, seen: float, fid: float, memorization: float = 0, **more: Any
+) -> str:
     """A trial's result, with Ray's part in what follows; a trial that is not known yet begins."""
     trial = TRIALS.setdefault((id(scheduler), name), WaitingTrial(name))
     if trial.status == Trial.PENDING:
         scheduler.on_trial_add(None, trial)
     trial.status = Trial.RUNNING
-    result = {"seen": seen, "fid": fid, "memorization": memorization}
+    result = {"seen": seen, "fid": fid, "memorization": memorization, **more}
     decision = scheduler.on_trial_result(None, trial, result)
     trial.status = Trial.PAUSED if decision == ParetoHalving.PAUSE else trial.status
     return decision
@@ -342,6 +344,44 @@ def test_a_maximised_metric_is_extrapolated_as_far_as_its_ideal(
     assert (
         report(scheduler, "worse", 1, fid=5, memorization=25) == decided
     )  # where all are perfect, all go on
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_a_protected_trial_counts_where_it_is_said_to_until_it_fails(counts: bool) -> None:
+    scheduler = ParetoHalving(
+        METRICS,
+        ("min", "min"),
+        time_attr="seen",
+        rungs=(1, 2),
+        extrapolate_by=(),
+        group_by=lambda config: "group",
+        protect=lambda config: config.get("baseline", False),
+        count_in=lambda config: ["group"] if counts else [],
+    )
+    for k in range(8):
+        for seen in (1, 2):
+            report(scheduler, str(k), seen, fid=30 - 10 * seen + k, memorization=20 - k)
+    baseline = TRIALS[id(scheduler), "baseline"] = WaitingTrial("baseline", baseline=True)
+    for seen in (1, 2):
+        decided = report(scheduler, "baseline", seen, fid=11, memorization=11)
+        assert decided == ("CONTINUE" if seen == 1 else "STOP")
+    assert report(scheduler, "new", 1, fid=23, memorization=14) == ("PAUSE" if counts else "CONTINUE")
+    scheduler.on_trial_error(None, baseline)
+    assert scheduler.n_promotable() == counts
+
+
+def test_lists_of_probes_decide_before_the_metrics_are_measured() -> None:
+    scheduler = ParetoHalving(
+        METRICS, MODE, time_attr="seen", rungs=(1, 2), extrapolate_by=("probes",), n_probe_rungs=1
+    )
+    for k in range(8):
+        report(scheduler, str(k), 1, math.nan, math.nan, probes=[float(k), 1.0])
+        report(scheduler, str(k), 2, 10.0 + k, k / 10, probes=[float(k), 1.0])
+    decided = {
+        name: report(scheduler, name, 1, math.nan, math.nan, probes=[shown, 1.0])
+        for name, shown in (("fine", -1.0), ("hopeless", 6.0))
+    }
+    assert decided == {"fine": "CONTINUE", "hopeless": "PAUSE"}
 
 
 def test_a_trial_that_only_gets_worse_pauses_where_it_is_best_though_it_leads_there() -> None:

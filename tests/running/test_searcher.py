@@ -10,15 +10,17 @@ import pytest
 from ray.tune.search import Searcher
 
 from pareto_amb import search_spaces
-from pareto_amb.config import SweepConfig
+from pareto_amb.config import N_PROBED_LEVELS, SweepConfig
 from pareto_amb.config_file import apply_overrides
 from pareto_amb.declared import Declared, Objective
 from pareto_amb.diffusion.methods import METHODS
 from pareto_amb.diffusion.noise import LogNormal, natural_mix_ratio
 from pareto_amb.errors import UserError
+from pareto_amb.randomness import derive_seed
+from pareto_amb.results.probes import HELDOUT, LEVELS, PROBES, TRAIN, log_errors
 from pareto_amb.results.table import ResultsTable, shipped, trial_columns
-from pareto_amb.running.searcher import ParetoSearcher
-from pareto_amb.search.proposals import ParetoSampler, make_sampler
+from pareto_amb.running.searcher import START, ParetoSearcher
+from pareto_amb.search.proposals import ParetoSampler, make_sampler, startup_point
 from pareto_amb.sweep_file import declare, parse_sweep
 from pareto_amb.trial import Trial
 
@@ -56,9 +58,15 @@ def row(trial: Trial, status: str = "complete", **more: Any) -> dict[str, Any]:
     }
 
 
+def told(trial: Trial, status: str = "complete", **more: Any) -> dict[str, Any]:
+    """What Ray hands over of a row."""
+    found = row(trial, status, **more)
+    return {**found, PROBES: log_errors(found)}
+
+
 def finish(searcher: ParetoSearcher, results: ResultsTable, ray_id: str, trial: Trial, **more: Any) -> None:
     results.record(row(trial, **more))
-    searcher.on_trial_complete(ray_id, row(trial, **more))
+    searcher.on_trial_complete(ray_id, told(trial, **more))
 
 
 def run_through(searcher: ParetoSearcher, results: ResultsTable) -> list[Trial]:
@@ -159,7 +167,7 @@ def test_a_trial_stopped_early_is_not_told_as_complete(tmp_path: Path) -> None:
     searcher, _ = open_searcher(tmp_path, make_config("search.baseline_seeds=1"))
     searcher.suggest("baseline")
     first, second = (ask(searcher, f"ray{k}") for k in range(2))
-    searcher.on_trial_complete("ray0", row(first, "running", fid=0.0))
+    searcher.on_trial_complete("ray0", told(first, "running", fid=0.0))
     searcher.on_trial_complete("ray1", error=True)
     searcher.failed(second)
     study = optuna.load_study(study_name="train_size=50", storage=f"sqlite:///{tmp_path}/study.db")
@@ -288,9 +296,9 @@ def test_three_objectives_one_maximised_reach_study_and_search(
     ideal, reference = (np.asarray(end).tolist() for end in boxes[-1])
     assert ideal == [0.0, 0.0, -10.0]
     assert reference == [6.0, 0.1, -4.0]  # DDPM has fid 3, memorization 0.1 and sharpness 4
-    assert [key for key, *_ in heard] == [0, 1, 2, 3]
-    assert heard[-1][1] == 2
-    assert heard[-1][2][1:] == [0.05, -(4.0 + searcher.n_total - 1), 0.5]
+    assert [key for key, *_ in heard] == ["n50-ddpm-s0", 0, 1, 2, 3]
+    assert heard[-1][1] == 3
+    assert heard[-1][2][1:4] == [0.05, -(4.0 + searcher.n_total - 1), 0.5]
     study = optuna.load_study(study_name="train_size=50", storage=f"sqlite:///{tmp_path}/study.db")
     assert [direction.name for direction in study.directions] == ["MINIMIZE", "MINIMIZE", "MAXIMIZE"]
     assert [trial.values[2] for trial in study.trials] == [5.0, 6.0, 7.0, 8.0]
@@ -411,14 +419,27 @@ def test_a_database_that_cannot_be_used_is_named(
     held.close()
 
 
-def test_the_search_hears_of_full_rungs_alone_and_counts_them_from_one(
+def test_the_first_noise_levels_lie_around_a_share_of_the_collapse_level(tmp_path: Path) -> None:
+    config = make_config("search.baseline_seeds=1", "search.trials=2")
+    results = ResultsTable(tmp_path / "results.parquet", DECLARED)
+    for level, first in ((2.5, START * 2.5), (1e9, 2.0), (math.inf, None)):
+        folder = tmp_path / f"{level}"
+        folder.mkdir()
+        searcher = ParetoSearcher(config, folder / "study.db", results, METHODS, {50: level})
+        _, trial = (ask(searcher, name) for name in ("ddpm", "first"))
+        evenly = startup_point(searcher._distributions[50, "algorithm1"], 0, derive_seed(0, "startup/50"))
+        assert trial.parameters["sigma_tn"] == pytest.approx(first or evenly["sigma_tn"])
+
+
+def test_the_search_hears_of_every_rung_and_its_probes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heard: list[tuple[int, float]] = []
+    heard: list[tuple[int, list[float]]] = []
     report = ParetoSampler.report
 
-    def listen(self: ParetoSampler, key: int, rung: int, values: list[float]) -> None:
-        heard.append((rung, values[0]))
+    def listen(self: ParetoSampler, key: int | str, rung: int, values: list[float]) -> None:
+        if key == 0:
+            heard.append((rung, values))
         report(self, key, rung, values)
 
     monkeypatch.setattr(ParetoSampler, "report", listen)
@@ -428,12 +449,18 @@ def test_the_search_hears_of_full_rungs_alone_and_counts_them_from_one(
     finish(searcher, results, "ddpm", ask(searcher, "ddpm"))
     trial = ask(searcher, "a")
     nothing = {"fid": math.nan, "memorization": math.nan, "similarity_mean": math.nan, "n_samples": 0}
+    levels = [float(k) for k in range(1, N_PROBED_LEVELS + 1)]
+    probes = {LEVELS: levels, TRAIN: [1.0] * N_PROBED_LEVELS, HELDOUT: [math.e] * N_PROBED_LEVELS}
     for rung, more in ((1, nothing), (2, {"fid": 7.0})):
-        results.record(row(trial, "running", rung=rung, **more))
-        searcher.on_trial_result("a", row(trial, "running", rung=rung, **more))
-    assert heard == [(1, 7.0)]
+        results.record(row(trial, "running", rung=rung, **probes, **more))
+        searcher.on_trial_result("a", told(trial, "running", rung=rung, **probes, **more))
+    logs = pytest.approx([0.0] * N_PROBED_LEVELS + [1.0] * N_PROBED_LEVELS)
+    assert [(rung, values[3:]) for rung, values in heard] == [(1, logs), (2, logs)]
+    assert np.isnan(heard[0][1][:3]).all()
+    assert heard[1][1][0] == 7.0
     again, _ = open_searcher(tmp_path, config)
-    assert heard == [(1, 7.0)] * 2
+    assert [rung for rung, _ in heard] == [1, 2, 1, 2]
+    assert np.array_equal(heard[2][1], heard[0][1], equal_nan=True)
     assert ask(again, "b").measured == 2
 
 

@@ -27,7 +27,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from pareto_amb.cli import main
-from pareto_amb.evaluation.probes import N_LEVELS
+from pareto_amb.config import N_PROBED_LEVELS
 from pareto_amb.results.confirm import worth_confirming
 from pareto_amb.results.table import load_results, searched, shipped
 from pareto_amb.search.early_stopping import OPTIMISM
@@ -144,7 +144,7 @@ def test_the_table_has_a_row_for_every_trial_and_the_rungs_it_reached(finished: 
     figures = table[["fid", "similarity_mean", "heldout_memorization"]].notna()
     assert figures[table.rung > 1].all(axis=None)
     assert not figures[table.rung == 1].any(axis=None)  # probed alone
-    assert (table.probe_heldout.map(len) == N_LEVELS).all()
+    assert (table.probe_heldout.map(len) == N_PROBED_LEVELS).all()
     fid = search.pivot_table(index="trial_id", columns="rung", values="fid")
     assert (fid[3] < fid[2]).all()
     assert table.heldout_memorization.dropna().between(0, 0.05).all()

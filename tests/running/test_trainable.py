@@ -17,7 +17,7 @@ from rich.console import Console
 from safetensors.torch import load, load_file
 
 from pareto_amb import search_spaces
-from pareto_amb.config import SweepConfig
+from pareto_amb.config import N_PROBED_LEVELS, SweepConfig
 from pareto_amb.config_file import apply_overrides
 from pareto_amb.declared import Objective
 from pareto_amb.diffusion.checkpoint import unpack
@@ -25,7 +25,6 @@ from pareto_amb.diffusion.methods import METHODS
 from pareto_amb.diffusion.trainer import Trainer
 from pareto_amb.errors import UserError
 from pareto_amb.evaluation.encoders import load_encoder
-from pareto_amb.evaluation.probes import N_LEVELS
 from pareto_amb.evaluation.trial import EncodedSamples, evaluate_samples
 from pareto_amb.results.run_directory import RunDirectory, checkpoint_name
 from pareto_amb.results.table import shipped
@@ -60,7 +59,7 @@ def prepared() -> dict[str, Any]:
         "methods": METHODS,
         "training_sets": materials.training_sets(conditional=False),
         "references": references_of(config, materials),
-        "probes": materials.probes(config),
+        "probes": materials.probes(config, materials.collapse_levels(config)),
         "fid_encoder": materials.fid_encoder,
         "similarity_encoder": materials.similarity_encoder,
         "stop_sign": None,
@@ -310,7 +309,12 @@ def test_at_a_probe_rung_nothing_is_generated_and_what_follows_is_the_same(
         True,
     )
     for row in rows:
-        assert len(row["probe_levels"]) == len(row["probe_train"]) == len(row["probe_heldout"]) == N_LEVELS
+        assert (
+            len(row["probe_levels"])
+            == len(row["probe_train"])
+            == len(row["probe_heldout"])
+            == N_PROBED_LEVELS
+        )
     assert rows[0]["probe_train"] != rows[1]["probe_train"]
     names = plain[0].keys() - {"rung", "train_loss"}
     assert [{n: row[n] for n in names} for row in rows[1:]] == [{n: row[n] for n in names} for row in plain]

@@ -154,3 +154,46 @@ def test_a_curve_is_completed_from_the_last_rung_that_it_has_reached() -> None:
     curves.forget(0)
     curves.forget(1)
     assert np.isnan(curves.completed(np.array([5]))[0][0, 2]).all()
+
+
+NOT_YET = (np.nan, np.nan)
+
+
+def probed(count: int = 8) -> dict[str, list[tuple[float, ...]]]:
+    """Trial k shows k in its probes, and later objectives on a trade-off."""
+    return {
+        f"t{k}": [(*NOT_YET, float(k), np.nan), (10.0 + k, 0.9 - 0.1 * k, float(k), np.nan)]
+        for k in range(count)
+    }
+
+
+def test_probes_alone_tell_who_goes_on_before_there_are_objectives() -> None:
+    rungs = FrontierRungs(2, n_objectives=2, n_probe_rungs=1)
+    assert rungs.report("first", 1, (*NOT_YET, 90.0, np.nan))
+    known(rungs, probed())
+    rungs.enter("better", 2, (11.0, 0.0, 0.0, np.nan))
+    assert rungs.report("on the trade-off", 1, (*NOT_YET, 0.5, np.nan))
+    assert not rungs.report("behind", 1, (*NOT_YET, 5.0, np.nan))
+    rungs.forget("better")
+    assert rungs.candidates() == [(1, "behind")]
+    assert rungs.report("shows nothing", 1, (*NOT_YET, np.nan, np.nan))
+
+
+def test_a_curve_is_completed_from_the_probes_it_has_and_counts_with_full_rungs_alone() -> None:
+    curves: LearningCurves[str] = LearningCurves(3, 2, n_probe_rungs=1)
+    rng = np.random.default_rng(0)
+    values = rng.random((6, 3, 4))
+    values[:, 0, :2] = np.nan
+    values[:, :, 3] = np.nan  # nothing is held out
+    for k, shown in enumerate(values):
+        for rung in range(1, 4 if k < 5 else 2):
+            curves.record(f"t{k}", rung, shown[rung - 1].tolist())
+    completed, errors = curves.completed(np.array([0, 5]))
+    assert curves.full_rungs().tolist() == [2, 3]
+    assert completed.shape == errors.shape == (2, 2, 2)
+    assert completed[0] == pytest.approx(values[0, 1:, :2])
+    for later in (1, 2):
+        probes = values[:5, 0, 2:3], values[5:, 0, 2:3]
+        expected, error = extrapolate(probes[0], values[:5, later, :2], probes[1])
+        assert completed[1, later - 1] == pytest.approx(expected[0])
+        assert errors[1, later - 1] == pytest.approx(error)

@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pareto_amb.declared import MethodInfo, Parameter
+from pareto_amb.search.ehvi import EHVISampler
 from pareto_amb.search.extrapolation import extrapolate
 from pareto_amb.search.pareto import hypervolume
 from pareto_amb.search.proposals import (
     MAX_OBSERVED,
+    SPREAD,
     ParetoSampler,
     Range,
     distributions,
@@ -60,6 +62,29 @@ def test_what_is_searched_follows_from_the_declared_parameters_in_their_order() 
         ("word", optuna.distributions.CategoricalDistribution(["natural", 0.5])),
         ("share", optuna.distributions.FloatDistribution(0.2, 0.5)),
     ]
+
+
+@pytest.mark.parametrize("centre", [0.3, 0.001, 40.0])
+def test_startup_points_begin_at_a_centre_and_lie_around_it(centre: float) -> None:
+    points = [startup_point(SEARCHED, k, 0, {"sigma_tn": centre})["sigma_tn"] for k in range(256)]
+    assert points[0] == pytest.approx(min(max(centre, 0.1), 10.0))
+    assert all(0.1 <= point <= 10.0 for point in points)
+    within = [point for point in points if abs(np.log(point / points[0])) < SPREAD]
+    assert len(within) > 0.6 * len(points)
+
+
+def test_what_a_search_has_not_begun_tells_what_to_expect_and_is_no_trial_of_it() -> None:
+    search = make_search(EHVISampler(0), n_startup=1, n_rungs=2)
+    search.begin("begun", {"sigma_tn": 1.0})
+    for k in range(4):
+        search.report(f"baseline {k}", 1, (1.0 + k, 2.0 + k))
+        search.report(f"baseline {k}", 2, (2.0 + k, 4.0 + k))
+    assert search.best() is None
+    search.report("begun", 1, (1.5, 2.5))
+    rows, curves = search._expected()
+    assert len(rows) == 1
+    assert curves[0, 1] == pytest.approx([2.5, 4.5], abs=0.5)
+    assert 0.1 <= search.propose()["sigma_tn"] <= 10
 
 
 def test_startup_points_cover_the_space_evenly() -> None:
