@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pareto_amb.results.policies import Candidates, MatchDDPM
 from pareto_amb.results.size import SizeResults
 from pareto_amb.search.fidelities import co_kriging
-from pareto_amb.search.pareto import expected_growth
+from pareto_amb.search.pareto import expected_growth, front_below
 
 Array = NDArray[np.float64]
 
@@ -74,7 +74,8 @@ def next_from_scratch(size: SizeResults, begun: Collection[str]) -> str | None:
     expected = expected.reshape(-1, len(ideal))
     points = np.concatenate([size.minimized(size.configurations), expected])
     unit, rng = reference - ideal, np.random.default_rng(0)
-    growth = expected_growth((points - ideal) / unit, (mean - ideal) / unit, error / unit, rng, N_DRAWS)
+    front = front_below((points - ideal) / unit)
+    growth = expected_growth(front, (mean - ideal) / unit, error / unit, rng, N_DRAWS)
     return left[int(growth[[order.index(trial_id) for trial_id in left]].argmax())]
 
 

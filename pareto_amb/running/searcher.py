@@ -80,8 +80,8 @@ class ParetoSearcher(Searcher):
         self._reported = results.declared.reported
         self._signs = {objective.name: objective.sign for objective in self._objectives}
         self._config, self._methods, self._stopped = config, methods, stopped
-        self._results = results
         self._collapse_levels = collapse_levels or {}
+        self._results = results
         self._noise = noise_distribution(config.training)
         self._n_trials, self._is_grid = config.n_trials(results.declared), config.search.sampler == "grid"
         optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.linalg import cho_solve, solve_triangular
 
 from pareto_amb.search.extrapolation import Array
-from pareto_amb.search.pareto import hypervolume_growth, non_dominated
+from pareto_amb.search.pareto import expected_growth, front_below, hypervolume_growth
 from pareto_amb.search.surrogate import LENGTHS, length_prior, squared_exponential
 
 CATEGORY_LENGTHS = (0.5, 1.5)
@@ -129,17 +129,14 @@ class EHVISampler(BaseSampler):
         """The row of `x` (m, d) at which a trial, by its best rung, is expected to add most hypervolume.
 
         The frontier that is to grow is that of the expected values at the rows of `seen`, not of the
-        measured ones, whose best are lucky draws. What is drawn lies as far from its mean at every rung.
+        measured ones, whose best are lucky draws.
         """
         expected = np.stack([model(seen)[0] for model in models], axis=-1).reshape(-1, len(models))
-        inside = expected[(expected < 1).all(axis=1)]
-        front = np.unique(inside[non_dominated(inside)], axis=0)
         mean, deviation = (np.stack(part, axis=-1) for part in zip(*(m(x) for m in models), strict=True))
+        front = front_below(expected)
         hoped = hypervolume_growth(front, np.maximum(mean - deviation, 0.0)).max(axis=-1)
         shortlist = np.argsort(-hoped, kind="stable")[:N_SHORTLISTED]
-        noise = self._rng.standard_normal((N_DRAWS, 1, 1, len(models)))
-        draws = np.maximum(mean[shortlist] + deviation[shortlist] * noise, 0.0)
-        growth = hypervolume_growth(front, draws).max(axis=-1).mean(axis=0)
+        growth = expected_growth(front, mean[shortlist], deviation[shortlist], self._rng, N_DRAWS)
         return int(shortlist[growth.argmax()])
 
     def sample_independent(

@@ -220,21 +220,25 @@ def hypervolume_growth(front: NDArray[np.float64], points: NDArray[np.float64]) 
     return np.asarray(np.sum(volume, axis=-1))
 
 
+def front_below(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The distinct rows of `points` (n, m) below (1, 1, ...) that no other dominates, in order: (f, m)."""
+    inside = points[(points < 1).all(axis=1)]
+    return np.unique(inside[non_dominated(inside)], axis=0)
+
+
 def expected_growth(
-    points: NDArray[np.float64],
+    front: NDArray[np.float64],
     mean: NDArray[np.float64],
     deviation: NDArray[np.float64],
     rng: np.random.Generator,
     n_draws: int,
 ) -> NDArray[np.float64]:
-    """Expected growth of the volume that `points` (k, m) dominate below (1, 1, ...): (n,).
+    """Expected growth of the volume that a `front_below` (f, m) dominates below (1, 1, ...): (n,).
 
     By the best stopping point of each of n trainings, whose `mean` and `deviation` at every one are
     (n, R, m). What is drawn lies as far from its mean at every one, and not below 0. A NaN adds nothing.
     """
-    inside = points[(points < 1).all(axis=1)]
-    front = np.unique(inside[non_dominated(inside)], axis=0)
-    noise = rng.standard_normal((n_draws, 1, 1, points.shape[1]))
+    noise = rng.standard_normal((n_draws, 1, 1, front.shape[1]))
     draws = np.maximum(mean + deviation * noise, 0.0)
     growth = hypervolume_growth(front, np.where(np.isnan(draws), 1.0, draws))
     return np.asarray(growth.max(axis=-1).mean(axis=0))

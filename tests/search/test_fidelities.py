@@ -4,7 +4,7 @@ from scipy import integrate
 from scipy.stats import multivariate_normal, norm
 
 from pareto_amb.search.fidelities import LENGTH, LEVEL, LOCAL, NOISE, SLOPE, co_kriging
-from pareto_amb.search.pareto import expected_growth, hypervolume
+from pareto_amb.search.pareto import expected_growth, front_below, hypervolume
 
 
 def problem(seed: int, known: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -89,7 +89,7 @@ def test_the_expected_growth_is_that_of_hypervolumes_computed_anew(count: int) -
     points = rng.random((count, 2)) * 1.3
     mean, deviation = rng.random((4, 3, 2)), 0.3 * rng.random((4, 3, 2))
     mean[2, 1], mean[3] = np.nan, np.nan
-    found = expected_growth(points, mean, deviation, np.random.default_rng(1), 50)
+    found = expected_growth(front_below(points), mean, deviation, np.random.default_rng(1), 50)
     noise, one = np.random.default_rng(1).standard_normal((50, 2)), np.ones(2)
     for k in range(4):
         grown = []
