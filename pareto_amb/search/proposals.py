@@ -171,6 +171,7 @@ class ParetoSampler:
             n_rungs, n_objectives, self._floor, n_probe_rungs=n_probe_rungs
         )
         self._params: dict[int, dict[str, Any]] = {}
+        self._guests: set[int] = set()
         self.n_begun = 0
 
     def propose(self, box: Box | None = None) -> dict[str, Any]:
@@ -241,7 +242,9 @@ class ParetoSampler:
         The first are the objectives, all minimised; more may follow that help to extrapolate them. One that
         the search has not begun, as a baseline, tells what to expect of others.
         """
-        self._curves.record(key, rung, values)
+        row = self._curves.record(key, rung, values)
+        if row not in self._params:
+            self._guests.add(row)
 
     def forget(self, key: Hashable) -> None:
         """A trial has failed."""
@@ -255,8 +258,8 @@ class ParetoSampler:
         return rows[known], curves[known]
 
     def _own(self, rows: Rows) -> Rows:
-        """Those of `rows` that the search has begun."""
-        return rows[np.isin(rows, list(self._params))]
+        """Those of `rows` that are trials of the search."""
+        return rows[~np.isin(rows, list(self._guests))]
 
     def _trial(self, row: int, **shown: Any) -> FrozenTrial:
         return create_trial(params=self._params[row], distributions=self._searched, **shown)
