@@ -55,8 +55,8 @@ Array = NDArray[np.float64]
 class Table:
     """Curves on a grid: `values` (points, seeds, rungs, metrics), the first two metrics the objectives.
 
-    `ddpm` (seeds, rungs, 2) are its curves. At the first `n_probe_rungs` the objectives are NaN. With `full`
-    the last rung alone is a point where one may stop.
+    `ddpm` (seeds, rungs, metrics) are its curves. At the first `n_probe_rungs` the objectives are NaN. With
+    `full` the last rung alone is a point where one may stop.
     """
 
     name: str
@@ -75,13 +75,13 @@ class Table:
             self,
             values=self.values[:, :, n:, :2],
             shares=self.shares[n:],
-            ddpm=self.ddpm[:, n:],
+            ddpm=self.ddpm[:, n:, :2],
             n_probe_rungs=0,
         )
 
     @property
     def reference(self) -> Array:
-        return np.asarray(self.ddpm[:, -1].mean(axis=0) * [2, 1])
+        return np.asarray(self.ddpm[:, -1, :2].mean(axis=0) * [2, 1])
 
     @cached_property
     def stops(self) -> list[int]:
@@ -145,13 +145,13 @@ def recorded(path: Path, first: float) -> Table:
         frame = frame[frame.branched_at == 0]
     probes = [name for name in frame if name.startswith(("probe_train_", "probe_heldout_"))]
     frame[probes] = np.log(frame[probes])
-    early, sampled = frame.images_seen < first * frame.images_seen.max(), ["fid", "memorization"]
-    metrics = [*sampled, "similarity_mean", *probes]
+    early = frame.images_seen < first * frame.images_seen.max()
+    metrics = ["fid", "memorization", "similarity_mean", *probes]
     frame.loc[early, metrics[:3]] = np.nan
     if not probes:
         frame = frame[~early]
     n_probe_rungs = frame.rung[frame.fid.isna()].nunique()
-    ddpm = [rows[sampled] for _, rows in frame[frame.sigma_tn == 0].groupby("seed")]
+    ddpm = [rows[metrics] for _, rows in frame[frame.sigma_tn == 0].groupby("seed")]
     frame = frame[frame.sigma_tn > 0]
     curves = {key: rows[metrics].to_numpy() for key, rows in frame.groupby(["sigma_tn", "mix", "seed"])}
     points = sorted({(sigma, mix) for sigma, mix, _ in curves})
@@ -191,7 +191,7 @@ def synthetic(kind: str, n_sigma: int = 20, n_seeds: int = 3) -> Table:
 
 
 class ParetoAmb:
-    """Ours, as `config` sets it. It begins `n_trials` trials at most."""
+    """Ours, as `config` sets it. It begins `n_trials` trials at most, and knows DDPM's curves."""
 
     def __init__(self, table: Table, seed: int, config: SearchConfig, n_trials: float = np.inf) -> None:
         n_rungs = len(table.shares)
@@ -207,6 +207,10 @@ class ParetoAmb:
         )
         rungs = FrontierRungs(n_rungs, n_objectives=2, n_probe_rungs=table.n_probe_rungs)
         self._rungs = rungs if config.early_stopping else None
+        for k, curve in enumerate(table.ddpm):
+            for rung, values in enumerate(curve.tolist(), 1):
+                self._sampler.report(f"ddpm{k}", rung, values)
+                rungs.enter(f"ddpm{k}", rung, values)
         self._n_trials = n_trials
         self._params: list[Params] = []
         self._reached: list[int] = []
@@ -355,7 +359,8 @@ def _print_savings(table: Table, options: argparse.Namespace) -> None:
     print("\n| trials | workers | early stopping | cost | share of the hypervolume |")
     print("|---:|---:|---|---:|---:|")
     figures = table.without_probes
-    with_similarity = replace(figures, values=table.values[:, :, table.n_probe_rungs :, :3])
+    n = table.n_probe_rungs
+    with_similarity = replace(figures, values=table.values[:, :, n:, :3], ddpm=table.ddpm[:, n:, :3])
     ways = {"by probes": (table, True), "by figures": (with_similarity, True), "none": (figures, False)}
     for trials, workers in itertools.product(options.trials, options.workers):
         for name, (seen, stops) in ways.items():
