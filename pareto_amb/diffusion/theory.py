@@ -3,15 +3,21 @@
 The denoiser that minimises the training loss averages the training images, each weighted by its posterior
 probability given the noisy input (section 2.2 of arXiv 2502.21278). Where that posterior has collapsed onto
 one image, the denoiser returns that image: at such noise levels, training longer means copying.
+
+`TrainingPosterior` says where it collapses, `OptimalDenoiser` is that denoiser, of DDPM and of Algorithm 1.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from pareto_amb.config import AutoRange
 from pareto_amb.data.subsets import distinct
+from pareto_amb.diffusion.denoiser import Conditioning, Denoiser, PixelSpace
+from pareto_amb.diffusion.losses import predict_nature
+from pareto_amb.diffusion.sampler import sample_heun
 from pareto_amb.errors import UserError
 from pareto_amb.randomness import make_generator
 
@@ -126,6 +132,77 @@ def effective_numbers(distances: Tensor, projections: Tensor, sigma: float) -> T
         total = weights.sum(dim=1)
         entropies.append(total.log() - (weights * logits).sum(dim=1) / total)
     return torch.cat(entropies).exp()
+
+
+def posterior_weights(points: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+    """The posterior probability of each of `points` (N, D), given x = point + sigma * eps: (B, N).
+
+    `x` is (B, D), `sigma` (B,), all above 0: softmax_j(-||x - x_j||^2 / (2 sigma^2)).
+    """
+    logits = (x @ points.T - points.square().sum(dim=1) / 2) / sigma[:, None].square()
+    return logits.softmax(dim=1)
+
+
+class OptimalDenoiser(Denoiser):
+    """The denoiser that minimises Algorithm 1's loss on a training set, over all functions (section 2.2).
+
+    Below sigma_tn, and at it, it is the posterior mean E[x_0 | x] over the training images. Above, with
+    v = sigma^2 - sigma_tn^2 and E = E[x_tn | x] the posterior mean over the noisy copies at noise variance v,
+    it is D = (sigma^2 E - sigma_tn^2 x) / v, so that Eq. 6 predicts E. The mix ratio does not change it.
+    Without noisy copies it is DDPM's. Images that occur twice count twice, as in training.
+    """
+
+    clean: Tensor
+    nature: Tensor
+
+    def __init__(self, clean: Tensor, nature: Tensor | None = None, sigma_tn: float = 0.0) -> None:
+        """Of training images `clean`, (N, C, H, W) in [-1, 1], and their noisy copies at level `sigma_tn`.
+
+        `Algorithm1.material` makes both. Raises UserError for copies without a level above 0, a level
+        without copies, or copies of another shape.
+        """
+        if (sigma_tn > 0) != (nature is not None) or (nature is not None and nature.shape != clean.shape):
+            raise UserError("OptimalDenoiser: sigma_tn above 0 needs one noisy copy of each image, 0 none")
+        channels, height, width = clean.shape[1:]
+        super().__init__(PixelSpace((channels, height, width)), {})
+        self.sigma_tn = sigma_tn
+        self.register_buffer("clean", clean.flatten(1).double())
+        self.register_buffer("nature", (clean if nature is None else nature).flatten(1).double())
+
+    def forward(self, x: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
+        """Denoise `x` (B, C, H, W) at levels `sigma` (B,), all above 0; worked out in float64."""
+        noisy, level = x.flatten(1).double(), sigma.double()
+        above = level > self.sigma_tn
+        denoised = torch.empty_like(noisy)
+        denoised[~above] = self._mean(self.clean, noisy[~above], level[~above])
+        noisy, level = noisy[above], level[above]
+        variance = (level - self.sigma_tn) * (level + self.sigma_tn)
+        nature = self._mean(self.nature, noisy, variance.sqrt())
+        kept = (self.sigma_tn**2 / variance)[:, None]
+        denoised[above] = nature + kept * (nature - noisy)
+        return denoised.view_as(x).to(x.dtype)
+
+    @staticmethod
+    def _mean(points: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+        return posterior_weights(points, x, sigma) @ points
+
+
+def sample_to_nature(
+    denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, levels: Tensor, sigma_tn: float
+) -> Tensor:
+    """Integrate the probability-flow ODE of `denoise` down to sigma_tn, where it ends: (B, C, H, W).
+
+    With u = sqrt(sigma^2 - sigma_tn^2) the ODE dx/dsigma = (x - D) / sigma becomes dx/du = (x - E) / u, with
+    E = E[x_tn | x] of Eq. 6. That is the ODE of a model of the noisy copies, which is regular where the first
+    one is not, at sigma_tn. `levels` (steps + 1,) are the u, the last one 0; `x` starts at the noise level
+    sqrt(levels[0]^2 + sigma_tn^2). With an `OptimalDenoiser` it ends on one of its noisy copies (Lemma 4.1).
+    """
+
+    def denoise_nature(x: Tensor, u: Tensor) -> Tensor:
+        sigma = (u.square() + sigma_tn**2).sqrt()
+        return predict_nature(denoise(x, sigma), x, sigma.view(-1, 1, 1, 1), sigma_tn)
+
+    return sample_heun(denoise_nature, x, levels)
 
 
 def auto_range(collapse_level: float, sigma_max: float) -> AutoRange:

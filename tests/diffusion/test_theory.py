@@ -11,14 +11,23 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 from torch import Tensor
 
+from pareto_amb.diffusion.conditioning import sampling_conditioning
+from pareto_amb.diffusion.losses import predict_nature
+from pareto_amb.diffusion.methods import Algorithm1
+from pareto_amb.diffusion.methods.ambient import nature_copies
+from pareto_amb.diffusion.noise import LogNormal
+from pareto_amb.diffusion.sampler import generate, karras_sigmas, sample_heun
 from pareto_amb.diffusion.theory import (
     HIGH_SHARE,
     LOW_SHARE,
     MIN_PROBES,
+    OptimalDenoiser,
     TrainingPosterior,
     auto_range,
     effective_numbers,
     pair_terms,
+    posterior_weights,
+    sample_to_nature,
 )
 from pareto_amb.errors import UserError
 
@@ -176,3 +185,138 @@ def test_the_range_of_auto_holds_the_windows_known_to_be_good(
     found = auto_range(collapse_level, 80.0)
     assert found.low * 1.2 < window[0]
     assert found.high > 1.2 * window[1]
+
+
+def clean_and_copies(sigma_tn: float, count: int = 12, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Training images (N, 1, 3, 3), float64, and their noisy copies."""
+    clean = random_images(count, seed=seed).double() / 127.5 - 1
+    return clean, nature_copies(clean.float(), range(count), seed, sigma_tn).double()
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def plain_posterior_mean(points: np.ndarray, x: np.ndarray, variance: float) -> np.ndarray:
+    logits = np.array([-((x - point) ** 2).sum() / (2 * variance) for point in points])
+    weights = np.exp(logits - logits.max())
+    return (weights[:, None] * points).sum(axis=0) / weights.sum()
+
+
+def test_the_optimal_denoiser_is_that_of_a_plain_loop_on_both_sides_of_sigma_tn() -> None:
+    sigma_tn = 0.6
+    clean, copies = clean_and_copies(sigma_tn)
+    sigma = torch.tensor([0.1, 0.4, 0.6, 0.61, 0.9, 3.0, 70.0], dtype=torch.float64)
+    x = clean[:7] + sigma.view(-1, 1, 1, 1) * normal(7, 1, 3, 3)
+    expected = []
+    for noisy, level in zip(x.flatten(1).numpy(), sigma.tolist(), strict=True):
+        if level <= sigma_tn:
+            expected.append(plain_posterior_mean(clean.flatten(1).numpy(), noisy, level**2))
+        else:
+            v = level**2 - sigma_tn**2
+            mean = plain_posterior_mean(copies.flatten(1).numpy(), noisy, v)
+            expected.append((level**2 * mean - sigma_tn**2 * noisy) / v)
+    found = OptimalDenoiser(clean, copies, sigma_tn)(x, sigma, {})
+    np.testing.assert_allclose(found.flatten(1).numpy(), expected, rtol=1e-8, atol=1e-9)
+
+
+def test_the_weights_of_the_optimal_denoiser_are_those_that_the_probes_count() -> None:
+    images, probed, noise = random_images(40), torch.tensor([0, 7, 39]), normal(3, 9)
+    points = images.flatten(1).double() / 127.5 - 1
+    for sigma in SIGMAS:
+        weights = posterior_weights(
+            points, points[probed] + sigma * noise, torch.full((3,), sigma, dtype=torch.float64)
+        )
+        found = torch.special.entr(weights).sum(dim=1).exp()
+        torch.testing.assert_close(found, effective_numbers(*pair_terms(images, probed, noise), sigma))
+
+
+def test_no_other_denoiser_has_a_smaller_training_loss() -> None:
+    method = Algorithm1(sigma_tn=0.6, mix_ratio=0.5)
+    clean = clean_and_copies(0.6)[0].float()
+    material = method.material(clean, range(12), 0)
+    index = torch.arange(24_000) % 12
+    generator = torch.Generator().manual_seed(0)
+    batch = method.draw(material, index, LogNormal(), generator, lambda images, _: (images, {}))
+
+    def losses(denoised: Tensor) -> Tensor:
+        return method.loss(denoised, batch, 0.5)
+
+    best = OptimalDenoiser(material[0], material[1], 0.6)(batch.noisy, batch.sigma, {})
+    others = {
+        "of DDPM": OptimalDenoiser(material[0])(batch.noisy, batch.sigma, {}),
+        "smaller": 0.97 * best,
+        "of a lower level": OptimalDenoiser(material[0], material[1], 0.5)(batch.noisy, batch.sigma, {}),
+        "brighter": best + 0.02,
+    }
+    for name, other in others.items():
+        for side in (batch.nature, ~batch.nature):
+            if not torch.equal(other[side], best[side]):
+                worse = (losses(other) - losses(best))[side]
+                assert worse.mean() > 0, name
+
+
+def ends(points: Tensor, x: Tensor) -> tuple[Tensor, set[int]]:
+    """How far each of x (B, ...) is from its nearest point, and which points are the nearest ones."""
+    nearest = torch.cdist(x.flatten(1), points.flatten(1)).min(dim=1)
+    return nearest.values, set(nearest.indices.tolist())
+
+
+@pytest.mark.parametrize("sigma_tn", [0.2, 1.0, 4.0])
+def test_the_ode_of_algorithm_1_ends_on_noisy_copies_at_sigma_tn(sigma_tn: float) -> None:
+    """Lemma 4.1."""
+    clean, copies = clean_and_copies(sigma_tn)
+    denoiser = OptimalDenoiser(clean, copies, sigma_tn)
+    levels = karras_sigmas(60, 1e-3, 80.0, 7.0)
+    start = math.hypot(80.0, sigma_tn) * normal(100, 1, 3, 3)
+    x = sample_to_nature(lambda x, sigma: denoiser(x, sigma, {}), start, levels, sigma_tn)
+    distance, which = ends(copies, x)
+    assert distance.max() < 1e-6
+    assert len(which) > 6
+    assert ends(clean, x)[0].min() > 0.1 * sigma_tn
+
+
+def test_the_change_of_variable_is_the_same_ode() -> None:
+    sigma_tn, u = 0.6, 0.8
+    clean, copies = clean_and_copies(sigma_tn)
+    sigma = torch.full((12,), math.hypot(sigma_tn, u)).double()
+    x = copies + u * normal(12, 1, 3, 3)
+    denoised = OptimalDenoiser(clean, copies, sigma_tn)(x, sigma, {})
+    nature = predict_nature(denoised, x, sigma.view(-1, 1, 1, 1), sigma_tn)
+    by_sigma, by_u = (x - denoised) / sigma.view(-1, 1, 1, 1), (x - nature) / u
+    torch.testing.assert_close(by_u, by_sigma * u / math.hypot(sigma_tn, u))  # dsigma/du = u / sigma
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        return OptimalDenoiser(clean, copies, sigma_tn)(x, sigma, {})
+
+    levels = torch.linspace(u, 0.4, 200, dtype=torch.float64)
+    along_sigma = sample_heun(denoise, x, (levels**2 + sigma_tn**2).sqrt())
+    torch.testing.assert_close(
+        sample_to_nature(denoise, x, levels, sigma_tn), along_sigma, rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("sigma_tn", [0.0, 0.2, 1.0, 4.0])
+def test_sampled_to_the_end_every_optimal_denoiser_gives_training_images(sigma_tn: float) -> None:
+    """So does DDPM's, and Algorithm 1's: below sigma_tn it draws to training images from anywhere."""
+    clean, copies = clean_and_copies(sigma_tn)
+    denoiser = OptimalDenoiser(clean, copies, sigma_tn) if sigma_tn else OptimalDenoiser(clean)
+    levels = karras_sigmas(60, 1e-3, 80.0, 7.0)
+    x = sample_heun(lambda x, sigma: denoiser(x, sigma, {}), 80.0 * normal(100, 1, 3, 3), levels)
+    distance, which = ends(clean, x)
+    assert distance.max() < 1e-6
+    assert len(which) > 3
+
+
+def test_an_optimal_denoiser_samples_as_any_model_does() -> None:
+    images = random_images(12)
+    denoiser = OptimalDenoiser(images.float() / 127.5 - 1)
+    found = generate(denoiser, range(20), sampling_conditioning(denoiser), steps=40)
+    assert {image.numpy().tobytes() for image in found} <= {image.numpy().tobytes() for image in images}
+
+
+def test_an_optimal_denoiser_needs_copies_and_a_level_together() -> None:
+    clean, copies = clean_and_copies(0.6)
+    for arguments in ((clean, copies), (clean, None, 0.6), (clean, copies[:5], 0.6)):
+        with pytest.raises(UserError, match="OptimalDenoiser: sigma_tn above 0 needs one noisy copy"):
+            OptimalDenoiser(*arguments)
