@@ -22,6 +22,7 @@ from pareto_amb.config_file import apply_overrides
 from pareto_amb.diffusion.methods import METHODS
 from pareto_amb.diffusion.trainer import TrainingDivergedError
 from pareto_amb.errors import ExitCode, UserError
+from pareto_amb.results.probes import PROBES, log_errors
 from pareto_amb.results.run_directory import RunDirectory
 from pareto_amb.results.table import load_results, shipped, trial_columns
 from pareto_amb.running.claim import Claim
@@ -47,7 +48,7 @@ def make_config(*changes: str) -> SweepConfig:
 
 
 def open_state(folder: Path, retry: bool = False) -> SweepState:
-    return SweepState.open(RunDirectory(folder), make_config(), shipped(), METHODS, retry)
+    return SweepState.open(RunDirectory(folder), make_config(), shipped(), METHODS, retry=retry)
 
 
 def database_error() -> BaseException:
@@ -203,6 +204,12 @@ def row(trial: Trial, rung: int, status: str) -> dict[str, Any]:
     return {**trial_columns(trial, shipped()), **figures, **place}
 
 
+def told(trial: Trial, *place: Any) -> dict[str, Any]:
+    """What Ray hands over of a row."""
+    found = row(trial, *place)
+    return {**found, PROBES: log_errors(found)}
+
+
 def test_a_resumed_sweep_takes_up_what_was_interrupted_and_not_what_failed(tmp_path: Path) -> None:
     run, logs = tmp_path / "run", tmp_path
     run.mkdir()
@@ -244,7 +251,7 @@ def test_failed_trials_are_tried_again_where_that_is_asked_for(tmp_path: Path) -
     state = open_state(run)
     *_, good, bad = ask(state, 4)
     state.results.record(row(good, 2, "complete"))
-    state.searcher.on_trial_complete(f"ray-{good.id}", row(good, 2, "complete"))
+    state.searcher.on_trial_complete(f"ray-{good.id}", told(good, 2, "complete"))
     fail(state, tmp_path, bad, RayTaskError("TrialTrainable.train", "t", ValueError("once")))
     ahead, _ = SweepState.foresee(state.run, state.config, shipped(), METHODS)
     assert ahead == open_state(run).n_unfinished()
@@ -256,7 +263,7 @@ def test_failed_trials_are_tried_again_where_that_is_asked_for(tmp_path: Path) -
     resumed = open_state(run, retry=True)
     assert bad in ask(resumed, 3)
     resumed.results.record(row(bad, 2, "complete"))
-    resumed.searcher.on_trial_complete(f"ray-{bad.id}", row(bad, 2, "complete"))
+    resumed.searcher.on_trial_complete(f"ray-{bad.id}", told(bad, 2, "complete"))
     study = optuna.load_study(study_name="train_size=50", storage=f"sqlite:///{run}/study.db")
     assert [(trial.number, trial.state.name) for trial in study.trials] == [(0, "COMPLETE"), (1, "COMPLETE")]
     assert open_state(run).results.status(bad.id) == "complete"
