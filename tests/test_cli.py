@@ -152,11 +152,11 @@ def test_a_dry_run_prints_the_whole_plan_and_its_cost_and_starts_nothing(
     assert "# 12 trainings" in done.stdout
     assert "images seen by each that runs to the end, about" in done.stdout
     whole = call("sweep", "digits", "--dry-run", "--set", "search.early_stopping=false", cwd=tmp_path)
-    assert f"# 76,800 images seen by each, {16 * 76_800:,} in all" in whole.stdout
+    assert f"# 80,640 images seen by each, {17 * 80_640:,} in all" in whole.stdout
     assert "#   and after the search the best 1 again, each with 2 fresh seeds" in whole.stdout
-    assert f"#   {(12 * 3 + 4) * 1000:,} images generated in all" in whole.stdout
+    assert f"#   {(13 * 4 + 4) * 1000:,} images generated in all" in whole.stdout
     alone = call("sweep", "digits", "--dry-run", "--set", "search.confirm.seeds=0", cwd=tmp_path)
-    assert "fresh seeds" not in alone.stdout.split("# 12 trainings")[1]
+    assert "fresh seeds" not in alone.stdout.split("# 13 trainings")[1]
     assert list(tmp_path.iterdir()) == []
 
 
