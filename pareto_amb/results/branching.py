@@ -23,9 +23,14 @@ The ratio takes off by how much training and held-out images differ of themselve
 Row = Mapping[str, Any]
 
 
+def baseline_id(train_size: int, k: int) -> str:
+    """The k-th DDPM baseline of a train size, from 0."""
+    return f"n{train_size}-{BASELINE}-s{k}"
+
+
 def first_baseline(train_size: int) -> str:
     """The trial that others of its size are branched from."""
-    return f"n{train_size}-{BASELINE}-s0"
+    return baseline_id(train_size, 0)
 
 
 def trunk_name(train_size: int, rung: int) -> str:

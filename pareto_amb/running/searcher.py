@@ -26,7 +26,7 @@ from pareto_amb.declared import BASELINE
 from pareto_amb.diffusion.methods import Algorithm1, Method
 from pareto_amb.diffusion.trainer import noise_distribution
 from pareto_amb.randomness import derive_seed
-from pareto_amb.results.branching import branching_rung, first_baseline
+from pareto_amb.results.branching import baseline_id, branching_rung, first_baseline
 from pareto_amb.results.probes import PROBES, log_errors
 from pareto_amb.results.size import reference_box
 from pareto_amb.results.table import ResultsTable
@@ -182,7 +182,7 @@ class ParetoSearcher(Searcher):
             if asked.state == TrialState.FAIL:
                 found.forget(asked.number)
         for k in range(search.baseline_seeds):
-            baseline = self._baseline(context[0], k).id
+            baseline = baseline_id(context[0], k)
             self._recall(found, baseline, baseline, results)
         return found
 
@@ -242,8 +242,7 @@ class ParetoSearcher(Searcher):
         return sorted(unfinished, key=lambda trial: results.status(trial.id) != "paused")
 
     def _baseline(self, train_size: int, k: int) -> Trial:
-        name = f"{first_baseline(train_size).removesuffix('0')}{k}"
-        return Trial(name, BASELINE, train_size, self._config.seed + k)
+        return Trial(baseline_id(train_size, k), BASELINE, train_size, self._config.seed + k)
 
     def _trial(self, context: Context, number: int, chosen: Mapping[str, Any]) -> Trial:
         """Trial `number` of a search, for which the study has `chosen`."""
