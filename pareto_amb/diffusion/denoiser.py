@@ -62,6 +62,16 @@ class Denoiser(nn.Module, ABC):
         self.space = space
         self.architecture = architecture
 
+    @property
+    def untold(self) -> Conditioning:
+        """What an example is told of which nothing is said: (1, ...) each, of what may be said of one."""
+        return {}
+
+    def stored(self) -> dict[str, Tensor]:
+        """The state that a checkpoint holds: all but the parameters that are not trained."""
+        frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
+        return {name: value for name, value in self.state_dict().items() if name not in frozen}
+
     @abstractmethod
     def forward(self, x: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         """Denoise `x` (B, *space.shape) at levels `sigma` (B,); the result has the shape of `x`.

@@ -93,13 +93,15 @@ class Trainer:
 
         self.denoiser = self._first_denoiser(training_set)
         self._forward = compile_network(self.denoiser) if config.compile else self.denoiser
-        self.ema = [p.detach().clone() for p in self.denoiser.parameters()]
+        self._trained = {name: p for name, p in self.denoiser.named_parameters() if p.requires_grad}
+        self.ema = [p.detach().clone() for p in self._trained.values()]
         self._optimizer = self._make_optimizer()
 
         # The whole set, as the method lets the model see it, lives on the device.
         clean = self.denoiser.space.encode(training_set.images).to(self.device)
         self._train_size = len(clean)
         self._material = method.material(clean, training_set.ids, seed)
+        self._memory = {name: value.to(self.device) for name, value in method.first_memory().items()}
         told = training_conditioning(training_set)
         self._conditioning = {name: value.to(self.device) for name, value in told.items()}
 
@@ -124,7 +126,7 @@ class Trainer:
     def _make_optimizer(self) -> torch.optim.Optimizer:
         config = self.config
         return OPTIMIZERS[config.optimizer](
-            self.denoiser.parameters(),
+            self._trained.values(),
             lr=config.learning_rate,
             betas=config.betas,
             eps=config.eps,
@@ -188,7 +190,8 @@ class Trainer:
         # Draw images and make training examples of them.
         index = torch.randint(self._train_size, (batch,), generator=generator, device=device)
         examples = self.method.draw(self._material, index, self._noise, generator, self._augment)
-        examples = examples.told({name: value[index] for name, value in self._conditioning.items()})
+        known = {name: value[index] for name, value in self._conditioning.items()}
+        examples = examples.told(self.method.tell(known, self.denoiser.untold, generator))
 
         # Every process draws the whole batch and works on its own part of it.
         examples = examples.part(self._mine)
@@ -196,16 +199,14 @@ class Trainer:
         # Denoise them, and take a step.
         self._optimizer.zero_grad(set_to_none=True)
         sigma_data = self.denoiser.space.sigma_data
-        denoised = self._denoise(examples.noisy, examples.sigma, examples.conditioning)
-        losses = self.method.loss(denoised, examples, sigma_data)
-        extra = self.method.extra_loss(self._denoise, examples, sigma_data)
-        loss = (losses if extra is None else losses + extra).mean()
+        loss = self.method.losses(self._denoise, examples, sigma_data, self._memory).mean()
         # The published loss is summed over an image: a mean would put Adam's eps and an L2 term of another
         # weight beside the gradient. What is reported stays the mean.
         (loss * math.prod(self.denoiser.space.shape)).backward()  # type: ignore[no-untyped-call]
-        self._world.average([p.grad for p in self.denoiser.parameters() if p.grad is not None])
+        self._world.average([p.grad for p in self._trained.values() if p.grad is not None])
+        self._world.average(list(self._memory.values()))
         if self.config.gradient_repair:
-            repair_gradients(self.denoiser.parameters())
+            repair_gradients(self._trained.values())
         for group in self._optimizer.param_groups:
             group["lr"] = self._learning_rate()
         self._optimizer.step()
@@ -213,7 +214,7 @@ class Trainer:
         self.images_seen += batch
         self._loss_sum += loss.detach()
         self._loss_count += 1
-        weights = [p.detach() for p in self.denoiser.parameters()]
+        weights = [p.detach() for p in self._trained.values()]
         torch._foreach_lerp_(self.ema, weights, 1 - self._ema_beta())
 
     def _denoise(self, x: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
@@ -245,13 +246,13 @@ class Trainer:
 
     def ema_denoiser(self) -> Denoiser:
         """A copy of the denoiser with the averaged weights, ready to sample from."""
-        denoiser = copy.deepcopy(self.denoiser)
+        shared = {id(p): p for p in self.denoiser.parameters() if not p.requires_grad}
+        denoiser = copy.deepcopy(self.denoiser, shared)
         denoiser.load_state_dict(self._named_ema(), strict=False)
         return denoiser.eval().requires_grad_(False)
 
     def _named_ema(self) -> dict[str, Tensor]:
-        names = [name for name, _ in self.denoiser.named_parameters()]
-        return dict(zip(names, self.ema, strict=True))
+        return dict(zip(self._trained, self.ema, strict=True))
 
     def checkpoint(self) -> bytes:
         """The whole state as one safetensors file: weights, EMA, optimizer, counters, random states.
@@ -259,8 +260,9 @@ class Trainer:
         A training that is restored from it continues bit for bit on a CPU.
         """
         tensors = {
-            **with_prefix("model.", self.denoiser.state_dict()),
+            **with_prefix("model.", self.denoiser.stored()),
             **with_prefix("ema.", self._named_ema()),
+            **with_prefix("memory.", self._memory),
             "random.batches": self._generator.get_state(),
             "random.dropout": self._dropout_state,
             "loss_sum": self._loss_sum,
@@ -288,9 +290,11 @@ class Trainer:
             theirs = theirs if isinstance(theirs, dict) else {}
             changed = sorted(key for key in mine.keys() | theirs if theirs.get(key) != mine.get(key))
             raise refusal(origin, f"is of another training, {', '.join(changed):.200} differ")
-        self._load_model(header, tensors, origin)
+        self._load_model(header, tensors, origin, self._memory)
         self._generator.set_state(tensors["random.batches"])
         self._loss_sum.copy_(tensors["loss_sum"])
+        for name, value in self._memory.items():
+            value.copy_(tensors[f"memory.{name}"])
         self._loss_count, self.train_seconds = header["loss_count"], header["train_seconds"]
         own = self._world.is_first
         self._dropout_state = tensors["random.dropout"] if own else self._first_dropout_state()
@@ -312,20 +316,25 @@ class Trainer:
             raise refusal(origin, f"cannot be branched from, {', '.join(changed) or 'branched_at'} differ")
         if header.get("images_seen") != self.branched_at:
             raise refusal(origin, f"has not seen {self.branched_at:,} images, from where on this one trains")
-        self._load_model(header, tensors, origin)
+        self._load_model(header, tensors, origin, {})
 
-    def _load_model(self, header: dict[str, Any], tensors: dict[str, Tensor], origin: str) -> None:
-        """Take over weights, averages, optimizer and images seen; UserError where they do not fit."""
+    def _load_model(
+        self, header: dict[str, Any], tensors: dict[str, Tensor], origin: str, memory: dict[str, Tensor]
+    ) -> None:
+        """Take over weights, averages, optimizer and images seen; UserError where they do not fit.
+
+        A checkpoint of another method has no `memory`.
+        """
         try:
-            self._check_state(header, tensors)
+            self._check_state(header, tensors, memory)
         except (ValueError, RuntimeError, TypeError) as error:
             raise refusal(origin, f"does not hold the state of a training ({reason(error)})") from error
-        self.denoiser.load_state_dict(under_prefix("model.", tensors))
+        self.denoiser.load_state_dict(under_prefix("model.", tensors), strict=False)
         averaged = under_prefix("ema.", tensors)
         for name, mean in self._named_ema().items():
             mean.copy_(averaged[name])
         state: dict[int, dict[str, Tensor]] = {}
-        parameters = list(self.denoiser.parameters())
+        parameters = list(self._trained.values())
         for name, tensor in under_prefix("optimizer.", tensors).items():
             index, key = name.split(".")
             # The fused optimizer walks memory: its averages must lie in it as the weights do.
@@ -336,7 +345,9 @@ class Trainer:
         self._optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.images_seen = header["images_seen"]
 
-    def _check_state(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    def _check_state(
+        self, header: dict[str, Any], tensors: dict[str, Tensor], memory: dict[str, Tensor]
+    ) -> None:
         """Raise ValueError, TypeError or RuntimeError for what this training cannot go on from."""
         seen, batch = header.get("images_seen"), self.config.batch_size
         if not isinstance(seen, int) or isinstance(seen, bool) or not 0 <= seen < 2**53 or seen % batch:
@@ -349,7 +360,7 @@ class Trainer:
         states = {name for name in tensors if name.startswith("optimizer.")}
         if bool(states) != bool(seen):
             raise ValueError("the optimizer's state is not that of its images")
-        check_tensors(tensors, self._expected(states))
+        check_tensors(tensors, self._expected(states) | with_prefix("memory.", memory))
         for index in {name.split(".")[1] for name in states}:
             step, square = tensors[f"optimizer.{index}.step"], tensors[f"optimizer.{index}.exp_avg_sq"]
             if step < 1 or (square < 0).any():
@@ -359,8 +370,8 @@ class Trainer:
 
     def _expected(self, states: set[str]) -> dict[str, Tensor]:
         """Tensors like those of a checkpoint, whose optimizer knows of the parameters named in `states`."""
-        parameters = [p.detach() for p in self.denoiser.parameters()]
-        expected = with_prefix("model.", self.denoiser.state_dict()) | with_prefix("ema.", self._named_ema())
+        parameters = [p.detach() for p in self._trained.values()]
+        expected = with_prefix("model.", self.denoiser.stored()) | with_prefix("ema.", self._named_ema())
         for index in {name.split(".")[1] for name in states}:
             if not index.isdecimal() or str(int(index)) != index or int(index) >= len(parameters):
                 raise ValueError(f"the optimizer has no state {index:.80}")

@@ -224,10 +224,9 @@ def _first_step(
     examples = tried.draw(material, index, noise, generator, lambda moved, exact: (moved, {})).told(told)
     with torch.no_grad():
         meta = {name: value.to("meta") for name, value in examples.conditioning.items()}
-        denoised = denoiser(examples.noisy.to("meta"), examples.sigma.to("meta"), meta)
-        losses = tried.loss(torch.zeros(denoised.shape), examples, denoiser.space.sigma_data)
-        extra = tried.extra_loss(lambda x, *_: torch.zeros_like(x), examples, denoiser.space.sigma_data)
-        (losses if extra is None else losses + extra).mean()
+        denoiser(examples.noisy.to("meta"), examples.sigma.to("meta"), meta)
+        memory, sigma_data = tried.first_memory(), denoiser.space.sigma_data
+        tried.losses(lambda x, *_: torch.zeros_like(x), examples, sigma_data, memory).mean()
 
 
 def _check_training(config: SweepConfig, image_set: ImageSet, methods: Mapping[str, type[Method]]) -> None:

@@ -1,5 +1,6 @@
 import itertools
 import math
+from collections.abc import Mapping
 
 import pytest
 import torch
@@ -260,13 +261,13 @@ def gaussian(width: float, factor_below: float = 1.0) -> Denoise:
 
 
 def consistency_of(denoise: Denoise, count: int = 60_000) -> Tensor:
-    """The extra loss on Gaussian images of standard deviation 0.5, each of them in the batch once."""
+    """The consistency loss on Gaussian images of standard deviation 0.5, each of them in the batch once."""
     method = NoiseOnlyConsistent(0.3)
     clean = 0.5 * torch.randn(count, 1, 2, 2, generator=torch.Generator().manual_seed(0))
     index, generator = torch.arange(count), torch.Generator().manual_seed(1)
     material = method.material(clean, range(count), 0)
     batch = method.draw(material, index, LogNormal(), generator, lambda images, exact: (images, {}))
-    return method.extra_loss(denoise, batch, 0.5)
+    return method.consistency(denoise, batch, 0.5)
 
 
 def test_consistency_adds_to_the_examples_of_noise_only() -> None:
@@ -284,7 +285,7 @@ def test_consistency_adds_to_the_examples_of_noise_only() -> None:
 
 
 @pytest.mark.parametrize("width", [0.5, 0.7])
-def test_a_consistent_denoiser_has_no_extra_loss(width: float) -> None:
+def test_a_consistent_denoiser_has_no_gap(width: float) -> None:
     extra = consistency_of(gaussian(width))
     assert extra.shape == (60_000,)
     assert abs(float(extra.mean())) < 4 * float(extra.std()) / math.sqrt(len(extra))
@@ -321,22 +322,35 @@ def test_consistency_moves_the_lower_level_towards_what_is_known_above() -> None
     assert [moved for _, moved in asked[:7]] == [False] * 5 + [True] * 2
 
 
-def test_the_extra_loss_of_an_example_is_its_own() -> None:
+def test_the_consistency_of_an_example_is_its_own() -> None:
     method = NoiseOnlyConsistent(0.3)
     batch = draw(method, method.material(CLEAN, IDS, 0), 10)
-    whole = method.extra_loss(gaussian(0.5), batch, 0.5)
-    parts = [method.extra_loss(gaussian(0.5), batch.part(slice(k, k + 5)), 0.5) for k in (0, 5)]
+    whole = method.consistency(gaussian(0.5), batch, 0.5)
+    parts = [method.consistency(gaussian(0.5), batch.part(slice(k, k + 5)), 0.5) for k in (0, 5)]
     assert torch.equal(torch.cat(parts), whole)
 
 
-def test_the_trainer_adds_the_extra_loss() -> None:
+def test_the_trainer_takes_the_losses_of_a_method_and_keeps_its_memory() -> None:
     class Doubled(Algorithm1):
-        def extra_loss(self, denoise: Denoise, batch: Batch, sigma_data: float) -> Tensor:
-            return self.loss(denoise(batch.noisy, batch.sigma, batch.conditioning), batch, sigma_data)
+        def first_memory(self) -> dict[str, Tensor]:
+            return {"steps": torch.zeros(())}
+
+        def losses(
+            self, denoise: Denoise, batch: Batch, sigma_data: float, memory: Mapping[str, Tensor]
+        ) -> Tensor:
+            memory["steps"].add_(1)
+            return 2 * super().losses(denoise, batch, sigma_data, memory)
 
     config = CONFIG.model_copy(update={"network": NetworkConfig(options={"model_channels": 4})})
     plain, doubled = (Trainer(TRAINING_SET, config, method, seed=0) for method in (Algorithm1(), Doubled()))
     assert doubled.train(16) == pytest.approx(2 * plain.train(16), rel=1e-6)
+    again = Trainer(TRAINING_SET, config, Doubled(), seed=0)
+    again.restore(doubled.checkpoint())
+    again.train(32)
+    steps = 32 // config.batch_size
+    assert unpack(again.checkpoint(), "")[1]["memory.steps"] == steps
+    with pytest.raises(UserError, match="memory"):
+        Trainer(TRAINING_SET, config, Algorithm1(), seed=0).restore(doubled.checkpoint())
 
 
 class Spy(Denoiser):

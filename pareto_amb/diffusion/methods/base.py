@@ -30,7 +30,7 @@ class Batch:
 
     `noisy` (B, C, H, W) lies at the levels `sigma` (B,). `target` (B, C, H, W) is x_0, or x_tn where
     `nature` (B,) is True. `conditioning` is what else the denoiser is told. The loss compares the pixels
-    that are 1 in `kept`, float (B, 1, H, W); None stands for all of them. `drawn` is what else `extra_loss`
+    that are 1 in `kept`, float (B, 1, H, W); None stands for all of them. `drawn` is what else `losses`
     needs, by name, row k of each tensor for example k.
     """
 
@@ -137,13 +137,30 @@ class Method(ABC):
         `augment` is called once, before noise is added.
         """
 
+    def tell(self, told: Conditioning, untold: Conditioning, generator: torch.Generator) -> Conditioning:
+        """What the denoiser is told of the images of a batch, of which `told` is known.
+
+        `untold` is a `Denoiser`'s. Called once a batch, after `draw`.
+        """
+        return told
+
     @abstractmethod
     def loss(self, denoised: Tensor, batch: Batch, sigma_data: float) -> Tensor:
         """The loss of each example, (B,), given the estimate of x_0 and the `sigma_data` of its space."""
 
-    def extra_loss(self, denoise: Denoise, batch: Batch, sigma_data: float) -> Tensor | None:
-        """What is added to the loss of each example, (B,), where D is needed at further points; else None.
+    def first_memory(self) -> dict[str, Tensor]:
+        """What `losses` keeps from step to step, by name, before the first one; on the CPU.
 
-        All that is random here was drawn by `draw`, for the whole batch, of which this may be a part.
+        The trainer stores it with the model, and averages it over the processes of a training.
         """
-        return None
+        return {}
+
+    def losses(
+        self, denoise: Denoise, batch: Batch, sigma_data: float, memory: Mapping[str, Tensor]
+    ) -> Tensor:
+        """`loss` of each example, (B,), where D is needed at further points or steps are to be remembered.
+
+        All that is random here was drawn by `draw` and `tell`, for the whole batch, of which this may be a
+        part. What is in `memory` is changed in place.
+        """
+        return self.loss(denoise(batch.noisy, batch.sigma, batch.conditioning), batch, sigma_data)

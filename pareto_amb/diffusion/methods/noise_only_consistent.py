@@ -1,5 +1,6 @@
 """Training on noisy copies alone, with the levels below theirs learnt from consistency."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -55,7 +56,14 @@ class NoiseOnlyConsistent(NoiseOnly):
         eps = torch.randn(shape, generator=generator, device=lower.device)
         return replace(batch, drawn={"lower": lower, "first": first, "eps": eps})
 
-    def extra_loss(self, denoise: Denoise, batch: Batch, sigma_data: float) -> Tensor:
+    def losses(
+        self, denoise: Denoise, batch: Batch, sigma_data: float, memory: Mapping[str, Tensor]
+    ) -> Tensor:
+        """The loss of noise only, and the consistency."""
+        losses = super().losses(denoise, batch, sigma_data, memory)
+        return losses + self.consistency(denoise, batch, sigma_data)
+
+    def consistency(self, denoise: Denoise, batch: Batch, sigma_data: float) -> Tensor:
         """The squared gap between t' and t'', from the product of two steps' differences."""
         told, lower, x = batch.conditioning, batch.drawn["lower"], batch.drawn["first"]
         *descent, eps_1, eps_2 = batch.drawn["eps"].unbind(1)
