@@ -34,6 +34,9 @@ from pareto_amb.reading import look_at
 MAX_MINUTES = 10_000_000
 """Twenty years."""
 
+TEXT_NETWORKS = ("captioned", "pipeline")
+"""The networks that are told a caption."""
+
 PROBED_LEVELS = (0.05, 4.0)
 """Denoising is probed from the first to the second noise level, in shares of the collapse level."""
 
@@ -94,6 +97,7 @@ BatchSize = Annotated[int, Field(gt=0, le=2**20)]
 TrainSize = Annotated[int, Field(ge=2, le=2**31 - 1)]
 Trials = Annotated[int, Field(gt=0, le=1_000_000)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 Place = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(lambda text: _on_one_line(text))]
 """A path or a URI."""
 
@@ -159,7 +163,9 @@ class NetworkConfig(_Model):
     """The denoiser; `options` replace fields of the named architecture."""
 
     name: Annotated[str, AfterValidator(_is_registered("network"))] = Field(
-        "tiny", description="tiny: for CPUs; ddpmpp, ncsnpp, adm: those of the paper's data sets"
+        "tiny",
+        description="tiny: for CPUs; ddpmpp, ncsnpp, adm: those of the paper's data sets; pipeline: a "
+        "pretrained text-to-image pipeline; captioned: a small one, for CPUs",
     )
     options: dict[str, Any] = Field(
         default_factory=dict, description="replace fields of the named network, such as dropout"
@@ -194,13 +200,49 @@ class UniformTimeConfig(_Model):
     kind: Literal["uniform_time"] = Field("uniform_time", description="uniform_time, or lognormal")
 
 
+class ScheduleConfig(_Model):
+    """One of the discrete steps of a text-to-image pipeline's schedule, all equally often."""
+
+    kind: Literal["schedule"] = Field("schedule", description="schedule, lognormal or uniform_time")
+    betas: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = Field(
+        "scaled_linear", description="how the variances of the steps grow, as diffusers names it"
+    )
+    beta_start: Share = Field(0.00085, description="variance of the first step")
+    beta_end: Share = Field(0.012, description="variance of the last step")
+    steps: int = Field(1000, ge=2, le=100_000, description="steps of the schedule")
+
+
 def _noise_kind(value: object) -> object:
     return value.get("kind", "lognormal") if isinstance(value, dict) else getattr(value, "kind", None)
 
 
 NoiseConfig = Annotated[
-    Annotated[LogNormalConfig, Tag("lognormal")] | Annotated[UniformTimeConfig, Tag("uniform_time")],
+    Annotated[LogNormalConfig, Tag("lognormal")]
+    | Annotated[UniformTimeConfig, Tag("uniform_time")]
+    | Annotated[ScheduleConfig, Tag("schedule")],
     Discriminator(_noise_kind),
+]
+
+
+class FullConfig(_Model):
+    """All weights of the network are trained."""
+
+    kind: Literal["full"] = Field("full", description="full: all weights; lora: low-rank additions")
+
+
+class LoraConfig(_Model):
+    """Low-rank additions to the attention of a pretrained U-Net are trained, nothing else."""
+
+    kind: Literal["lora"] = Field("lora", description="full: all weights; lora: low-rank additions")
+    rank: int = Field(16, ge=1, le=1024, description="of the additions")
+
+
+def _adapt_kind(value: object) -> object:
+    return value.get("kind", "full") if isinstance(value, dict) else getattr(value, "kind", None)
+
+
+AdaptConfig = Annotated[
+    Annotated[FullConfig, Tag("full")] | Annotated[LoraConfig, Tag("lora")], Discriminator(_adapt_kind)
 ]
 
 
@@ -223,6 +265,15 @@ class TrainingConfig(_Model):
     )
     init_from: Place | None = Field(
         None, description="checkpoint whose averaged weights this training starts from; null: from scratch"
+    )
+    adapt: AdaptConfig = Field(
+        FullConfig(), description="what of a pretrained text-to-image pipeline is trained"
+    )
+    caption_dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of the examples trained without their caption, for guidance"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="of a text-to-image network: work some of it out twice and save memory"
     )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="of the network in training; bf16: autocast. The loss and weights stay fp32"
@@ -260,6 +311,13 @@ class SamplingConfig(_Model):
     clip_denoised: bool = Field(
         False, description="hold the denoised image to [-1, 1], the range of pixels, at every evaluation"
     )
+    guidance: float = Field(
+        1.0,
+        ge=0,
+        le=1000,
+        description="of text-to-image models: how far samples follow the caption (Ho and Salimans 2022); 1: "
+        "as the model says",
+    )
     batch_size: BatchSize = Field(256, description="images sampled at once; no figure depends on it")
 
     @model_validator(mode="after")
@@ -269,7 +327,6 @@ class SamplingConfig(_Model):
         return self
 
 
-Share = Annotated[float, Field(gt=0, lt=1)]
 EncoderName = Annotated[str, AfterValidator(_is_registered("encoder"))]
 
 

@@ -21,7 +21,8 @@ MAX_FILE_BYTES = 1_000_000
 
 M = TypeVar("M", bound=BaseModel)
 
-_UNION_TAGS = {"auto", "range", "by_size", "choices", "lognormal", "uniform_time", "float", "str"}
+_UNION_TAGS = {"auto", "range", "by_size", "choices", "lognormal", "uniform_time", "schedule"}
+_UNION_TAGS |= {"full", "lora", "float", "str"}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

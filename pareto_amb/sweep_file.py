@@ -4,13 +4,14 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pareto_amb.config import SweepConfig, TrainingRun
+from pareto_amb.config import TEXT_NETWORKS, SweepConfig, TrainingRun
 from pareto_amb.config_file import parse
 from pareto_amb.credentials import take_credentials
 from pareto_amb.declared import Declared, Objective
 from pareto_amb.diffusion.methods import METHODS, Method
 from pareto_amb.diffusion.networks import ARCHITECTURES, check_buildable, resolve_architecture
 from pareto_amb.diffusion.sampler import SOLVERS
+from pareto_amb.diffusion.text.build import check_options
 from pareto_amb.errors import UserError
 from pareto_amb.evaluation.encoders import ENCODERS
 from pareto_amb.evaluation.objectives import OBJECTIVES
@@ -43,7 +44,7 @@ def context(declared: Declared | None = None) -> dict[str, Any]:
     """What a configuration is validated against; all that ships where nothing is `declared`."""
     return {
         "declared": declared or declare(),
-        "network": tuple(ARCHITECTURES),
+        "network": (*ARCHITECTURES, *TEXT_NETWORKS),
         "network_options": _check_options,
         "build_network": _check_network,
         "solver": tuple(SOLVERS),
@@ -54,7 +55,10 @@ def context(declared: Declared | None = None) -> dict[str, Any]:
 def _check_options(name: str, options: Mapping[str, Any]) -> None:
     """Raise ValueError for an option that the network has not, or a value that is none of it."""
     try:
-        resolve_architecture(name, options)
+        if name in TEXT_NETWORKS:
+            check_options(name, options)
+        else:
+            resolve_architecture(name, options)
     except UserError as error:
         raise ValueError(str(error)) from error
 

@@ -1,7 +1,8 @@
 """Which images a model trains on, and which real images it never sees."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -20,13 +21,42 @@ class Split:
 
 
 @dataclass(frozen=True, eq=False)
+class Encoded:
+    """Images where a model denoises them: float32 (N, *shape), or Gaussians there, one an image."""
+
+    mean: Tensor
+    deviation: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class TrainingSet:
-    """What one training sees: `images` uint8 (N, C, H, W), `ids` in the whole set, `labels` (N,)."""
+    """What one training sees: `images` uint8 (N, C, H, W), `ids` in the whole set, `labels` (N,).
+
+    `encoded` and `told` are worked out once for many trainings: the images where the model denoises them, and
+    what it is told of each beside its class, by name (N, ...).
+    """
 
     images: Tensor
     ids: list[int]
     labels: Tensor | None
     n_classes: int
+    encoded: Encoded | None = None
+    told: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def first(self, count: int) -> "TrainingSet":
+        """The first `count` images."""
+        encoded = self.encoded
+        if encoded is not None:
+            deviation = None if encoded.deviation is None else encoded.deviation[:count]
+            encoded = Encoded(encoded.mean[:count], deviation)
+        return TrainingSet(
+            self.images[:count],
+            self.ids[:count],
+            None if self.labels is None else self.labels[:count],
+            self.n_classes,
+            encoded,
+            {name: value[:count] for name, value in self.told.items()},
+        )
 
 
 def take_training_set(image_set: ImageSet, index: Tensor, conditional: bool) -> TrainingSet:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from pareto_amb.diffusion.denoiser import Denoiser
-from pareto_amb.diffusion.networks import create_network, weight_shapes
+from pareto_amb.diffusion.networks import create_denoiser, weight_shapes
 from pareto_amb.errors import UserError
 from pareto_amb.printable import printable, reason
 from pareto_amb.reading import read_file
@@ -107,7 +107,7 @@ def load_denoiser(content: bytes, origin: str, device: torch.device | str = "cpu
     header, tensors = unpack(content, origin)
     weights = under_prefix("model.", tensors) | under_prefix("ema.", tensors)
     denoiser = _create(header.get("architecture"), weights, origin)
-    denoiser.load_state_dict(weights)
+    denoiser.load_state_dict(weights, strict=False)
     return denoiser.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
@@ -119,12 +119,12 @@ def _create(architecture: Any, weights: dict[str, Tensor], origin: str) -> Denoi
     try:
         _check_size(architecture, len(weights))
         with torch.device("meta"), torch.no_grad():
-            likeness = create_network(**architecture)
+            likeness = create_denoiser(architecture)
             images = torch.empty(1, *likeness.space.shape)
             mask = {"mask": images[:, :1]} if architecture.get("mask_channels") else {}
             likeness(images, torch.ones(1), mask)
-        check_tensors(weights, likeness.state_dict())
-        return create_network(**architecture)
+        check_tensors(weights, likeness.stored())
+        return create_denoiser(architecture)
     except UserError as error:
         raise refusal(origin, str(error)) from error
     except (*_CORRUPT, ArithmeticError, AttributeError) as error:
@@ -135,14 +135,32 @@ def _check_size(architecture: Any, n_weights: int) -> None:
     """Raise ValueError for an `architecture` that is none, or that `n_weights` tensors cannot be of."""
     if not isinstance(architecture, dict):
         raise ValueError("no architecture")
-    for name, value in architecture.items():
+    for name, value in _entries(architecture):
         numbers = value if isinstance(value, list) else [value]
-        most = n_weights if name in {"num_blocks", "channel_mult"} else _LARGEST
+        most = n_weights if name in _COUNTS else _LARGEST
         if len(numbers) > _LONGEST or any(is_number(each) and not 0 <= each <= most for each in numbers):
             raise ValueError(f"{name} is {value!r:.80}")
     if not 1 <= architecture["resolution"] <= _MAX_RESOLUTION:
         raise ValueError(f"resolution is {architecture['resolution']!r:.80}")
 
+
+def _entries(architecture: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The entries of an architecture and of the mappings in it."""
+    for name, value in architecture.items():
+        if isinstance(value, dict):
+            yield from _entries(value)
+        else:
+            yield name, value
+
+
+_COUNTS = {
+    "num_blocks",
+    "channel_mult",
+    "layers_per_block",
+    "num_hidden_layers",
+    "transformer_layers_per_block",
+}
+"""What of an architecture multiplies its layers."""
 
 _LARGEST, _LONGEST, _MAX_RESOLUTION = 2**20, 64, 8192
 
@@ -187,7 +205,7 @@ def read_initial_weights(path: str, architecture: dict[str, Any]) -> dict[str, T
     weights = under_prefix("model.", tensors) | under_prefix("ema.", tensors)
     try:
         with torch.device("meta"):
-            check_tensors(weights, create_network(**architecture).state_dict())
+            check_tensors(weights, create_denoiser(architecture).stored())
     except ValueError as error:
         raise refusal(origin, reason(error)) from error
     return weights

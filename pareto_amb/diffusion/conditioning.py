@@ -15,10 +15,10 @@ SamplingConditioning = Callable[[int, Sequence[int]], Conditioning]
 
 
 def training_conditioning(training_set: TrainingSet) -> dict[str, Tensor]:
-    """What is told of each image of a training set: its class, where there are classes."""
+    """What is told of each image of a training set: its class, where there are classes, its caption."""
     if training_set.labels is None:
-        return {}
-    return {"labels": _one_hot(training_set.labels, training_set.n_classes)}
+        return dict(training_set.told)
+    return {"labels": _one_hot(training_set.labels, training_set.n_classes), **training_set.told}
 
 
 def sampling_conditioning(denoiser: Denoiser, hidden: float = 0.0) -> SamplingConditioning:

@@ -7,10 +7,12 @@ the network behind it.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from pareto_amb.data.subsets import Encoded
 
 Conditioning = Mapping[str, Tensor]
 """What a denoiser is told beside x and sigma, by name; row k of every tensor belongs to example k."""
@@ -27,8 +29,8 @@ class Space(Protocol):
     def sigma_data(self) -> float:
         """The standard deviation of images there, as preconditioning and loss weight take it to be."""
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Bring images, uint8 (N, any, any, any), into the space: float32 (N, *shape)."""
+    def encode(self, images: Tensor) -> Encoded:
+        """Bring images, uint8 (N, any, any, any), into the space, on their device."""
 
     def decode(self, x: Tensor) -> Tensor:
         """Bring x (N, *shape) back to images, uint8."""
@@ -39,11 +41,11 @@ class PixelSpace:
     """The pixels themselves, in [-1, 1]."""
 
     shape: tuple[int, int, int]
-    sigma_data: ClassVar[float] = 0.5
+    sigma_data: float = 0.5
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Encoded:
         """Map uint8 to float32 in [-1, 1], the inverse of `decode`."""
-        return images.float() / 127.5 - 1
+        return Encoded(images.float() / 127.5 - 1)
 
     def decode(self, x: Tensor) -> Tensor:
         """Map [-1, 1] to uint8, rounding to the nearest level and clipping the rest."""

@@ -1,5 +1,7 @@
 """The training losses: Algorithm 1's, with its equation 6 in EDM units, the masked one, and consistency."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,13 @@ def predict_nature(denoised: Tensor, noisy: Tensor, sigma: Tensor, sigma_tn: flo
 
 
 def edm_weight(sigma: Tensor, sigma_data: float) -> Tensor:
-    """Loss weight lambda(sigma) = (sigma^2 + sigma_data^2) / (sigma * sigma_data)^2 (KAAL22 Table 1)."""
+    """Loss weight lambda(sigma) = (sigma^2 + sigma_data^2) / (sigma * sigma_data)^2 (KAAL22 Table 1).
+
+    At sigma_data = 1 it makes the squared error of v-prediction of that of D, at an infinite one, where it is
+    1 / sigma^2, that of the prediction of eps.
+    """
+    if math.isinf(sigma_data):
+        return sigma**-2
     return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
 
 

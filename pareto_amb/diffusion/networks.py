@@ -16,11 +16,13 @@ from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pareto_amb.config import TrainingConfig, nearest
+from pareto_amb.config import TEXT_NETWORKS, TrainingConfig, nearest
 from pareto_amb.diffusion.augment import AUGMENT_DIM
 from pareto_amb.diffusion.denoiser import Denoiser, PixelSpace
 from pareto_amb.diffusion.methods.base import Method
 from pareto_amb.diffusion.precondition import EDMDenoiser
+from pareto_amb.diffusion.text.build import build_text_denoiser, check_options, create_text_denoiser
+from pareto_amb.diffusion.text.parts import TextModel
 from pareto_amb.errors import UserError
 from pareto_amb.printable import reason
 
@@ -89,12 +91,19 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 def build_denoiser(
-    config: TrainingConfig, image_shape: tuple[int, int, int], label_dim: int, method: type[Method]
+    config: TrainingConfig,
+    image_shape: tuple[int, int, int],
+    label_dim: int,
+    method: type[Method],
+    text_model: TextModel | None = None,
 ) -> Denoiser:
-    """The denoiser that `method` trains on images of `image_shape` (C, H, W), with fresh weights.
+    """The denoiser that `method` trains on images of `image_shape` (C, H, W), as before its first step.
 
-    `label_dim` is the number of classes it is told of; 0: none. Raises what `create_network` raises.
+    `label_dim` is the number of classes it is told of; 0: none. One that is told captions is made of
+    `text_model`. Raises what `create_network` raises.
     """
+    if text_model is not None:
+        return build_text_denoiser(config, image_shape, text_model)
     channels, resolution = image_shape[0], image_shape[-1]
     return create_network(
         config.network.name,
@@ -105,6 +114,16 @@ def build_denoiser(
         mask_channels=1 if method.masked else 0,
         **config.network.options,
     )
+
+
+def create_denoiser(architecture: Mapping[str, Any]) -> Denoiser:
+    """The denoiser that a checkpoint describes, with fresh weights where it is not pretrained.
+
+    Raises UserError, KeyError, TypeError or ValueError where `architecture` is none.
+    """
+    if architecture.get("name") in TEXT_NETWORKS:
+        return create_text_denoiser(architecture)
+    return create_network(**architecture)
 
 
 def create_network(
@@ -177,6 +196,9 @@ def check_buildable(name: str, options: str, resolution: int, channels: int) -> 
     It is built and applied without memory for its weights, unless the dropout rate alone is changed.
     """
     overrides = json.loads(options)
+    if name in TEXT_NETWORKS:
+        check_options(name, overrides)
+        return
     _check_halvings(name, resolve_architecture(name, overrides), resolution)
     if not set(overrides) - {"dropout"}:
         return
@@ -199,6 +221,8 @@ def weight_shapes(architecture: Mapping[str, Any]) -> dict[str, Any]:
     Raises KeyError or TypeError for what is no architecture. The dropout rate is left out: it has no weights.
     """
     fields = dict(architecture)
+    if fields.get("name") in TEXT_NETWORKS:
+        return fields
     named = ("name", "resolution", "channels", "label_dim", "augment_dim", "mask_channels")
     shape = {key: fields.pop(key) for key in named}
     overrides: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}

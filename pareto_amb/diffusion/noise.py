@@ -57,6 +57,39 @@ class UniformTime:
         return torch.expm1(0.5 * self.beta_d * t**2 + self.beta_min * t).sqrt()
 
 
+class Steps:
+    """One of the levels `sigmas` (T,), rising, all equally often: the steps of a discrete schedule."""
+
+    def __init__(self, sigmas: Tensor) -> None:
+        self.sigmas = sigmas.double()
+
+    def cdf(self, sigma: float) -> float:
+        return int((self.sigmas < sigma).sum()) / len(self.sigmas)
+
+    def icdf(self, p: Tensor) -> Tensor:
+        # A share of k / T must give step k, whatever its rounding.
+        step = (p * len(self.sigmas) + 1e-9).long().clamp(max=len(self.sigmas) - 1)
+        return self.sigmas.to(p.device)[step]
+
+
+def schedule_levels(betas: str, beta_start: float, beta_end: float, steps: int) -> Tensor:
+    """The EDM levels sigma_vp / alpha of a variance-preserving schedule's steps, rising: (steps,), float64.
+
+    The variances `betas` of the steps grow linearly (`linear`), as squares of what grows linearly
+    (`scaled_linear`), or so that alpha falls like a cosine (`squaredcos_cap_v2`; Nichol and Dhariwal 2021).
+    """
+    if betas == "squaredcos_cap_v2":
+        times = torch.arange(steps + 1, dtype=torch.float64) / steps
+        signal = ((times + 0.008) / 1.008 * math.pi / 2).cos().square()
+        grown = (1 - signal[1:] / signal[:-1]).clamp(max=0.999)
+    elif betas == "scaled_linear":
+        grown = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64).square()
+    else:
+        grown = torch.linspace(beta_start, beta_end, steps, dtype=torch.float64)
+    kept = (1 - grown).cumprod(0)
+    return ((1 - kept) / kept).sqrt()
+
+
 def draw_sigma(
     distribution: NoiseDistribution,
     nature: Tensor,

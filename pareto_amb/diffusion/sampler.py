@@ -59,6 +59,16 @@ SOLVERS: dict[str, Callable[..., Tensor]] = {"heun": sample_heun, "dpmpp_2m": sa
 """The samplers by name: functions of D, x and the noise levels."""
 
 
+def _guided(
+    told: Callable[[Tensor, Tensor], Tensor],
+    untold: Callable[[Tensor, Tensor], Tensor],
+    guidance: float,
+    x: Tensor,
+    sigma: Tensor,
+) -> Tensor:
+    return torch.lerp(untold(x, sigma), told(x, sigma), guidance)
+
+
 def _clipped(denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigma: Tensor) -> Tensor:
     return denoise(x, sigma).clamp(-1, 1)
 
@@ -76,6 +86,7 @@ def generate(
     sigma_max: float = 80.0,
     rho: float = 7.0,
     clip_denoised: bool = False,
+    guidance: float = 1.0,
     sigma_stop: float = 0.0,
     batch_size: int = 256,
     device: torch.device | str = "cpu",
@@ -89,6 +100,9 @@ def generate(
 
     A `sigma_stop` above `sigma_min` takes its place: the last step goes from there to E[x_0 | x] (see
     `methods.NoiseOnly`).
+
+    A `guidance` of g other than 1 takes D(x, nothing) + g (D(x, conditioning) - D(x, nothing)) in the place
+    of D(x, conditioning) (Ho and Salimans 2022): more of what was asked for, where that is a caption.
 
     `clip_denoised` holds D to [-1, 1], the range of pixels, before the solver sees it.
 
@@ -104,6 +118,8 @@ def generate(
         latents = normal_per_item(base_seed, "sampling", chunk, space.shape).to(device)
         told = {name: value.to(device) for name, value in conditioning(base_seed, chunk).items()}
         denoise = partial(denoiser, conditioning=told)
+        if guidance != 1:
+            denoise = partial(_guided, denoise, partial(denoiser, conditioning={}), guidance)
         if clip_denoised:
             denoise = partial(_clipped, denoise)
         x = SOLVERS[solver](denoise, latents * float(sigmas[0]), sigmas)

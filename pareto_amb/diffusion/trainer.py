@@ -3,15 +3,16 @@
 import copy
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pareto_amb.config import LogNormalConfig, TrainingConfig
-from pareto_amb.data.subsets import TrainingSet
+from pareto_amb.config import LogNormalConfig, ScheduleConfig, TrainingConfig
+from pareto_amb.data.subsets import Encoded, TrainingSet
 from pareto_amb.diffusion.augment import augment
 from pareto_amb.diffusion.checkpoint import (
     check_tensors,
@@ -27,7 +28,7 @@ from pareto_amb.diffusion.conditioning import training_conditioning
 from pareto_amb.diffusion.denoiser import Conditioning, Denoiser
 from pareto_amb.diffusion.methods import Method
 from pareto_amb.diffusion.networks import build_denoiser
-from pareto_amb.diffusion.noise import LogNormal, NoiseDistribution, UniformTime
+from pareto_amb.diffusion.noise import LogNormal, NoiseDistribution, Steps, UniformTime, schedule_levels
 from pareto_amb.diffusion.parallel import World
 from pareto_amb.diffusion.speed import (
     compile_network,
@@ -36,8 +37,9 @@ from pareto_amb.diffusion.speed import (
     repair_gradients,
     tf32_matmul,
 )
+from pareto_amb.diffusion.text.parts import TextModel
 from pareto_amb.printable import reason
-from pareto_amb.randomness import derive_seed, make_generator
+from pareto_amb.randomness import derive_seed, make_generator, normal_per_item
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -59,6 +61,8 @@ def noise_distribution(config: TrainingConfig) -> NoiseDistribution:
     """The distribution of training noise levels that the configuration names."""
     if isinstance(config.noise, LogNormalConfig):
         return LogNormal(config.noise.p_mean, config.noise.p_std)
+    if isinstance(config.noise, ScheduleConfig):
+        return Steps(schedule_levels(**config.noise.model_dump(exclude={"kind"})))
     return UniformTime()
 
 
@@ -75,13 +79,14 @@ class Trainer:
         branched_at: int = 0,
         device: torch.device | str = "cpu",
         world: World | None = None,
+        text_model: TextModel | None = None,
     ) -> None:
         """Set up a training that has seen no image yet.
 
         The ids of `training_set`, with `seed`, fix what the method stores of each image. One that is to go on
         from another training, by `branch`, says after how many images, so that it is never taken for one from
         scratch. `world` is told where several processes train together; UserError where they cannot share a
-        batch evenly.
+        batch evenly. `text_model` is what a network that is told captions is made of.
         """
         self.config, self.method, self.seed, self.branched_at = config, method, seed, branched_at
         self._world = world or World()
@@ -91,16 +96,17 @@ class Trainer:
         self._saved_at = time.monotonic()
         self._noise = noise_distribution(config)
 
-        self.denoiser = self._first_denoiser(training_set)
+        self.denoiser = self._first_denoiser(training_set, text_model)
         self._forward = compile_network(self.denoiser) if config.compile else self.denoiser
         self._trained = {name: p for name, p in self.denoiser.named_parameters() if p.requires_grad}
         self.ema = [p.detach().clone() for p in self._trained.values()]
         self._optimizer = self._make_optimizer()
 
         # The whole set, as the method lets the model see it, lives on the device.
-        clean = self.denoiser.space.encode(training_set.images).to(self.device)
-        self._train_size = len(clean)
-        self._material = method.material(clean, training_set.ids, seed)
+        encoded = training_set.encoded or self.denoiser.space.encode(training_set.images.to(self.device))
+        self._train_size = len(encoded.mean)
+        self._material = method.material(encoded.mean.to(self.device), training_set.ids, seed)
+        self._posterior = _Posterior.of(encoded, training_set.ids, seed, self.device)
         self._memory = {name: value.to(self.device) for name, value in method.first_memory().items()}
         told = training_conditioning(training_set)
         self._conditioning = {name: value.to(self.device) for name, value in told.items()}
@@ -110,14 +116,13 @@ class Trainer:
         self._loss_sum = torch.zeros((), device=self.device)
         self._loss_count = 0
 
-    def _first_denoiser(self, training_set: TrainingSet) -> Denoiser:
+    def _first_denoiser(self, training_set: TrainingSet, text_model: TextModel | None) -> Denoiser:
         """The denoiser before its first step, on the device, with weights from the seed or `init_from`."""
         config, (channels, height, width) = self.config, training_set.images.shape[1:]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.seed, "initial weights"))
-            denoiser = build_denoiser(
-                config, (channels, height, width), training_set.n_classes, type(self.method)
-            )
+            shape, n_classes = (channels, height, width), training_set.n_classes
+            denoiser = build_denoiser(config, shape, n_classes, type(self.method), text_model)
         if config.init_from is not None:
             denoiser.load_state_dict(read_initial_weights(config.init_from, denoiser.architecture))
         layout = fastest_layout(denoiser, config.precision, self.device)
@@ -189,9 +194,9 @@ class Trainer:
 
         # Draw images and make training examples of them.
         index = torch.randint(self._train_size, (batch,), generator=generator, device=device)
-        examples = self.method.draw(self._material, index, self._noise, generator, self._augment)
-        known = {name: value[index] for name, value in self._conditioning.items()}
-        examples = examples.told(self.method.tell(known, self.denoiser.untold, generator))
+        augment = partial(self._augment, index)
+        examples = self.method.draw(self._material, index, self._noise, generator, augment)
+        examples = examples.told(self._tell(index))
 
         # Every process draws the whole batch and works on its own part of it.
         examples = examples.part(self._mine)
@@ -222,9 +227,14 @@ class Trainer:
             denoised: Tensor = self._forward(x, sigma, conditioning)
         return denoised
 
-    def _augment(self, images: Tensor, exact: Tensor) -> tuple[Tensor, Conditioning]:
-        """Flip and augment images (B, any, H, W) as configured, those `exact` by whole pixels only."""
+    def _augment(self, index: Tensor, images: Tensor, exact: Tensor) -> tuple[Tensor, Conditioning]:
+        """Flip and augment images (B, any, H, W) as configured, those `exact` by whole pixels only.
+
+        They are those at `index` (B,). Of Gaussians, draw from them first, always the same where `exact`.
+        """
         config, generator = self.config, self._generator
+        if self._posterior is not None:
+            images = images + self._posterior.draw(index, exact, generator)
         if config.horizontal_flip:
             flip = torch.rand(len(images), generator=generator, device=self.device) < 0.5
             images = torch.where(flip.view(-1, 1, 1, 1), images.flip(-1), images)
@@ -232,6 +242,19 @@ class Trainer:
             return images, {}
         images, done = augment(images, config.augment_probability, generator, exact)
         return images, {"augment_labels": done}
+
+    def _tell(self, index: Tensor) -> Conditioning:
+        """What the denoiser is told of the images at `index` (B,), some of them left untold."""
+        told = {name: value[index] for name, value in self._conditioning.items()}
+        untold = {name: value for name, value in self.denoiser.untold.items() if name in told}
+        told = dict(self.method.tell(told, untold, self._generator))
+        if self.config.caption_dropout:
+            draws = torch.rand(len(index), generator=self._generator, device=self.device)
+            dropped = draws < self.config.caption_dropout
+            for name in untold.keys() & told.keys():
+                rows = dropped.view(-1, *[1] * (told[name].ndim - 1))
+                told[name] = torch.where(rows, untold[name].to(told[name].dtype), told[name])
+        return told
 
     def _learning_rate(self) -> float:
         warmup = self.config.lr_warmup_images
@@ -285,7 +308,7 @@ class Trainer:
         Raises UserError when `content` is not a checkpoint, or is one of another training.
         """
         header, tensors = unpack(content, origin)
-        mine, theirs = self._identity(), header.get("identity")
+        mine, theirs = self._identity(), _completed(header.get("identity"))
         if theirs != mine:
             theirs = theirs if isinstance(theirs, dict) else {}
             changed = sorted(key for key in mine.keys() | theirs if theirs.get(key) != mine.get(key))
@@ -309,7 +332,7 @@ class Trainer:
         if not self.branched_at:
             raise ValueError("this training begins from scratch: it has no branched_at")
         header, tensors = unpack(content, origin)
-        mine, theirs = self._identity(), header.get("identity")
+        mine, theirs = self._identity(), _completed(header.get("identity"))
         theirs = theirs if isinstance(theirs, dict) else {}
         changed = [key for key in ("version", "training", "train_size") if theirs.get(key) != mine[key]]
         if changed or "branched_at" in theirs:
@@ -405,6 +428,42 @@ class Trainer:
             "train_size": self._train_size,
             **branched,
         }
+
+
+_ADDED = ("adapt", "caption_dropout", "gradient_checkpointing")
+"""Keys of a training that older checkpoints lack; what they were is their default."""
+
+
+def _completed(identity: Any) -> Any:
+    """The identity in a checkpoint's header, with the keys that were added since."""
+    training = identity.get("training") if isinstance(identity, dict) else None
+    if not isinstance(training, dict):
+        return identity
+    defaults = TrainingConfig().model_dump(mode="json", include=set(_ADDED))
+    return {**identity, "training": {**defaults, **training}}
+
+
+@dataclass(frozen=True, eq=False)
+class _Posterior:
+    """The Gaussians around the means: one draw of each image that stays, and fresh ones."""
+
+    deviation: Tensor  # (N, C, H, W)
+    fixed: Tensor  # (N, C, H, W)
+
+    @classmethod
+    def of(cls, encoded: Encoded, ids: Sequence[int], seed: int, device: torch.device) -> "_Posterior | None":
+        """Those of `encoded`, None for images without a deviation."""
+        if encoded.deviation is None:
+            return None
+        deviation = encoded.deviation.to(device)
+        fixed = normal_per_item(seed, "posterior", ids, tuple(deviation.shape[1:])).to(device)
+        return cls(deviation, deviation * fixed)
+
+    def draw(self, index: Tensor, exact: Tensor, generator: torch.Generator) -> Tensor:
+        """What is added to the means at `index` (B,), the same each time where `exact`: (B, C, H, W)."""
+        shape = (len(index), *self.deviation.shape[1:])
+        fresh = torch.randn(shape, generator=generator, device=index.device) * self.deviation[index]
+        return torch.where(exact.view(-1, 1, 1, 1), self.fixed[index], fresh)
 
 
 def _global_state(device: torch.device) -> Tensor:

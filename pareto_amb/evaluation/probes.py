@@ -71,7 +71,8 @@ class Probes:
         for start in range(0, len(numbers), batch_size):
             chunk = numbers[start : start + batch_size]
             index = torch.tensor(chunk) % n
-            clean = denoiser.space.encode(part.images[index]).to(device)
+            encoded = part.encoded or denoiser.space.encode(part.images[index].to(device))
+            clean = (encoded.mean[index] if part.encoded else encoded.mean).to(device)
             noise = normal_per_item(self.seed, f"probes/{kind}", chunk, denoiser.space.shape).to(device)
             told = {**tell(self.seed, chunk), **{name: value[index] for name, value in known.items()}}
             told = {name: value.to(device) for name, value in told.items()}
@@ -84,7 +85,7 @@ class Probes:
 
 def make_probes(train: TrainingSet, heldout: TrainingSet, collapse_level: float, seed: int) -> Probes:
     """The probes of a train size: the first N_PROBES images of either kind, and their levels."""
-    return Probes(_first(train), _first(heldout), probe_levels(collapse_level), seed)
+    return Probes(train.first(N_PROBES), heldout.first(N_PROBES), probe_levels(collapse_level), seed)
 
 
 def probe_levels(collapse_level: float) -> tuple[float, ...]:
@@ -96,8 +97,3 @@ def probe_levels(collapse_level: float) -> tuple[float, ...]:
         return ()
     shares: Sequence[float] = np.geomspace(*PROBED_LEVELS, N_PROBED_LEVELS).tolist()
     return tuple(float(f"{share * collapse_level:.3g}") for share in shares)
-
-
-def _first(part: TrainingSet) -> TrainingSet:
-    labels = part.labels[:N_PROBES] if part.labels is not None else None
-    return TrainingSet(part.images[:N_PROBES], part.ids[:N_PROBES], labels, part.n_classes)

@@ -207,8 +207,8 @@ def _first_step(
         if isinstance(found, (FloatDistribution, CategoricalDistribution))
     }
     tried = method.create(method.resolve(chosen, noise), config.sampling.sigma_max)
-    images = training_set.images[:2]
-    channels, height, width = images.shape[1:]
+    training_set = training_set.first(2)
+    channels, height, width = training_set.images.shape[1:]
     with torch.device("meta"):
         denoiser = build_denoiser(training, (channels, height, width), training_set.n_classes, method)
     OPTIMIZERS[training.optimizer](
@@ -218,9 +218,9 @@ def _first_step(
         eps=training.eps,
         weight_decay=training.weight_decay,
     )
-    material = tried.material(denoiser.space.encode(images), training_set.ids[: len(images)], seed)
-    told = {name: value[: len(images)] for name, value in training_conditioning(training_set).items()}
-    generator, index = make_generator(seed, "rehearsal"), torch.arange(len(images))
+    encoded = training_set.encoded or denoiser.space.encode(training_set.images)
+    material, told = tried.material(encoded.mean, training_set.ids, seed), training_conditioning(training_set)
+    generator, index = make_generator(seed, "rehearsal"), torch.arange(len(training_set.images))
     examples = tried.draw(material, index, noise, generator, lambda moved, exact: (moved, {})).told(told)
     with torch.no_grad():
         meta = {name: value.to("meta") for name, value in examples.conditioning.items()}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pareto_amb.config import NetworkConfig, TrainingConfig
 from pareto_amb.data import TrainingSet
+from pareto_amb.data.subsets import Encoded
 from pareto_amb.diffusion import trainer as trainer_module
 from pareto_amb.diffusion.conditioning import sampling_conditioning, training_conditioning
 from pareto_amb.diffusion.denoiser import Conditioning, Denoiser, PixelSpace
@@ -30,9 +31,9 @@ class HalfSpace:
     shape: tuple[int, int, int] = (2, 4, 4)
     sigma_data: float = 3.0
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Encoded:
         small = nn.functional.avg_pool2d(images.float() / 255, 2)
-        return torch.cat([small, -small], dim=1)
+        return Encoded(torch.cat([small, -small], dim=1))
 
     def decode(self, x: Tensor) -> Tensor:
         large = x[:, :1].repeat_interleave(2, -1).repeat_interleave(2, -2)
@@ -55,9 +56,9 @@ class Constant(Denoiser):
 def test_a_denoiser_of_another_space_is_trained_and_sampled_there(monkeypatch: pytest.MonkeyPatch) -> None:
     words = torch.randn(6, 5)
     monkeypatch.setattr(trainer_module, "build_denoiser", lambda *_: Constant())
-    monkeypatch.setattr(trainer_module, "training_conditioning", lambda _: {"words": words})
-    trainer = Trainer(TrainingSet(IMAGES, list(range(6)), None, 0), CONFIG, Algorithm1(), seed=0)
-    assert torch.equal(trainer._material[0], HalfSpace().encode(IMAGES))
+    training_set = TrainingSet(IMAGES, list(range(6)), None, 0, told={"words": words})
+    trainer = Trainer(training_set, CONFIG, Algorithm1(), seed=0)
+    assert torch.equal(trainer._material[0], HalfSpace().encode(IMAGES).mean)
     loss = trainer.train(16)
 
     denoiser: Any = trainer.denoiser
@@ -84,7 +85,7 @@ def test_a_denoiser_of_another_space_is_trained_and_sampled_there(monkeypatch: p
 def test_pixel_values_round_trip() -> None:
     space = PixelSpace((1, 16, 16))
     levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
-    encoded = space.encode(levels)
+    encoded = space.encode(levels).mean
     assert (float(encoded.min()), float(encoded.max())) == (-1, 1)
     assert torch.equal(space.decode(encoded), levels)
     assert space.decode(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]

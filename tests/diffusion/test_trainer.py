@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,8 @@ def test_the_first_step_is_that_of_the_optimizer_on_the_summed_loss(optimizer: s
     before = [p.detach().clone() for p in trainer.denoiser.parameters()]
 
     index = torch.randint(12, (16,), generator=generator)
-    batch = trainer.method.draw(trainer._material, index, trainer._noise, generator, trainer._augment)
+    augment = partial(trainer._augment, index)
+    batch = trainer.method.draw(trainer._material, index, trainer._noise, generator, augment)
     denoised = trainer.denoiser(batch.noisy, batch.sigma, batch.conditioning)
     loss = trainer.method.loss(denoised, batch, 0.5).mean()
     gradients = torch.autograd.grad(64 * loss, list(trainer.denoiser.parameters()))  # 8 x 8 pixels

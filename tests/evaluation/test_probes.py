@@ -55,7 +55,7 @@ def test_every_model_denoises_the_same_noise_whatever_the_batch() -> None:
 
 def test_a_model_that_knows_the_training_images_has_a_smaller_error_on_them() -> None:
     known = some_images(6)
-    bank = PixelSpace((1, 4, 4)).encode(known.images).flatten(1)
+    bank = PixelSpace((1, 4, 4)).encode(known.images).mean.flatten(1)
 
     class Posterior(Shrink):
         """The optimal denoiser of the training images: E[x_0 | x] over them."""

@@ -1,0 +1,96 @@
+"""A text-to-image model in parts, as plain data: what travels to workers, and denoisers are built from."""
+
+import hashlib
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pareto_amb.config import ScheduleConfig
+from pareto_amb.errors import UserError
+
+CLASSES = {
+    "UNet2DConditionModel": "diffusers",
+    "AutoencoderKL": "diffusers",
+    "CLIPTextModel": "transformers",
+}
+"""The classes that a part may be of, and their libraries."""
+
+EXTRA = "install it by `pip install 'pareto-amb[text]'`"
+
+
+def library(name: str) -> Any:
+    """One of the libraries of the extra; UserError where it is missing."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(f"text-to-image needs {name}, which is not there; {EXTRA}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A network of one of CLASSES: its configuration, and its weights; None: fresh ones, to be trained."""
+
+    kind: str
+    config: Mapping[str, Any]
+    weights: Mapping[str, Tensor] | None = None
+
+    def build(self) -> nn.Module:
+        """The network; fresh weights are drawn from torch's global generator."""
+        made = getattr(library(CLASSES[self.kind]), self.kind)
+        if self.kind == "CLIPTextModel":
+            network = made(library("transformers").CLIPTextConfig(**self.config))
+        else:
+            network = made.from_config(dict(self.config))
+        if self.weights is not None and next(network.parameters()).device.type != "meta":
+            network.load_state_dict(self.weights)
+        assert isinstance(network, nn.Module)
+        return network.requires_grad_(self.weights is None)
+
+
+@dataclass(frozen=True, eq=False)
+class TextModel:
+    """The parts of a text-to-image model.
+
+    `prediction` is what the U-Net predicts, `schedule` the noise of its steps. Without `vae` its images are
+    pixels. `origin` is where it was read from, None for one that is made here. `tokenizer` is one of
+    transformers.
+    """
+
+    unet: Part
+    text_encoder: Part
+    vae: Part | None
+    tokenizer: Any
+    prediction: str
+    schedule: ScheduleConfig
+    origin: str | None = None
+
+    def tokens(self, captions: Sequence[str]) -> Tensor:
+        """The captions as token numbers, cut or filled up to one length: int64 (N, L)."""
+        if not captions:
+            return torch.zeros(0, self.tokenizer.model_max_length, dtype=torch.int64)
+        read = self.tokenizer(
+            list(captions),
+            padding="max_length",
+            truncation=True,
+            max_length=self.tokenizer.model_max_length,
+            return_tensors="pt",
+        )
+        found: Tensor = read["input_ids"]
+        return found
+
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of the configurations, the tokenizer and the weights."""
+        digest = hashlib.sha256()
+        for part in filter(None, (self.unet, self.text_encoder, self.vae)):
+            digest.update(json.dumps(dict(part.config), sort_keys=True, default=str).encode())
+            for name, tensor in sorted((part.weights or {}).items()):
+                digest.update(name.encode())
+                digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
+        digest.update(f"{self.prediction} {self.schedule!r}".encode())
+        digest.update(json.dumps(sorted(self.tokenizer.get_vocab().items())).encode())
+        return digest.hexdigest()
