@@ -100,4 +100,5 @@ def probe_levels(collapse_level: float) -> tuple[float, ...]:
 
 def _first(part: TrainingSet) -> TrainingSet:
     labels = part.labels[:N_PROBES] if part.labels is not None else None
-    return TrainingSet(part.images[:N_PROBES], part.ids[:N_PROBES], labels, part.n_classes)
+    captions = part.captions[:N_PROBES] if part.captions is not None else None
+    return TrainingSet(part.images[:N_PROBES], part.ids[:N_PROBES], labels, part.n_classes, captions)
