@@ -153,10 +153,20 @@ class DataConfig(_Model):
         False,
         description="train with the class labels of the set; training images are then balanced by class",
     )
+    captions: bool = Field(False, description="train with a caption for each image; not with conditional")
+    skip_uncaptioned: bool = Field(
+        False, description="with captions: leave out images without one; otherwise they are refused"
+    )
     origin: str = Field("", description="told to the user when the data is missing")
     published: Literal["cifar10", "ffhq", "tiny-imagenet"] | None = Field(
         None, description="the set of the paper that these images are: the report compares with its figures"
     )
+
+    @model_validator(mode="after")
+    def _told_one_thing(self) -> Self:
+        if self.captions and self.conditional:
+            raise ValueError("captions and conditional are both true; set one of them to false")
+        return self
 
 
 class NetworkConfig(_Model):

@@ -1,11 +1,100 @@
 """What all tests share."""
 
+import json
 import signal
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import torch
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _sigint_interrupts() -> None:
     """As at a terminal: a shell lets its background jobs ignore it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def write_pipeline(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a random Stable Diffusion pipeline, that of a prediction and a scheduler; returns its folder."""
+
+    def write(prediction: str = "epsilon", **scheduler: object) -> Path:
+        return _write_pipeline(tmp_path / f"pipeline-{prediction}", prediction, scheduler)
+
+    return write
+
+
+def _write_pipeline(folder: Path, prediction: str, scheduler: dict[str, object]) -> Path:
+    """Write a random Stable Diffusion pipeline of a few hundred kB, of 16 x 16 colour images with 4 x 8 x 8 latents; the same weights each time."""
+    diffusers, transformers = pytest.importorskip("diffusers"), pytest.importorskip("transformers")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unet = diffusers.UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            cross_attention_dim=16,
+            attention_head_dim=8,
+            norm_num_groups=4,
+        )
+        vae = diffusers.AutoencoderKL(
+            block_out_channels=(8, 8),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            latent_channels=4,
+            norm_num_groups=4,
+            sample_size=16,
+        )
+        text_encoder = transformers.CLIPTextModel(
+            transformers.CLIPTextConfig(
+                vocab_size=len(_vocabulary()),
+                hidden_size=16,
+                intermediate_size=32,
+                projection_dim=16,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                max_position_embeddings=12,
+                bos_token_id=0,
+                eos_token_id=1,
+                pad_token_id=1,
+            )
+        )
+    noise = {
+        "steps_offset": 1,
+        "clip_sample": False,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        **scheduler,
+    }
+    pipeline = diffusers.StableDiffusionPipeline(
+        unet=unet,
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=_tokenizer(folder),
+        scheduler=diffusers.DDPMScheduler(prediction_type=prediction, **noise),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def _vocabulary() -> dict[str, int]:
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    return {token: number for number, token in enumerate(tokens)}
+
+
+def _tokenizer(folder: Path) -> object:
+    files = folder.parent / f"{folder.name}-words"
+    files.mkdir(parents=True, exist_ok=True)
+    (files / "vocab.json").write_text(json.dumps(_vocabulary()))
+    (files / "merges.txt").write_text("#version: 0.2\n")
+    return pytest.importorskip("transformers").CLIPTokenizer(
+        str(files / "vocab.json"), str(files / "merges.txt"), model_max_length=12
+    )

@@ -238,6 +238,26 @@ def test_prepared_data_says_what_it_is_in_one_line(call: Callable[..., Done], tm
     assert_refused(call("data", "prepare", "set", "--output", "set.zip", cwd=tmp_path), "is already there")
 
 
+def test_prepared_data_leaves_out_what_it_is_told_to(call: Callable[..., Done], tmp_path: Path) -> None:
+    source = save_images(tmp_path / "set", "0.png", "1.png", "2.png")
+    (source / "0.txt").write_text("a fox")
+    (source / "1.txt").write_text("another fox")
+    (source / "1.png").write_bytes(b"no image")
+    prepare = ("data", "prepare", "set", "--resolution", "8", "--output")
+    assert_refused(call(*prepare, "set.zip", cwd=tmp_path), "'2.png'", "--skip-uncaptioned", "--no-captions")
+    refused = call(*prepare, "set.zip", "--no-captions", cwd=tmp_path)
+    assert_refused(refused, "'1.png': broken", "--skip-corrupt")
+    done = call(*prepare, "set.zip", "--skip-uncaptioned", "--skip-corrupt", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "note: images without a caption are left out: 1 of 3",
+        "note: broken images are left out: 1 of 2 ('1.png')",
+        "set.zip: 1 images of 8 x 8, no labels, captions",
+    ]
+    done = call(*prepare, "all.zip", "--no-captions", "--skip-corrupt", cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "all.zip: 2 images of 8 x 8, no labels"
+
+
 def test_spaces_and_version(tmp_path: Path) -> None:
     listed = run("spaces", cwd=tmp_path).stdout
     named = [line.split()[0] for line in listed.splitlines()]

@@ -1,7 +1,7 @@
-"""The image files of a folder or a zip, and their class labels: names and bytes, no pixels.
+"""The image files of a folder or a zip, their class labels, and the files that may hold captions.
 
-A zip is never extracted. What it says about itself is not trusted: names, sizes, compression and
-`dataset.json` are checked before a byte of an image is read.
+Names and bytes, no pixels. A zip is never extracted. What it says about itself is not trusted: names, sizes,
+compression and `dataset.json` are checked before a byte of an image is read.
 """
 
 import json
@@ -23,8 +23,10 @@ from pareto_amb.reading import is_folder, open_regular, read_file
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 LABEL_FILE = "dataset.json"
+METADATA_FILE = "metadata.jsonl"
 MAX_IMAGE_BYTES = 256 * 2**20
-MAX_LABEL_BYTES = 128 * 2**20
+MAX_LABEL_BYTES = 256 * 2**20
+MAX_SIDECAR_BYTES = 64 * 2**10
 MAX_CLASSES = 100_000
 
 _ENCRYPTED = 0x1
@@ -46,24 +48,28 @@ class ImageFiles:
     """The images of one folder or zip, sorted by POSIX path relative to it.
 
     `read` returns the bytes of one name and may be called from several threads; `label_file` holds
-    the bytes of `dataset.json`, if there is one.
+    the bytes of `dataset.json`, if there is one. `texts` are the names, to be read as well, of each
+    `metadata.jsonl` and of the text files beside images; none where captions are not wanted.
     """
 
     names: tuple[str, ...]
     read: Callable[[str], bytes]
     label_file: bytes | None
     notes: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
 
 
 @contextmanager
-def open_files(path: Path) -> Iterator[ImageFiles]:
+def open_files(path: Path, captions: bool = False) -> Iterator[ImageFiles]:
     """Yield the images of a folder (recursively) or zip; hidden and other files are ignored.
+
+    With `captions`, also the files that may hold those, which are then checked like the images.
 
     Raises UserError when `path` cannot be read, is not a whole zip, holds an entry that points
     outside of it, or holds no image.
     """
     if is_folder(path):
-        yield _not_empty(path, _list_folder(path))
+        yield _not_empty(path, _list_folder(path, captions))
         return
     with open_regular(path) as file:
         try:
@@ -76,7 +82,7 @@ def open_files(path: Path) -> Iterator[ImageFiles]:
                 "or name a folder or zip of images"
             ) from error
         with archive:
-            yield _not_empty(path, _list_zip(path, archive))
+            yield _not_empty(path, _list_zip(path, archive, captions))
 
 
 def read_labels(path: Path, files: ImageFiles, from_folders: bool) -> tuple[int, ...] | None:
@@ -94,6 +100,17 @@ def read_labels(path: Path, files: ImageFiles, from_folders: bool) -> tuple[int,
     return None
 
 
+def sidecar(name: str) -> str:
+    """The text file that may hold the caption of an image: a.txt of a.png."""
+    return name.rpartition(".")[0] + ".txt"
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """Names from outside within a line: the first `most`, quoted, and how many more there are."""
+    shown = ", ".join(map(_shown, names[:most]))
+    return shown + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
 def _not_empty(path: Path, files: ImageFiles) -> ImageFiles:
     if not files.names:
         raise UserError(f"no images in {path} (looked for {', '.join(EXTENSIONS)})")
@@ -101,25 +118,44 @@ def _not_empty(path: Path, files: ImageFiles) -> ImageFiles:
 
 
 def _is_image(name: str) -> bool:
-    """True for a visible file with one of EXTENSIONS; a file in a hidden folder is hidden."""
-    hidden = any(part.startswith(".") for part in name.split("/"))
-    return not hidden and name.lower().endswith(EXTENSIONS)
+    """True for a visible file with one of EXTENSIONS."""
+    return name.lower().endswith(EXTENSIONS) and not _is_hidden(name)
 
 
-def _list_folder(path: Path) -> ImageFiles:
+def _is_hidden(name: str) -> bool:
+    """True also for a file in a hidden folder."""
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def _find_texts(names: Sequence[str]) -> tuple[str, ...]:
+    """Those of `names` that may hold captions: each visible metadata.jsonl, and text files beside images."""
+    sidecars = {sidecar(name) for name in names if _is_image(name)}
+    metadata = {name for name in names if name.rpartition("/")[2] == METADATA_FILE and not _is_hidden(name)}
+    return tuple(sorted(metadata | sidecars.intersection(names)))
+
+
+def _limit(name: str) -> int:
+    """The most bytes that a file of this name may have."""
+    if name.endswith(".txt"):
+        return MAX_SIDECAR_BYTES
+    return MAX_IMAGE_BYTES if _is_image(name) else MAX_LABEL_BYTES
+
+
+def _list_folder(path: Path, captions: bool) -> ImageFiles:
     names: list[str] = []
     linked = 0
     for parent, folders, file_names in os.walk(path, onerror=_raise_unreadable):
         linked += sum(Path(parent, folder).is_symlink() for folder in folders)
         folders[:] = [folder for folder in folders if not folder.startswith(".")]
         relative = Path(parent).relative_to(path)
-        names += filter(_is_image, ((relative / name).as_posix() for name in file_names))
+        names += ((relative / name).as_posix() for name in file_names)
     label_path = path / LABEL_FILE
     return ImageFiles(
-        names=tuple(sorted(names)),
-        read=lambda name: _read_file(path / name, MAX_IMAGE_BYTES),
+        names=tuple(sorted(filter(_is_image, names))),
+        read=lambda name: _read_file(path / name, _limit(name)),
         label_file=_read_file(label_path, MAX_LABEL_BYTES) if label_path.exists() else None,
         notes=(f"linked folders are not followed: {linked} left out",) if linked else (),
+        texts=_find_texts(names) if captions else (),
     )
 
 
@@ -138,12 +174,14 @@ def _read_file(path: Path, limit: int) -> bytes:
     return read_file(path, limit)
 
 
-def _list_zip(path: Path, archive: zipfile.ZipFile) -> ImageFiles:
+def _list_zip(path: Path, archive: zipfile.ZipFile, captions: bool) -> ImageFiles:
     entries: dict[str, zipfile.ZipInfo] = {}
+    texts = _find_texts(archive.namelist()) if captions else ()
+    wanted = {LABEL_FILE, *texts}
     for entry in archive.infolist():
         name = entry.filename
         _check_inside(path, name)
-        if entry.is_dir() or not (_is_image(name) or name == LABEL_FILE):
+        if entry.is_dir() or not (_is_image(name) or name in wanted):
             continue
         if name in entries:
             raise UserError(f"{path}: {_shown(name)} is in the zip twice; pack it again")
@@ -156,7 +194,7 @@ def _list_zip(path: Path, archive: zipfile.ZipFile) -> ImageFiles:
             return _read_entry(path, archive, entries[name])
 
     label_file = read(LABEL_FILE) if LABEL_FILE in entries else None
-    return ImageFiles(tuple(sorted(filter(_is_image, entries))), read, label_file)
+    return ImageFiles(tuple(sorted(filter(_is_image, entries))), read, label_file, texts=texts)
 
 
 def _check_inside(path: Path, name: str) -> None:
@@ -177,8 +215,7 @@ def _check_entry(path: Path, entry: zipfile.ZipInfo) -> None:
             f"{shown} is compressed by method {entry.compress_type}; "
             "pack the zip again with 'deflate' or 'store'"
         )
-    limit = MAX_LABEL_BYTES if entry.filename == LABEL_FILE else MAX_IMAGE_BYTES
-    _check_size(shown, entry.file_size, limit)
+    _check_size(shown, entry.file_size, _limit(entry.filename))
 
 
 def _check_size(shown: str, size: int, limit: int) -> None:
@@ -201,13 +238,19 @@ def _read_entry(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) ->
     return content
 
 
-def _labels_from_json(shown: str, content: bytes, names: Sequence[str]) -> tuple[int, ...] | None:
+def parse_dataset_json(shown: str, content: bytes) -> dict[str, Any]:
+    """What a `dataset.json` says. UserError, which begins with `shown`, where it is no mapping in JSON."""
     try:
         parsed = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{shown} is not JSON ({reason(error)}); write it again") from error
     if not isinstance(parsed, dict):
         raise UserError(f'{shown} must be a mapping such as {{"labels": [["a.png", 0]]}}; correct it')
+    return parsed
+
+
+def _labels_from_json(shown: str, content: bytes, names: Sequence[str]) -> tuple[int, ...] | None:
+    parsed = parse_dataset_json(shown, content)
     if parsed.get("labels") is None:
         return None
     labels = _label_table(shown, parsed["labels"])

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from pareto_amb.config import DataConfig
+from pareto_amb.data.captioned_digits import caption_digits
+from pareto_amb.data.captions import Uncaptioned, read_captions
 from pareto_amb.data.decoding import decode, fit
 from pareto_amb.data.files import open_files, read_labels
 from pareto_amb.errors import UserError
@@ -37,7 +40,8 @@ class Pictures:
     """An image set that is decoded one image at a time.
 
     `load(index)` returns uint8 pixels (C, H, W) and what was changed on the way; it may be called from
-    several threads.
+    several threads. `names` are those of the files, empty where there are none; `captions` is None where they
+    are not wanted, or the set has none.
     """
 
     name: str
@@ -45,6 +49,8 @@ class Pictures:
     load: Callable[[int], tuple[NDArray[np.uint8], Changes]]
     labels: Sequence[int] | None
     notes: tuple[str, ...] = ()
+    names: Sequence[str] = ()
+    captions: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +59,9 @@ class ImageSet:
 
     `images` is uint8 (N, C, H, W) and `labels` int64 (N,), or None when the set has none;
     `n_classes` is 0 without labels. Labels are there whether or not training is to use them: that
-    is `data.conditional`. `fingerprint` is the SHA-256, in hex, of shape, pixels and labels;
-    `notes` are lines for the user about what was done to the images.
+    is `data.conditional`. `captions` has N lines; None unless `data.captions`. `fingerprint` is the SHA-256,
+    in hex, of shape, pixels, labels and captions; `notes` are lines for the user about what was done to the
+    images.
     """
 
     images: Tensor
@@ -63,6 +70,7 @@ class ImageSet:
     name: str
     fingerprint: str
     notes: tuple[str, ...] = ()
+    captions: tuple[str, ...] | None = None
 
 
 def load_images(config: DataConfig, progress: Progress | None = None) -> ImageSet:
@@ -71,13 +79,20 @@ def load_images(config: DataConfig, progress: Progress | None = None) -> ImageSe
     `progress(done, total)` is called from this thread as images become ready.
 
     Raises UserError, naming the culprit, when the data is missing, unreadable, broken or hostile,
-    or has no labels although `config.conditional` asks for them.
+    or has no labels although `config.conditional` asks for them, or no captions although
+    `config.captions` does.
     """
-    with open_pictures(config, lambda names: config.conditional) as pictures:
+    rule = Uncaptioned(config.skip_uncaptioned, "data.skip_uncaptioned=true") if config.captions else None
+    with open_pictures(config, lambda names: config.conditional, rule) as pictures:
+        if config.captions and pictures.captions is None:
+            raise UserError(
+                f"data.captions is true but {pictures.name} has no captions; add a metadata.jsonl with "
+                'file_name and text, "captions" in dataset.json, or a.txt beside a.png, or set it to false'
+            )
         pixels, changes = _fill(pictures, config, progress or _ignore)
     counts = Counter(change for image_changes in changes for change in image_changes)
     notes = (*pictures.notes, *describe_changes(counts, pictures.total))
-    image_set = _image_set(pictures.name, pixels, pictures.labels, notes)
+    image_set = _image_set(pictures.name, pixels, pictures.labels, notes, pictures.captions)
     if config.conditional and image_set.labels is None:
         raise UserError(
             f"data.conditional is true but {image_set.name} has no labels; "
@@ -91,50 +106,73 @@ def _ignore(done: int, total: int) -> None:
 
 
 @contextmanager
-def open_pictures(config: DataConfig, are_classes: AreClasses) -> Iterator[Pictures]:
+def open_pictures(
+    config: DataConfig, are_classes: AreClasses, uncaptioned: Uncaptioned | None
+) -> Iterator[Pictures]:
     """Yield the images that `config` names, not yet decoded; they can be loaded inside the block only.
+
+    Captions are read unless `uncaptioned` is None, and images without one are treated as it says.
 
     Raises UserError, naming the culprit, when the data is missing, unreadable or hostile.
     """
-    with _SOURCES[config.source](config, are_classes) as pictures:
+    with _SOURCES[config.source](config, are_classes, uncaptioned) as pictures:
         yield pictures
 
 
 @contextmanager
-def _open_digits(config: DataConfig, are_classes: AreClasses) -> Iterator[Pictures]:
+def _open_digits(
+    config: DataConfig, are_classes: AreClasses, uncaptioned: Uncaptioned | None
+) -> Iterator[Pictures]:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    yield _from_arrays("digits", pixels, digits.target, config)
+    captions = None if uncaptioned is None else caption_digits(digits.target)
+    yield _from_arrays("digits", pixels, digits.target, config, captions)
 
 
 @contextmanager
-def _open_files(config: DataConfig, are_classes: AreClasses) -> Iterator[Pictures]:
+def _open_files(
+    config: DataConfig, are_classes: AreClasses, uncaptioned: Uncaptioned | None
+) -> Iterator[Pictures]:
     if config.path is None:
         raise UserError("data.path is missing; set data.path in the file, or --set data.path=FOLDER_OR_ZIP")
     path = _find(config.path, config.origin)
-    with open_files(path) as files:
+    with open_files(path, captions=uncaptioned is not None) as files:
+        labels: Sequence[int] | None = read_labels(path, files, from_folders=are_classes(files.names))
+        captions: Sequence[str] | None = read_captions(path, files, uncaptioned) if uncaptioned else None
+        names, notes = files.names, files.notes
+        if captions is not None and not all(captions):
+            notes = (*notes, f"images without a caption are left out: {captions.count('')} of {len(names)}")
+            names = tuple(compress(names, captions))
+            labels = None if labels is None else tuple(compress(labels, captions))
+            captions = tuple(filter(None, captions))
 
         def load(index: int) -> tuple[NDArray[np.uint8], Changes]:
-            name = files.names[index]
+            name = names[index]
             shown = f"{path}: {name!r:.200}"
             return decode(files.read(name), shown, config.resolution, config.channels)
 
-        labels = read_labels(path, files, from_folders=are_classes(files.names))
-        yield Pictures(path.name, len(files.names), load, labels, files.notes)
+        yield Pictures(path.name, len(names), load, labels, notes, names, captions)
 
 
 @contextmanager
-def _open_cifar10(config: DataConfig, are_classes: AreClasses) -> Iterator[Pictures]:
+def _open_cifar10(
+    config: DataConfig, are_classes: AreClasses, uncaptioned: Uncaptioned | None
+) -> Iterator[Pictures]:
     if config.path is None:
         root = expand(os.environ.get(DATA_VARIABLE) or "~/.cache/pareto-amb")
     else:
         root = _find(config.path, config.origin)
         if not is_folder(root) or _holds_images(root):
-            with _open_files(config, are_classes) as pictures:
+            with _open_files(config, are_classes, uncaptioned) as pictures:
                 yield pictures
             return
+    if config.captions:
+        raise UserError(
+            "data.captions is true but cifar10 has no captions; set it to false, or data.path to a folder or "
+            "zip with captions"
+        )
 
     from torchvision.datasets import CIFAR10
 
@@ -151,7 +189,9 @@ def _open_cifar10(config: DataConfig, are_classes: AreClasses) -> Iterator[Pictu
     yield _from_arrays("cifar10", cifar10.data, cifar10.targets, config)
 
 
-_SOURCES: dict[str, Callable[[DataConfig, AreClasses], AbstractContextManager[Pictures]]] = {
+Source = Callable[[DataConfig, AreClasses, Uncaptioned | None], AbstractContextManager[Pictures]]
+
+_SOURCES: dict[str, Source] = {
     "digits": _open_digits,
     "images": _open_files,
     "cifar10": _open_cifar10,
@@ -190,13 +230,14 @@ def _from_arrays(
     arrays: NDArray[np.uint8],
     labels: Sequence[int],
     config: DataConfig,
+    captions: Sequence[str] | None = None,
 ) -> Pictures:
     """The images of uint8 arrays (N, H, W) or (N, H, W, 3)."""
 
     def load(index: int) -> tuple[NDArray[np.uint8], Changes]:
         return fit(Image.fromarray(arrays[index]), config.resolution, config.channels)
 
-    return Pictures(name, len(arrays), load, labels)
+    return Pictures(name, len(arrays), load, labels, captions=captions)
 
 
 def _fill(
@@ -246,12 +287,16 @@ def describe_changes(counts: Counter[str], total: int) -> tuple[str, ...]:
 
 
 def from_pixels(pixels: NDArray[np.uint8], name: str) -> ImageSet:
-    """A set without labels of images that are in memory, (N, C, H, W)."""
-    return _image_set(name, np.ascontiguousarray(pixels), None, ())
+    """A set without labels and captions of images that are in memory, (N, C, H, W)."""
+    return _image_set(name, np.ascontiguousarray(pixels), None, (), None)
 
 
 def _image_set(
-    name: str, pixels: NDArray[np.uint8], labels: Sequence[int] | None, notes: tuple[str, ...]
+    name: str,
+    pixels: NDArray[np.uint8],
+    labels: Sequence[int] | None,
+    notes: tuple[str, ...],
+    captions: Sequence[str] | None,
 ) -> ImageSet:
     numbers = None if labels is None else np.asarray(labels, dtype=np.int64)
     return ImageSet(
@@ -259,14 +304,19 @@ def _image_set(
         labels=None if numbers is None else torch.from_numpy(numbers),
         n_classes=0 if numbers is None else int(numbers.max()) + 1,
         name=name,
-        fingerprint=_fingerprint(pixels, numbers),
+        fingerprint=_fingerprint(pixels, numbers, captions),
         notes=notes,
+        captions=None if captions is None else tuple(captions),
     )
 
 
-def _fingerprint(pixels: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> str:
+def _fingerprint(
+    pixels: NDArray[np.uint8], labels: NDArray[np.int64] | None, captions: Sequence[str] | None
+) -> str:
     digest = hashlib.sha256(f"{pixels.shape} {labels is not None}".encode())
     digest.update(pixels.data)
     if labels is not None:
         digest.update(labels.astype("<i8").data)
+    if captions is not None:
+        digest.update("\n".join(["captions", *captions]).encode())
     return digest.hexdigest()

@@ -32,6 +32,7 @@ class Encoded:
 class TrainingSet:
     """What one training sees: `images` uint8 (N, C, H, W), `ids` in the whole set, `labels` (N,).
 
+    `captions` has N lines; None unless `data.captions`.
     `encoded` and `told` are worked out once for many trainings: the images where the model denoises them, and
     what it is told of each beside its class, by name (N, ...).
     """
@@ -40,6 +41,7 @@ class TrainingSet:
     ids: list[int]
     labels: Tensor | None
     n_classes: int
+    captions: tuple[str, ...] | None = None
     encoded: Encoded | None = None
     told: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -54,16 +56,20 @@ class TrainingSet:
             self.ids[:count],
             None if self.labels is None else self.labels[:count],
             self.n_classes,
+            None if self.captions is None else self.captions[:count],
             encoded,
             {name: value[:count] for name, value in self.told.items()},
         )
 
 
 def take_training_set(image_set: ImageSet, index: Tensor, conditional: bool) -> TrainingSet:
-    """The images at `index` (N,), with their labels when training is `conditional`."""
+    """The images at `index` (N,), with their labels when training is `conditional`, and with their captions
+    where the set was loaded with them."""
+    images, ids = image_set.images[index], index.tolist()
+    captions = None if image_set.captions is None else tuple(image_set.captions[each] for each in ids)
     if not conditional or image_set.labels is None:
-        return TrainingSet(image_set.images[index], index.tolist(), None, 0)
-    return TrainingSet(image_set.images[index], index.tolist(), image_set.labels[index], image_set.n_classes)
+        return TrainingSet(images, ids, None, 0, captions)
+    return TrainingSet(images, ids, image_set.labels[index], image_set.n_classes, captions)
 
 
 def split(image_set: ImageSet, train_size: int, seed: int, conditional: bool) -> Split:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from pareto_amb.config import DataConfig
 from pareto_amb.data import ImageSet, image_set, load_images
+from pareto_amb.data import prepare as preparing
 from pareto_amb.data.decoding import decode
 from pareto_amb.data.prepare import AT_ONCE, prepare
 from pareto_amb.errors import UserError
@@ -43,15 +44,19 @@ def load(path: Path, **options) -> ImageSet:
     return load_images(DataConfig(source="images", path=str(path), **shape))
 
 
-def labels_in(path: Path) -> object:
+def table_in(path: Path) -> dict[str, object]:
     with zipfile.ZipFile(path) as archive:
-        return json.loads(archive.read("dataset.json"))["labels"]
+        return json.loads(archive.read("dataset.json"))
 
 
-def refusal(source: object, output: Path, resolution=8, channels=3) -> str:
+def labels_in(path: Path) -> object:
+    return table_in(path)["labels"]
+
+
+def refusal(source: object, output: Path, resolution=8, channels=3, **options) -> str:
     before = sorted(output.parent.rglob("*")) if output.parent.is_dir() else None
     with pytest.raises(UserError) as caught:
-        prepare(str(source), output, resolution, channels)
+        prepare(str(source), output, resolution, channels, **options)
     assert "\n" not in str(caught.value)
     after = sorted(output.parent.rglob("*")) if output.parent.is_dir() else None
     assert after == before
@@ -154,6 +159,7 @@ def test_cifar10_is_a_named_set(output: Path, monkeypatch: pytest.MonkeyPatch):
     assert np.array_equal(found.images.permute(0, 2, 3, 1).numpy(), Downloaded.data)
     assert found.labels is not None
     assert found.labels.tolist() == [3, 1, 4, 1, 5]
+    assert list(table_in(output)) == ["labels"]
 
 
 def test_few_images_are_in_memory_however_large_the_set(
@@ -191,7 +197,92 @@ def test_hostile_and_broken_zips_are_named_and_leave_nothing(tmp_path: Path, out
 def test_an_image_cut_short_late_in_a_folder_leaves_nothing(tmp_path: Path, output: Path):
     source = fill(tmp_path / "set", *(f"{k:03}.png" for k in range(2 * AT_ONCE)))
     (source / "zzz.png").write_bytes(picture(0)[:60])
+    assert refusal(source, output).endswith("replace or remove it, or leave it out with --skip-corrupt")
     assert "'zzz.png'" in refusal(source, output)
+
+
+def test_the_zip_says_which_file_each_image_was_made_of(tmp_path: Path, output: Path):
+    source = fill(tmp_path / "set", "b/1.png", "a/0.jpg")
+    (source / "a" / "two\nlines, \udcff.png").write_bytes(picture(7))
+    prepare(str(source), output, 8, 3)
+    assert table_in(output)["names"] == [
+        ["img/00000/img00000000.png", "a/0.jpg"],
+        ["img/00000/img00000001.png", "a/two\nlines, \udcff.png"],
+        ["img/00000/img00000002.png", "b/1.png"],
+    ]
+    prepare(str(output), tmp_path / "again.zip", 8, 3)
+    assert load(tmp_path / "again.zip").fingerprint == load(output).fingerprint
+
+
+def test_broken_images_are_all_named(tmp_path: Path, output: Path):
+    source = fill(tmp_path / "set", *(f"{k:03}.png" for k in range(AT_ONCE + 30)))
+    for k in (5, AT_ONCE + 2):
+        (source / f"{k:03}.png").write_bytes(picture(0)[:60])
+    message = refusal(source, output)
+    assert f"set: 2 of {AT_ONCE + 30} images are broken: '005.png', '{AT_ONCE + 2:03}.png'; " in message
+    assert "--skip-corrupt" in message
+    for k in range(30):
+        (source / f"{k:03}.png").write_bytes(b"")
+    message = refusal(source, output)
+    assert "'018.png', '019.png' and 11 more; " in message
+
+
+def test_broken_images_are_left_out_when_asked(tmp_path: Path, output: Path):
+    source = fill(tmp_path / "set", "a/0.png", "a/1.png", "b/2.png", "c/3.png")
+    texts = [{"file_name": f"{k}.png", "text": f"number {k}"} for k in range(4)]
+    for folder, row in zip("aabc", texts, strict=True):
+        with (source / folder / "metadata.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    whole = load(source, captions=True)
+    for broken in ("a/0.png", "c/3.png"):
+        (source / broken).write_bytes(b"no image")
+    done = prepare(str(source), output, 8, 3, skip_corrupt=True)
+    assert (done.images, done.n_classes) == (2, 2)
+    assert done.notes[0] == "broken images are left out: 2 of 4 ('a/0.png', 'c/3.png')"
+    assert done.notes[1].startswith("2 of 2 images were ")
+    found = load(output, captions=True)
+    assert torch.equal(found.images, whole.images[1:3])
+    assert found.captions == ("number 1", "number 2")
+    assert table_in(output) == {
+        "labels": [["img/00000/img00000000.png", 0], ["img/00000/img00000001.png", 1]],
+        "captions": [["img/00000/img00000000.png", "number 1"], ["img/00000/img00000001.png", "number 2"]],
+        "names": [["img/00000/img00000000.png", "a/1.png"], ["img/00000/img00000001.png", "b/2.png"]],
+    }
+
+
+def test_a_set_of_broken_images_alone_is_refused(tmp_path: Path, output: Path):
+    source = fill(tmp_path / "set", "0.png", "1.png")
+    for path in source.iterdir():
+        path.write_bytes(b"no image")
+    message = refusal(source, output, skip_corrupt=True)
+    assert "set: none of its 2 images can be decoded; " in message
+    assert "'0.png': broken or cut short" in message
+
+
+def test_where_one_image_has_a_caption_all_must_unless_told_otherwise(tmp_path: Path, output: Path):
+    source = fill(tmp_path / "set", "0.png", "1.png", "2.png")
+    (source / "1.txt").write_text("a fox")
+    message = refusal(source, output)
+    assert "2 of 3 images have no caption: '0.png', '2.png'; " in message
+    assert "--skip-uncaptioned" in message
+    assert "--no-captions" in message
+    done = prepare(str(source), output, 8, 3, captions=False)
+    assert (done.images, done.captioned) == (3, False)
+    assert "captions" not in table_in(output)
+    output.unlink()
+    done = prepare(str(source), output, 8, 3, skip_uncaptioned=True)
+    assert (done.images, done.captioned) == (1, True)
+    assert done.notes[0] == "images without a caption are left out: 2 of 3"
+    assert table_in(output)["names"] == [["img/00000/img00000000.png", "1.png"]]
+
+
+def test_a_table_too_long_to_be_read_again_is_refused_before_an_image_is_decoded(
+    tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+):
+    source = fill(tmp_path / "set", "0.png")
+    monkeypatch.setattr(preparing, "MAX_LABEL_BYTES", 60)
+    monkeypatch.setattr(image_set, "decode", None)
+    assert "dataset.json would have 67 bytes, more than 60" in refusal(source, output)
 
 
 def test_the_output_must_be_new_and_outside_of_the_source(tmp_path: Path, output: Path):
