@@ -19,6 +19,7 @@ from pareto_amb.declared import BASELINE, Declared
 from pareto_amb.diffusion.conditioning import sampling_conditioning
 from pareto_amb.diffusion.methods import Method
 from pareto_amb.diffusion.sampler import generate
+from pareto_amb.diffusion.text.parts import TextModel
 from pareto_amb.diffusion.trainer import Trainer
 from pareto_amb.errors import UserError
 from pareto_amb.evaluation.encoders import Encoder
@@ -60,6 +61,7 @@ class SweepAssets:
     probes: Mapping[int, Probes]
     fid_encoder: Encoder
     similarity_encoder: Encoder
+    text_model: TextModel | None
     storage_uri: str
     stop_sign: Any
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False, kw_only=True)
@@ -107,7 +109,9 @@ class TrialTrainable(Trainable):
             seed=trial.seed,
             branched_at=trial.branched_at,
             device=self._device,
+            text_model=assets.text_model,
         )
+        self._captions = training_set.captions or ()
         name = checkpoint_name(trial.id)
         with storing():
             saved = self._store.read(name)
@@ -267,7 +271,7 @@ class TrialTrainable(Trainable):
         samples = generate(
             denoiser,
             seeds,
-            sampling_conditioning(denoiser, method.hidden),
+            sampling_conditioning(denoiser, method.hidden, self._captions),
             base_seed=sweep.seed,
             sigma_stop=method.sigma_stop,
             device=self._device,

@@ -103,6 +103,11 @@ def build_denoiser(
     `text_model`. Raises what `create_network` raises.
     """
     if text_model is not None:
+        if method.masked:
+            raise UserError(
+                f"method {method.name} hides pixels, of which network '{config.network.name}' is not told; "
+                "take it out of search.methods"
+            )
         return build_text_denoiser(config, image_shape, text_model)
     channels, resolution = image_shape[0], image_shape[-1]
     return create_network(

@@ -28,13 +28,13 @@ _MAX_JSON = 2**24
 _WANTED = ("*.json", "*.txt", "*/*.json", "*/*.txt", *(f"{part}/*.safetensors" for part in COMPONENTS))
 
 
-def load_pipeline(path: str) -> TextModel:
-    """The parts of the Stable Diffusion pipeline in a folder, or of that name on the hub.
+def load_pipeline(path: str, fetch: bool = True) -> TextModel:
+    """The parts of the Stable Diffusion pipeline in a folder or, where `fetch`, of that name on the hub.
 
     Raises UserError, naming the culprit, where it is not there, lacks a component, has another architecture
     or its weights are pickles.
     """
-    folder = _folder(path)
+    folder = _folder(path, fetch)
     index = _read_json(folder / "model_index.json", "name a folder that save_pretrained wrote")
     for name, classes in COMPONENTS.items():
         given = index.get(name)
@@ -55,7 +55,7 @@ def load_pipeline(path: str) -> TextModel:
             str(folder / "tokenizer"), local_files_only=True
         ),
     )
-    return TextModel(
+    model = TextModel(
         Part("UNet2DConditionModel", _plain(unet.config), unet.state_dict()),
         Part("CLIPTextModel", text_encoder.config.to_diff_dict(), text_encoder.state_dict()),
         Part("AutoencoderKL", _plain(vae.config), vae.state_dict()),
@@ -64,10 +64,14 @@ def load_pipeline(path: str) -> TextModel:
         _schedule(path, scheduler),
         origin=path,
     )
+    return model.fingerprinted()
 
 
-def _folder(path: str) -> Path:
-    """The folder of a pipeline, fetched from the hub where `path` is none on this machine."""
+def _folder(path: str, fetch: bool) -> Path:
+    """The folder of a pipeline, fetched from the hub where `path` is none on this machine.
+
+    Without `fetch`, what was fetched earlier alone is looked at.
+    """
     local = expand(path)
     if look_at(local) is not None:
         if not is_folder(local):
@@ -80,11 +84,11 @@ def _folder(path: str) -> Path:
         )
     hub = library("huggingface_hub")
     try:
-        return Path(hub.snapshot_download(path, allow_patterns=list(_WANTED)))
+        return Path(hub.snapshot_download(path, allow_patterns=list(_WANTED), local_files_only=not fetch))
     except Exception as error:  # whatever a network and a library make of it
         raise UserError(
-            f"{path}: cannot be fetched from the hub ({reason(error)}); fetch it elsewhere, and set "
-            "training.network.options.path to its folder"
+            f"{path}: cannot be had from the hub ({reason(error)}); fetch it yourself, by `hf download "
+            f"{path}` or elsewhere, and set training.network.options.path to its folder"
         ) from error
 
 
