@@ -399,6 +399,13 @@ class EvaluationConfig(_Model):
         description="images of a second, final measurement of DDPM, the confirmed trainings and their "
         "controls, in figures of its own; null: none",
     )
+    other_prompts: int = Field(
+        0,
+        ge=0,
+        le=10**8,
+        description="of models that are told captions: images generated at each rung from shuffled captions, "
+        "and from unseen ones, beside the `n_samples` by training captions; 0: none",
+    )
     reference: Literal["full", "heldout"] = Field(
         "full", description="FID against the whole set or the images left out of training"
     )
@@ -737,6 +744,8 @@ class SweepConfig(_Model):
             self._check_grid(declared)
         _check_network(self.training.network, self.data, info)
         _check_text(self.data, self.training, self.sampling)
+        if self.evaluation.other_prompts and not self.data.captions:
+            raise ValueError("evaluation.other_prompts: only for models that are told captions; set it to 0")
         if len(set(self.full_rung_images())) < len(self.evaluation.rungs):
             raise ValueError("evaluation.rungs lie less than one batch apart")
         if len(set(self.rung_images())) < len(self.rung_images()):

@@ -109,6 +109,11 @@ def build_denoiser(
                 "take it out of search.methods"
             )
         return build_text_denoiser(config, image_shape, text_model)
+    if method.captioned:
+        raise UserError(
+            f"method {method.name} is for models that are told captions: take it out of search.methods, or "
+            "set data.captions, and training.network.name to captioned or pipeline"
+        )
     channels, resolution = image_shape[0], image_shape[-1]
     return create_network(
         config.network.name,

@@ -26,6 +26,7 @@ from pareto_amb.diffusion.trainer import OPTIMIZERS, VERSION, noise_distribution
 from pareto_amb.errors import UserError
 from pareto_amb.evaluation.encoders import Encoder, load_encoder
 from pareto_amb.evaluation.probes import N_PROBES, Probes, make_probes
+from pareto_amb.evaluation.prompts import Prompts, make_prompts
 from pareto_amb.printable import reason
 from pareto_amb.randomness import make_generator
 from pareto_amb.search.proposals import distributions
@@ -75,6 +76,14 @@ class Materials(LoadedImages):
             size: make_probes(train, self.heldout_probes[size], collapse_levels[size], config.seed)
             for size, train in self.training_sets.items()
         }
+
+    def prompts(self, config: SweepConfig) -> dict[int, Prompts]:
+        """The captions that the trials of each train size are sampled by; none without captions."""
+        known, found = self.image_set.captions or (), {}
+        for size, part in self.splits.items() if known else ():
+            train, heldout = ([known[k] for k in index.tolist()] for index in (part.train, part.heldout))
+            found[size] = make_prompts(train, heldout, config.seed)
+        return found
 
     def fingerprints(self) -> dict[str, Any]:
         """What identifies data, encoders and the training: a resumed sweep must find the same."""

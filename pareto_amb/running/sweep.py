@@ -174,6 +174,7 @@ def _make_assets(run: RunDirectory, plan: Plan, gpus: float) -> SweepAssets:
         fid_encoder=materials.fid_encoder,
         similarity_encoder=materials.similarity_encoder,
         text_model=materials.text_model,
+        prompts=materials.prompts(config),
         storage_uri=run.storage_uri(config),
         stop_sign=put_up_sign(),
         credentials=storage_credentials(run.storage_uri(config)),

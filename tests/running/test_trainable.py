@@ -63,6 +63,7 @@ def prepared() -> dict[str, Any]:
         "fid_encoder": materials.fid_encoder,
         "similarity_encoder": materials.similarity_encoder,
         "text_model": None,
+        "prompts": {},
         "stop_sign": None,
     }
 
