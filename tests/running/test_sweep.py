@@ -24,6 +24,7 @@ import pytest
 import torch
 import yaml
 from mlflow import MlflowClient
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -603,3 +604,80 @@ def test_auto_sets_the_range_once_and_a_resumed_sweep_keeps_it(tmp_path: Path) -
     assert len(trials) == 1
     assert trials.sigma_tn.between(written["low"], written["high"]).all()
     assert "at 50 images, whose collapse level is" in (tmp_path / "run" / "report.html").read_text()
+
+
+def captioned_sweep(folder: Path, pipeline: Path) -> None:
+    """Write 40 images with captions, and a sweep that trains low-rank additions of a pipeline on some."""
+    (folder / "images").mkdir()
+    generator = np.random.default_rng(0)
+    for k in range(40):
+        pixels = generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{k:02}.png")
+        (folder / "images" / f"{k:02}.txt").write_text(f"a handwritten one by {'xyz'[k % 3] * (k // 3 + 1)}")
+    values = {
+        "name": "captions",
+        "data": {"source": "images", "path": "images", "resolution": 16, "captions": True},
+        "space": {"train_size": [16], "sigma_tn": "auto", "mix_ratio": [0.5], "text_noise": [0.1]},
+        "training": {
+            "network": {"name": "pipeline", "options": {"path": str(pipeline)}},
+            "adapt": {"kind": "lora", "rank": 2},
+            "noise": {"kind": "schedule"},
+            "caption_dropout": 0.1,
+            "images": 256,
+            "batch_size": 8,
+            "ema_halflife_images": 32,
+        },
+        "sampling": {"steps": 3, "sigma_min": 0.03, "sigma_max": 14.6, "guidance": 2.0, "solver": "dpmpp_2m"},
+        "evaluation": {
+            "fid_encoder": "pixels",
+            "similarity_encoder": "pixels",
+            "n_samples": 20,
+            "other_prompts": 8,
+            "rungs": [0.5, 1.0],
+            "probes": [0.25],
+        },
+        "search": {
+            "methods": ["s23_algorithm1"],
+            "trials": 2,
+            "baseline_seeds": 2,
+            "confirm": {"candidates": 0},
+        },
+    }
+    (folder / "captions.yaml").write_text(yaml.safe_dump(values))
+
+
+@pytest.mark.timeout(600)
+def test_a_killed_text_to_image_sweep_goes_on_to_a_model_that_diffusers_loads(
+    tmp_path: Path, start: Start, write_pipeline: Callable[..., Path]
+) -> None:
+    captioned_sweep(tmp_path, write_pipeline("v_prediction"))
+    results = tmp_path / "run" / "results.parquet"
+    process = start("sweep", "captions.yaml", "--output", "run")
+    before = wait_for_table(results, lambda table: bool((table.n_samples > 0).any()), process)
+    family = below(process.pid)
+    kill(process)
+    wait_for_end(family)
+    call("sweep", "--resume", "run", cwd=tmp_path)
+
+    table = pd.read_parquet(results)
+    assert table.trial_id.nunique() == 4
+    kept = table.merge(before, on=["trial_id", "rung"], suffixes=("", "_before"))
+    assert len(kept) == len(before)
+    full = table[table.n_samples > 0]
+    figures = ["memorization_shuffled_captions", "memorization_unseen_captions", "caption_magnitude"]
+    assert full[figures].notna().all().all()
+    assert (table[table.method != "ddpm"].text_noise == 0.1).all()
+    written = yaml.safe_load((tmp_path / "run" / "sweep.yaml").read_text())
+    (searched_range,) = written["space"]["sigma_tn"].values()
+    assert 0 < searched_range["low"] < searched_range["high"]
+    trial, rung = full.iloc[-1][["trial_id", "rung"]]
+    with np.load(tmp_path / "run" / "samples" / trial / f"rung-{rung}.npz") as stored:
+        assert stored["prompt"][0].startswith("a handwritten one by ")
+        assert len(stored["prompt"]) == len(stored["caption"]) == len(stored["samples"])
+    assert "recommendation.yaml" in {path.name for path in (tmp_path / "run").iterdir()}
+
+    recommendation = yaml.safe_load((tmp_path / "run" / "recommendation.yaml").read_text())
+    if not recommendation.get("recommendations"):
+        return
+    call("train", "run/recommendation.yaml", cwd=tmp_path)
+    assert (tmp_path / "run" / "training" / "lora").is_dir()
