@@ -16,6 +16,7 @@ from pareto_amb.evaluation.intervals import Estimate, clopper_pearson
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
+_POINTS = 500
 _CANDIDATES = 1000
 """Thresholds tried for the bound on epsilon, at most, counted from either end of the ROC."""
 
@@ -63,6 +64,16 @@ def roc(statistic: Floats, member: Mask) -> Roc:
         false_positives=np.concatenate([[0], last + 1 - hits]),
         true_positives=np.concatenate([[0], hits]),
     )
+
+
+def thinned(found: Roc) -> NDArray[np.int64]:
+    """Positions of a ROC, rising, that show it on linear and on logarithmic axes."""
+    last = len(found.thresholds) - 1
+    if last <= _POINTS:
+        return np.arange(last + 1)
+    spread = np.geomspace(1, last, _POINTS // 2).round().astype(np.int64)
+    even = np.linspace(0, last, _POINTS // 2).astype(np.int64)
+    return np.unique(np.concatenate([spread, last - spread + 1, even]))
 
 
 def auc(statistic: Floats, member: Mask) -> Estimate:
