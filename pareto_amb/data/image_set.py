@@ -37,7 +37,7 @@ class Pictures:
     """An image set that is decoded one image at a time.
 
     `load(index)` returns uint8 pixels (C, H, W) and what was changed on the way; it may be called from
-    several threads.
+    several threads. `names` are those of the files, empty where there are none.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Pictures:
     load: Callable[[int], tuple[NDArray[np.uint8], Changes]]
     labels: Sequence[int] | None
     notes: tuple[str, ...] = ()
+    names: Sequence[str] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +55,8 @@ class ImageSet:
     `images` is uint8 (N, C, H, W) and `labels` int64 (N,), or None when the set has none;
     `n_classes` is 0 without labels. Labels are there whether or not training is to use them: that
     is `data.conditional`. `fingerprint` is the SHA-256, in hex, of shape, pixels and labels;
-    `notes` are lines for the user about what was done to the images.
+    `notes` are lines for the user about what was done to the images; `names` those of their files, empty
+    where there are none.
     """
 
     images: Tensor
@@ -63,6 +65,7 @@ class ImageSet:
     name: str
     fingerprint: str
     notes: tuple[str, ...] = ()
+    names: Sequence[str] = ()
 
 
 def load_images(config: DataConfig, progress: Progress | None = None) -> ImageSet:
@@ -77,7 +80,7 @@ def load_images(config: DataConfig, progress: Progress | None = None) -> ImageSe
         pixels, changes = _fill(pictures, config, progress or _ignore)
     counts = Counter(change for image_changes in changes for change in image_changes)
     notes = (*pictures.notes, *describe_changes(counts, pictures.total))
-    image_set = _image_set(pictures.name, pixels, pictures.labels, notes)
+    image_set = _image_set(pictures.name, pixels, pictures.labels, notes, pictures.names)
     if config.conditional and image_set.labels is None:
         raise UserError(
             f"data.conditional is true but {image_set.name} has no labels; "
@@ -122,7 +125,7 @@ def _open_files(config: DataConfig, are_classes: AreClasses) -> Iterator[Picture
             return decode(files.read(name), shown, config.resolution, config.channels)
 
         labels = read_labels(path, files, from_folders=are_classes(files.names))
-        yield Pictures(path.name, len(files.names), load, labels, files.notes)
+        yield Pictures(path.name, len(files.names), load, labels, files.notes, files.names)
 
 
 @contextmanager
@@ -251,7 +254,11 @@ def from_pixels(pixels: NDArray[np.uint8], name: str) -> ImageSet:
 
 
 def _image_set(
-    name: str, pixels: NDArray[np.uint8], labels: Sequence[int] | None, notes: tuple[str, ...]
+    name: str,
+    pixels: NDArray[np.uint8],
+    labels: Sequence[int] | None,
+    notes: tuple[str, ...],
+    names: Sequence[str] = (),
 ) -> ImageSet:
     numbers = None if labels is None else np.asarray(labels, dtype=np.int64)
     return ImageSet(
@@ -261,6 +268,7 @@ def _image_set(
         name=name,
         fingerprint=_fingerprint(pixels, numbers),
         notes=notes,
+        names=tuple(names),
     )
 
 
