@@ -1,5 +1,6 @@
 """The page of an audit: can an attacker tell who was trained on, and which images are at risk."""
 
+import html
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 
 from pareto_amb.audit.influence import FALSE_DISCOVERY_RATE
-from pareto_amb.audit.report import LOWER_BOUND, RATES, Attack, Audit, remarks, verdict
+from pareto_amb.audit.report import LOWER_BOUND, RATES, Attack, Audit, compare, remarks, verdict
 from pareto_amb.audit.roc import thinned
 from pareto_amb.dashboards import formats, theme
 from pareto_amb.dashboards.evaluation import GATES
+from pareto_amb.dashboards.gallery import data_uri
 from pareto_amb.dashboards.page import render_page
 from pareto_amb.evaluation.gate import Answer
 from pareto_amb.evaluation.intervals import Estimate
@@ -21,6 +24,9 @@ from pareto_amb.printable import printable
 from pareto_amb.storage import write_text
 
 TEMPLATE = "audit.html.jinja"
+STRIP = 24
+"""Images of each state that a comparison shows, at most."""
+
 SHOWN = 60
 """Images at risk on the page, at most; audit.csv has all."""
 BINS = 60
@@ -45,14 +51,16 @@ class AttackRow:
 
 @dataclass(frozen=True)
 class ImageRow:
-    """One image at risk, in words."""
+    """One image at risk, in words; its picture as a data URI, empty where it is not shown."""
 
+    picture: str
     name: str
     file: str
     mem: str
     error: str
     p_value: str
     found_out: str
+    copies: str
 
 
 @dataclass(frozen=True)
@@ -75,17 +83,33 @@ class Section:
     mem: dict[str, Any]
 
 
-def write_page(audits: Sequence[Audit], path: Path, gate: Answer | None = None) -> None:
+Images = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two kinds of training side by side: how many images are at risk of which, and some of them."""
+
+    before: str
+    after: str
+    counts: list[tuple[str, int, str, list[ImageRow]]]
+    spec: dict[str, Any]
+
+
+def write_page(
+    audits: Sequence[Audit], path: Path, gate: Answer | None = None, images: Images | None = None
+) -> None:
     """Write the page, whole or not at all. Raises OSError when it cannot be."""
-    write_text(path, render(audits, gate))
+    write_text(path, render(audits, gate, images))
 
 
-def render(audits: Sequence[Audit], gate: Answer | None = None) -> str:
-    """The page as text, with what a gate said."""
+def render(audits: Sequence[Audit], gate: Answer | None = None, images: Images | None = None) -> str:
+    """The page as text, with what a gate said of the last audit; `images` (n, C, H, W) are shown."""
     return render_page(
         TEMPLATE,
         True,
-        sections=[_section(number, audit) for number, audit in enumerate(audits)],
+        sections=[_section(number, audit, images) for number, audit in enumerate(audits)],
+        comparison=_comparison(audits[0], audits[1], images) if len(audits) == 2 else None,
         lower_bound=LOWER_BOUND,
         rates=[f"{rate:.1%}" for rate in RATES],
         discovery=f"{FALSE_DISCOVERY_RATE:.0%}",
@@ -96,7 +120,63 @@ def render(audits: Sequence[Audit], gate: Answer | None = None) -> str:
     )
 
 
-def _section(number: int, audit: Audit) -> Section:
+STATES = {
+    "protected": ("Protected", "at risk with {before} alone", theme.RECOMMENDED),
+    "still_at_risk": ("Still at risk", "with both", theme.DDPM),
+    "newly_at_risk": ("Newly at risk", "not with {before}", theme.GENERATED),
+}
+"""What becomes of an image: its title, what that means, and its colour."""
+
+
+def _comparison(before: Audit, after: Audit, images: Images | None) -> Comparison:
+    names = {"before": printable(before.name), "after": printable(after.name)}
+    return Comparison(
+        **names,
+        counts=[
+            (
+                STATES[key][0],
+                len(found),
+                STATES[key][1].format(**names),
+                [_image_row(before if key == "protected" else after, i, images) for i in found[:STRIP]],
+            )
+            for key, found in compare(before, after).items()
+        ],
+        spec=json.loads(comparison_figure(before, after).to_json()),
+    )
+
+
+def comparison_figure(before: Audit, after: Audit) -> go.Figure:
+    """What training on each image changes, with either kind of training; on the dashes both are the same."""
+    x, y = before.change, after.change
+    state = np.full(len(x), "neither", dtype=object)
+    for key, found in compare(before, after).items():
+        state[found] = key
+    figure = go.Figure()
+    titles = {"neither": ("At risk with neither", "", theme.HELDOUT), **STATES}
+    names = np.array([html.escape(printable(name)) for name in before.scores.images], dtype=object)
+    for key, (title, _, colour) in titles.items():
+        here = state == key
+        figure.add_trace(
+            go.Scatter(
+                x=x[here].tolist(),
+                y=y[here].tolist(),
+                mode="markers",
+                marker={"size": 7, "color": theme.translucent(colour, 0.65)},
+                name=f"{title}: {int(here.sum()):,}",
+                hovertext=names[here].tolist(),
+                hovertemplate="%{hovertext}: %{x:.3g}, %{y:.3g}<extra></extra>",
+            )
+        )
+    ends = [float(min(x.min(), y.min())), float(max(x.max(), y.max()))]
+    line = {"dash": "dash", "width": 1.5, "color": theme.INK}
+    figure.add_trace(go.Scatter(x=ends, y=ends, mode="lines", line=line, name="the same", hoverinfo="skip"))
+    figure.update_layout(template=theme.TEMPLATE, height=460)
+    figure.update_xaxes(title_text=f"mem with {html.escape(printable(before.name))}")
+    figure.update_yaxes(title_text=f"mem with {html.escape(printable(after.name))}")
+    return figure
+
+
+def _section(number: int, audit: Audit, images: Images | None) -> Section:
     m, n = audit.scores.member.shape
     first, told = audit.first, any(attack.auc.low > 0.5 for attack in audit.attacks)
     return Section(
@@ -115,7 +195,7 @@ def _section(number: int, audit: Audit) -> Section:
         attacks=[_attack_row(attack) for attack in audit.attacks],
         notes=[printable(note) for note in remarks(audit)],
         n_at_risk=len(audit.at_risk),
-        at_risk=[_image_row(audit, i) for i in audit.at_risk[:SHOWN]],
+        at_risk=[_image_row(audit, i, images) for i in audit.at_risk[:SHOWN]],
         roc=json.loads(roc_figure(audit).to_json()),
         mem=json.loads(mem_figure(audit).to_json()),
     )
@@ -136,15 +216,18 @@ def _attack_row(attack: Attack) -> AttackRow:
     )
 
 
-def _image_row(audit: Audit, i: int) -> ImageRow:
+def _image_row(audit: Audit, i: int, images: Images | None) -> ImageRow:
     found = audit.influence
+    copies = audit.copies
     return ImageRow(
+        picture="" if images is None else data_uri(images[i]),
         name=printable(audit.scores.images[i]),
         file=printable(audit.scores.files[i]),
         mem=formats.number(float(found.mem[i])),
         error=formats.number(float(found.standard_error[i]), 2),
         p_value=f"{found.p_value[i]:.2g}",
         found_out=formats.percent(float(audit.found_out[i])),
+        copies="" if copies is None else formats.number(1000 * float(copies.mem[i]), 2),
     )
 
 
@@ -222,6 +305,7 @@ def mem_figure(audit: Audit) -> go.Figure:
         )
     figure.add_vline(x=0, line={"color": theme.INK, "width": 1, "dash": "dot"})
     figure.update_layout(template=theme.TEMPLATE, height=360, barmode="stack", bargap=0)
-    figure.update_xaxes(title_text="mem: what training on the image changes about it")
+    unit = ", in standard deviations between models" if len(audit.scores.names) > 1 else ""
+    figure.update_xaxes(title_text=f"mem: what training on the image changes about it{unit}")
     figure.update_yaxes(title_text="images", rangemode="tozero")
     return figure

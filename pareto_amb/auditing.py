@@ -17,7 +17,7 @@ from pyarrow import csv as arrow_csv
 
 from pareto_amb.audit.halves import FEWEST_MODELS
 from pareto_amb.audit.influence import FALSE_DISCOVERY_RATE, Influence
-from pareto_amb.audit.report import LOWER_BOUND, Attack, Audit, Scores, remarks, verdict
+from pareto_amb.audit.report import LOWER_BOUND, Attack, Audit, Scores, compare, remarks, verdict
 from pareto_amb.audit.roc import thinned
 from pareto_amb.errors import UserError
 from pareto_amb.evaluation.gate import Answer
@@ -33,7 +33,7 @@ MAX_SCORES = 32
 MAX_VALUES = 10_000_000
 COLUMNS = (
     "audit", "image", "file", "models_in", "models_out", "mem", "standard_error", "p_value", "significant",
-    "found_out",
+    "found_out", "copies", "copies_standard_error",
 )  # fmt: skip
 """Of audit.csv; then mem and its standard error of every score."""
 
@@ -191,7 +191,13 @@ def to_json(audits: Sequence[Audit], gate: Answer | None = None) -> dict[str, An
         "lower_bound": LOWER_BOUND,
         "gate": None if gate is None else dict(vars(gate)),
         "audits": [_plain_audit(audit) for audit in audits],
+        "comparison": _plain_comparison(*audits) if len(audits) == 2 else None,
     }
+
+
+def _plain_comparison(before: Audit, after: Audit) -> dict[str, list[str]]:
+    images = before.scores.images
+    return {key: [printable(images[i]) for i in found] for key, found in compare(before, after).items()}
 
 
 def _plain_audit(audit: Audit) -> dict[str, Any]:
@@ -211,9 +217,14 @@ def _plain_audit(audit: Audit) -> dict[str, Any]:
             "smallest_p_value": found.smallest_p,
             "mean_by_score": {printable(k): float(each.mem.mean()) for k, each in audit.by_score.items()},
         },
+        "copies": None if audit.copies is None else _plain_copies(audit.copies),
         "at_risk": [printable(audit.scores.images[i]) for i in audit.at_risk],
         "notes": remarks(audit),
     }
+
+
+def _plain_copies(found: Influence) -> dict[str, Any]:
+    return {"mean": float(found.mem.mean()), "significant": int((found.significant & (found.mem > 0)).sum())}
 
 
 def _plain_attack(attack: Attack) -> dict[str, Any]:
@@ -262,7 +273,7 @@ def _write_rows(table: Any, audit: Audit, names: Sequence[str]) -> None:
                 len(scores.member) - inside[i],
             ]
             + [f"{value:.6g}" for value in (found.mem[i], found.standard_error[i], found.p_value[i])]
-            + [int(i in risky), f"{audit.found_out[i]:.6g}"]
+            + [int(i in risky), f"{audit.found_out[i]:.6g}", *_pair(audit.copies, i)]
             + [text for one in each for text in _pair(one, i)]
         )
 

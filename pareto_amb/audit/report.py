@@ -66,13 +66,17 @@ class Attack:
 
 @dataclass(frozen=True, eq=False)
 class Audit:
-    """One kind of training. `influence` is that of all scores together, `by_score` of each, in its unit."""
+    """One kind of training. `influence` is that of all scores together, `by_score` of each, in its unit.
+
+    `copies` is that of the share of a model's samples that are copies of the image, None where it drew none.
+    """
 
     name: str
     scores: Scores
     attacks: tuple[Attack, ...]
     influence: Influence
     by_score: Mapping[str, Influence]
+    copies: Influence | None = None
 
     @property
     def first(self) -> Attack:
@@ -86,13 +90,33 @@ class Audit:
 
     @cached_property
     def at_risk(self) -> list[int]:
-        """The significant images, by falling mem."""
-        order = np.argsort(-self.influence.mem, kind="stable")
-        return [int(i) for i in order if self.influence.significant[i] and self.influence.mem[i] > 0]
+        """The images that are significant by their scores or their copies, by falling copies and mem."""
+        kinds = [self.influence] if self.copies is None else [self.copies, self.influence]
+        risky = np.any([kind.significant & (kind.mem > 0) for kind in kinds], axis=0)
+        order = np.lexsort([-kind.mem for kind in reversed(kinds)])
+        return [int(i) for i in order if risky[i]]
+
+    @cached_property
+    def change(self) -> Floats:
+        """What training on an image takes from its scores, averaged over them, in their unit: (n,)."""
+        return np.asarray(np.mean([each.mem for each in self.by_score.values()], axis=0))
 
 
-def audit_scores(name: str, scores: Scores) -> Audit:
-    """Attack the models by all attacks, and measure what training on each image changes."""
+def compare(before: Audit, after: Audit) -> dict[str, list[int]]:
+    """Images at risk of two audits of the same images: of the first alone, of both, of the second alone."""
+    first, second = before.at_risk, after.at_risk
+    return {
+        "protected": [i for i in first if i not in set(second)],
+        "still_at_risk": [i for i in second if i in set(first)],
+        "newly_at_risk": [i for i in second if i not in set(first)],
+    }
+
+
+def audit_scores(name: str, scores: Scores, copies: Floats | None = None) -> Audit:
+    """Attack the models by all attacks, and measure what training on each image changes.
+
+    `copies` (m, n) are shares of a model's samples that are copies of the image, where that is known.
+    """
     values, member = scores.values, scores.member
     every = {score: influence(-values[:, :, k], member) for k, score in enumerate(scores.names)}
     only = next(iter(every.values()))
@@ -102,6 +126,7 @@ def audit_scores(name: str, scores: Scores) -> Audit:
         attacks=tuple(_attack(key, values, member) for key in ATTACKS),
         influence=only if len(every) == 1 else influence(combined(values, member), member),
         by_score=every,
+        copies=None if copies is None else influence(copies, member),
     )
 
 
@@ -133,9 +158,10 @@ def verdict(audit: Audit) -> str:
     else:
         told = "No attack tried here tells which images a model was trained on; a better one may."
     if not risky:
-        return f"{told} No image is changed so much by being trained on that it can be named."
-    share = f"{risky:,} of {n:,} images"
-    return f"{told} {share} {'is' if risky == 1 else 'are'} memorized beyond what chance explains."
+        return f"{told} On no image does being trained on leave a trace that chance does not explain."
+    return (
+        f"{told} On {risky:,} of {n:,} images being trained on leaves a trace that chance does not explain."
+    )
 
 
 def remarks(audit: Audit) -> list[str]:
