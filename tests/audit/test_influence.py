@@ -15,7 +15,7 @@ from pareto_amb.audit.influence import FALSE_DISCOVERY_RATE, combined, influence
 Draw = Callable[..., tuple[NDArray[np.float64], NDArray[np.bool_]]]
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 1000), st.sampled_from([8, 16]), st.sampled_from([10, 50]))
 def test_averaged_over_images_mem_is_the_generalization_gap(
     scores_of: Draw, seed: int, m: int, n: int

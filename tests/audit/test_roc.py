@@ -19,6 +19,7 @@ Draw = Callable[..., tuple[NDArray[np.float64], NDArray[np.bool_]]]
 tied = arrays(np.float64, (8, 5), elements=st.integers(-3, 3).map(float))
 
 
+@settings(deadline=None)
 @given(tied, st.integers(0, 100))
 def test_the_curve_is_scikit_learns_also_with_ties(
     scores_of: Draw, statistic: NDArray[np.float64], seed: int
@@ -34,6 +35,7 @@ def test_the_curve_is_scikit_learns_also_with_ties(
     assert area.low <= area.value <= area.high
 
 
+@settings(deadline=None)
 @given(tied, st.floats(0, 1))
 def test_no_threshold_has_a_higher_rate_of_hits_at_the_rate_of_false_ones(
     scores_of: Draw, statistic: NDArray[np.float64], fpr: float
@@ -46,6 +48,7 @@ def test_no_threshold_has_a_higher_rate_of_hits_at_the_rate_of_false_ones(
     assert found.low <= found.value <= found.high
 
 
+@settings(deadline=None)
 @given(st.integers(1, 500), st.data(), st.floats(0.5, 0.999))
 def test_clopper_pearson_is_scipys(n: int, data: st.DataObject, confidence: float) -> None:
     count = data.draw(st.integers(0, n))
@@ -92,7 +95,7 @@ def test_the_threshold_is_chosen_on_other_models_than_the_bound_rests_on(scores_
     assert epsilon_bound(statistic, member).value == 0
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.floats(0, 0.5))
 def test_a_larger_delta_never_raises_the_bound(scores_of: Draw, delta: float) -> None:
     statistic, member = randomized_response(scores_of, 2.0, 16, 100, 0)

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from pareto_amb.audit.influence import influence
 from pareto_amb.audit.membership import likelihood_ratio
-from pareto_amb.audit.report import audit_scores, judge
+from pareto_amb.audit.report import audit_scores, compare, judge
 from pareto_amb.audit.roc import auc
 from pareto_amb.auditing import read_scores, to_csv, to_json
 from pareto_amb.cli import main
@@ -239,6 +240,29 @@ def test_turned_scores_are_told_so(scores_of: Draw, tmp_path: Path) -> None:
     table(-values, member).to_csv(tmp_path / "a.csv", index=False)
     told = to_json([audit_scores("a", read_scores(tmp_path / "a.csv"))])["audits"][0]
     assert any("turn the sign" in note for note in told["notes"])
+
+
+def test_of_two_kinds_of_training_the_page_says_who_is_protected(scores_of: Draw, tmp_path: Path) -> None:
+    values, member = scores_of(4.0, 16, 40)
+    kept = values.copy()
+    kept[:, :10] += 4.0 * member[:, :10, None]  # trained on without a trace
+    audits = []
+    for name, losses in (("DDPM", values), ("Ours", kept)):
+        table(losses, member).to_csv(tmp_path / "a.csv", index=False)
+        audits.append(audit_scores(name, read_scores(tmp_path / "a.csv"), copies=member * 1e-3))
+    told = to_json(audits)
+    assert set(told["comparison"]["still_at_risk"]) == {f"image {i}" for i in range(40)}  # all were copied
+    audits = [replace(audit, copies=None) for audit in audits]
+    compared = compare(*audits)
+    assert set(compared["protected"]) >= set(range(9))
+    assert set(compared["still_at_risk"]) >= set(range(11, 40))
+    images = np.zeros((40, 1, 8, 8), dtype=np.uint8)
+    page = render(audits, None, images)
+    assert "Who is protected" in page
+    assert page.count('<img src="data:image/png') >= len(audits[0].at_risk)
+    assert "Who is protected" not in render(audits[:1])
+    rows = pd.read_csv(io.StringIO(to_csv(audits)))
+    assert list(rows["audit"].unique()) == ["DDPM", "Ours"]
 
 
 def test_it_needs_no_torch() -> None:
