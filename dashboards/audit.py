@@ -305,7 +305,8 @@ def mem_figure(audit: Audit) -> go.Figure:
         )
     figure.add_vline(x=0, line={"color": theme.INK, "width": 1, "dash": "dot"})
     figure.update_layout(template=theme.TEMPLATE, height=360, barmode="stack", bargap=0)
-    unit = ", in standard deviations between models" if len(audit.scores.names) > 1 else ""
-    figure.update_xaxes(title_text=f"mem: what training on the image changes about it{unit}")
+    several = len(audit.scores.names) > 1
+    unit = "standard deviations between models" if several else "unit of the score"
+    figure.update_xaxes(title_text=f"mem ({unit})")
     figure.update_yaxes(title_text="images", rangemode="tozero")
     return figure
