@@ -10,6 +10,7 @@ from typing import IO, Annotated
 
 import typer
 
+from pareto_amb.commands.audit import audit
 from pareto_amb.commands.encode import encode
 from pareto_amb.commands.evaluate import evaluate
 from pareto_amb.commands.mlflow import sync
@@ -36,7 +37,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (spaces, sweep, report, recommend, train, sample, scan, evaluate, encode):
+for command in (spaces, sweep, report, recommend, train, sample, scan, evaluate, audit, encode):
     app.command()(command)
 
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)

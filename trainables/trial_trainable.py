@@ -103,8 +103,7 @@ class TrialTrainable(Trainable):
         """Set up the training, as far as the sweep's storage has it."""
         trial, assets, sweep = self._trial, self._assets, self._assets.config
         method = assets.methods[trial.method].create(trial.parameters, sweep.sampling.sigma_max)
-        self._training_set = assets.training_sets[trial.train_size]
-        self._reference = assets.references[trial.train_size]
+        self._training_set, self._reference = self._find_training_set(), self._find_reference()
         self._trainer = Trainer(
             self._training_set,
             sweep.training,
@@ -123,6 +122,14 @@ class TrialTrainable(Trainable):
             self._branch()
         self._continue()
         self._begun = True
+
+    def _find_training_set(self) -> TrainingSet:
+        """What the trial is trained on."""
+        return self._assets.training_sets[self._trial.train_size]
+
+    def _find_reference(self) -> TrialReference:
+        """What its samples are measured against."""
+        return self._assets.references[self._trial.train_size]
 
     def _branch(self) -> None:
         """Go on from the first baseline. UserError where what it left is missing or cannot be used."""

@@ -61,7 +61,7 @@ class ImageSet:
     `n_classes` is 0 without labels. Labels are there whether or not training is to use them: that
     is `data.conditional`. `captions` has N lines; None unless `data.captions`. `fingerprint` is the SHA-256,
     in hex, of shape, pixels, labels and captions; `notes` are lines for the user about what was done to the
-    images.
+    images; `names` those of their files, empty where there are none.
     """
 
     images: Tensor
@@ -71,6 +71,7 @@ class ImageSet:
     fingerprint: str
     notes: tuple[str, ...] = ()
     captions: tuple[str, ...] | None = None
+    names: Sequence[str] = ()
 
 
 def load_images(config: DataConfig, progress: Progress | None = None) -> ImageSet:
@@ -92,7 +93,7 @@ def load_images(config: DataConfig, progress: Progress | None = None) -> ImageSe
         pixels, changes = _fill(pictures, config, progress or _ignore)
     counts = Counter(change for image_changes in changes for change in image_changes)
     notes = (*pictures.notes, *describe_changes(counts, pictures.total))
-    image_set = _image_set(pictures.name, pixels, pictures.labels, notes, pictures.captions)
+    image_set = _image_set(pictures.name, pixels, pictures.labels, notes, pictures.captions, pictures.names)
     if config.conditional and image_set.labels is None:
         raise UserError(
             f"data.conditional is true but {image_set.name} has no labels; "
@@ -297,6 +298,7 @@ def _image_set(
     labels: Sequence[int] | None,
     notes: tuple[str, ...],
     captions: Sequence[str] | None,
+    names: Sequence[str] = (),
 ) -> ImageSet:
     numbers = None if labels is None else np.asarray(labels, dtype=np.int64)
     return ImageSet(
@@ -307,6 +309,7 @@ def _image_set(
         fingerprint=_fingerprint(pixels, numbers, captions),
         notes=notes,
         captions=None if captions is None else tuple(captions),
+        names=tuple(names),
     )
 
 

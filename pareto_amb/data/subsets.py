@@ -47,18 +47,22 @@ class TrainingSet:
 
     def first(self, count: int) -> "TrainingSet":
         """The first `count` images."""
-        encoded = self.encoded
+        return self.at(torch.arange(min(count, len(self.images))))
+
+    def at(self, index: Tensor) -> "TrainingSet":
+        """The images at the positions `index` (M,)."""
+        positions, encoded = index.tolist(), self.encoded
         if encoded is not None:
-            deviation = None if encoded.deviation is None else encoded.deviation[:count]
-            encoded = Encoded(encoded.mean[:count], deviation)
+            deviation = None if encoded.deviation is None else encoded.deviation[index]
+            encoded = Encoded(encoded.mean[index], deviation)
         return TrainingSet(
-            self.images[:count],
-            self.ids[:count],
-            None if self.labels is None else self.labels[:count],
+            self.images[index],
+            [self.ids[k] for k in positions],
+            None if self.labels is None else self.labels[index],
             self.n_classes,
-            None if self.captions is None else self.captions[:count],
+            None if self.captions is None else tuple(self.captions[k] for k in positions),
             encoded,
-            {name: value[:count] for name, value in self.told.items()},
+            {name: value[index] for name, value in self.told.items()},
         )
 
 

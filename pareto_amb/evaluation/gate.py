@@ -20,15 +20,14 @@ _STEP, _STEPS = 1.1, 73  # of the search for a number of images: up to a thousan
 
 
 @dataclass(frozen=True)
-class Gate:
-    """What a gate says of an evaluation: `reason` tells why, and what would settle what it leaves open.
+class Answer:
+    """What a gate says: `reason` tells why, and what would settle what it leaves open.
 
-    `limit` is the highest excess copy rate that passes, None where only identical images were looked for.
+    `limit` is the highest figure that passes, None where there is none.
     """
 
     outcome: Outcome
     limit: float | None
-    fail_on_identical: bool
     reason: str
 
     @property
@@ -40,6 +39,16 @@ class Gate:
     def __str__(self) -> str:
         word = {"pass": "passed", "fail": "failed", "inconclusive": "inconclusive"}[self.outcome]
         return f"{word}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Gate(Answer):
+    """What a gate says of an evaluation; the figure is the excess copy rate.
+
+    `limit` is None where only identical images were looked for.
+    """
+
+    fail_on_identical: bool
 
 
 def judge(
@@ -65,7 +74,7 @@ def judge(
     outcome, reason = _judge(report, limit, fail_on_identical)
     if outcome == "inconclusive" and require_conclusive:
         outcome, reason = "fail", f"inconclusive, which counts as failed here: {reason}"
-    return Gate(outcome, limit, fail_on_identical, reason)
+    return Gate(outcome, limit, reason, fail_on_identical)
 
 
 def check_limit(limit: float | None, name: str = "limit") -> None:

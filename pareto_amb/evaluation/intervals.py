@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from pareto_amb.randomness import make_generator
@@ -38,6 +40,20 @@ def wilson(share: float, n: int) -> Estimate:
         return UNKNOWN
     interval = stats.binomtest(round(share * n), n).proportion_ci(0.95, method="wilson")
     return Estimate(share, float(interval.low), float(interval.high))
+
+
+def clopper_pearson(
+    count: ArrayLike, n: ArrayLike, confidence: float = 0.95
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The exact interval of shares observed as `count` of `n` independent trials (Clopper and Pearson 1934).
+
+    Two-sided: each end is missed with probability (1 - `confidence`) / 2 at most. The arguments broadcast.
+    """
+    k, n = np.asarray(count, dtype=np.float64), np.asarray(n, dtype=np.float64)
+    tail = (1 - confidence) / 2
+    low = np.where(k > 0, stats.beta.ppf(tail, k, n - k + 1), 0.0)
+    high = np.where(k < n, stats.beta.isf(tail, k + 1, n - k), 1.0)
+    return low, high
 
 
 def difference(one: Estimate, other: Estimate) -> Estimate:

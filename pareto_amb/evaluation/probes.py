@@ -5,11 +5,12 @@ long before its samples are copies. Nothing is sampled or encoded.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pareto_amb.config import N_PROBED_LEVELS, PROBED_LEVELS
 from pareto_amb.data.subsets import TrainingSet
@@ -65,22 +66,65 @@ class Probes:
         n = len(part.images)
         if not n:
             return []
-        tell, known = sampling_conditioning(denoiser, hidden), training_conditioning(part)
         total = torch.zeros(len(self.levels), dtype=torch.float64, device=device)
         numbers = range(-(-N_PROBES // n) * n)
-        for start in range(0, len(numbers), batch_size):
-            chunk = numbers[start : start + batch_size]
-            index = torch.tensor(chunk) % n
-            encoded = part.encoded or denoiser.space.encode(part.images[index].to(device))
-            clean = (encoded.mean[index] if part.encoded else encoded.mean).to(device)
-            noise = normal_per_item(self.seed, f"probes/{kind}", chunk, denoiser.space.shape).to(device)
-            told = {**tell(self.seed, chunk), **{name: value[index] for name, value in known.items()}}
-            told = {name: value.to(device) for name, value in told.items()}
-            for k, level in enumerate(self.levels):
-                sigma = torch.full((len(chunk),), level, device=device)
-                denoised = denoiser(clean + level * noise, sigma, told)
-                total[k] += (denoised.double() - clean).square().flatten(1).mean(dim=1).sum()
+        given = (part, self.levels, self.seed, f"probes/{kind}", numbers, hidden, batch_size, device)
+        for _, k, errors in _each_error(denoiser, *given):
+            total[k] += errors.sum()
         return [float(value) for value in total / len(numbers)]
+
+
+@torch.inference_mode()
+def image_errors(
+    denoiser: Denoiser,
+    part: TrainingSet,
+    levels: Sequence[float],
+    seed: int,
+    draws: int,
+    hidden: float = 0.0,
+    batch_size: int = 256,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Mean squared errors of each image at each level, over `draws` noises: float64 (N, L).
+
+    As of `Probes.errors`: the noises are the same for every model.
+    """
+    n = len(part.images)
+    total = torch.zeros((n, len(levels)), dtype=torch.float64)
+    given = (part, levels, seed, "audit", range(draws * n), hidden, batch_size, device)
+    for index, k, errors in _each_error(denoiser, *given):
+        total[:, k].index_add_(0, index, errors.cpu())
+    return total / draws
+
+
+def _each_error(
+    denoiser: Denoiser,
+    part: TrainingSet,
+    levels: Sequence[float],
+    seed: int,
+    name: str,
+    numbers: range,
+    hidden: float,
+    batch_size: int,
+    device: torch.device | str,
+) -> Iterator[tuple[Tensor, int, Tensor]]:
+    """The images of a batch (B,), the position of a level, and the squared errors at it, float64 (B,).
+
+    Image `number` modulo their count is denoised with the noise of that number.
+    """
+    tell, known = sampling_conditioning(denoiser, hidden), training_conditioning(part)
+    for start in range(0, len(numbers), batch_size):
+        chunk = numbers[start : start + batch_size]
+        index = torch.tensor(chunk) % len(part.images)
+        encoded = part.encoded or denoiser.space.encode(part.images[index].to(device))
+        clean = (encoded.mean[index] if part.encoded else encoded.mean).to(device)
+        noise = normal_per_item(seed, name, chunk, denoiser.space.shape).to(device)
+        told = {**tell(seed, chunk), **{key: value[index] for key, value in known.items()}}
+        told = {key: value.to(device) for key, value in told.items()}
+        for k, level in enumerate(levels):
+            sigma = torch.full((len(chunk),), level, device=device)
+            denoised = denoiser(clean + level * noise, sigma, told)
+            yield index, k, (denoised.double() - clean).square().flatten(1).mean(dim=1)
 
 
 def make_probes(train: TrainingSet, heldout: TrainingSet, collapse_level: float, seed: int) -> Probes:
@@ -88,12 +132,12 @@ def make_probes(train: TrainingSet, heldout: TrainingSet, collapse_level: float,
     return Probes(train.first(N_PROBES), heldout.first(N_PROBES), probe_levels(collapse_level), seed)
 
 
-def probe_levels(collapse_level: float) -> tuple[float, ...]:
-    """N_PROBED_LEVELS noise levels around `collapse_level`, all in EDM units, to three digits.
+def probe_levels(collapse_level: float, count: int = N_PROBED_LEVELS) -> tuple[float, ...]:
+    """So many noise levels around `collapse_level`, all in EDM units, to three digits.
 
     None where that is infinite: the training images are all the same.
     """
     if math.isinf(collapse_level):
         return ()
-    shares: Sequence[float] = np.geomspace(*PROBED_LEVELS, N_PROBED_LEVELS).tolist()
+    shares: Sequence[float] = np.geomspace(*PROBED_LEVELS, count).tolist()
     return tuple(float(f"{share * collapse_level:.3g}") for share in shares)

@@ -36,6 +36,11 @@ def grid_name(trial_id: str, rung: int) -> str:
     return f"samples/{trial_id}/rung-{rung}.png"
 
 
+def answers_name(trial_id: str) -> str:
+    """Where a model of an audit says, in the run's storage, what it makes of each image."""
+    return f"answers/{trial_id}.npz"
+
+
 @dataclass(frozen=True)
 class RunDirectory:
     """runs/<name>-<time>/ and what lies in it."""
@@ -65,6 +70,11 @@ class RunDirectory:
     @property
     def environment(self) -> Path:
         return self.path / "environment.json"
+
+    @property
+    def audit(self) -> Path:
+        """What an audit does; there is no such file in a sweep."""
+        return self.path / "audit.yaml"
 
     @property
     def stopped(self) -> Path:

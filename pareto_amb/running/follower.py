@@ -9,7 +9,7 @@ import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ray import cloudpickle, tune
 from ray.exceptions import RayTaskError
@@ -18,7 +18,9 @@ from ray.tune.progress_reporter import TrialProgressCallback
 
 from pareto_amb.printable import printable
 from pareto_amb.results.stall import describe_stall, has_stalled
+from pareto_amb.results.table import ResultsTable
 from pareto_amb.running.progress import SweepProgress
+from pareto_amb.running.scheduler import ParetoHalving
 from pareto_amb.running.state import SweepState
 from pareto_amb.running.tracker import Tracker
 from pareto_amb.storage import write_text
@@ -33,10 +35,23 @@ class SilentRay(TrialProgressCallback):
         """Say nothing: `SweepProgress` does."""
 
 
-class Follower(tune.Callback):
-    """Carries each result from Ray to the results table and the screen, and tells MLflow's thread."""
+class Followed(Protocol):
+    """What a follower writes into: a sweep under way, or an audit."""
 
-    def __init__(self, state: SweepState, tracker: Tracker, progress: SweepProgress) -> None:
+    @property
+    def results(self) -> ResultsTable: ...
+
+    @property
+    def halving(self) -> ParetoHalving | None: ...
+
+    def end(self, trial: Trial, error: str, interrupted: bool) -> None:
+        """Record that a trial has ended without a result."""
+
+
+class Follower(tune.Callback):
+    """Carries each result from Ray to the results table and the screen, and tells MLflow's thread, if any."""
+
+    def __init__(self, state: Followed, tracker: Tracker | None, progress: SweepProgress) -> None:
         self._state, self._results, self._halving = state, state.results, state.halving
         self._tracker, self._progress = tracker, progress
 
@@ -44,13 +59,17 @@ class Follower(tune.Callback):
         """Ray pickles callbacks for a restore of its own, which is never used: leave everything out."""
         return {}
 
+    def _tell(self) -> None:
+        if self._tracker is not None:
+            self._tracker.changed()
+
     def on_trial_start(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **_: Any) -> None:
         started = Trial.from_config(trial.config)
         row = self._results.last_row(started.id)
         if row is not None and row["status"] in {"paused", "interrupted"}:
             resumed = {**row, "status": "running", "error": ""}
             self._results.record(resumed)
-            self._tracker.changed()
+            self._tell()
             if row["status"] == "paused":
                 self._progress.resumed(resumed)
         self._progress.started(started)
@@ -63,7 +82,7 @@ class Follower(tune.Callback):
             row["status"] = "paused"
         self._results.record(row)
         self._progress.row(row)
-        self._tracker.changed()
+        self._tell()
 
     def on_trial_recover(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **_: Any) -> None:
         self._progress.retried(Trial.from_config(trial.config), latest_failure(trial).reason)
@@ -74,7 +93,7 @@ class Follower(tune.Callback):
         ended, failure = Trial.from_config(trial.config), latest_failure(trial)
         self._state.end(ended, failure.reason, failure.interrupted)
         self._progress.failed(ended, failure.reason, failure.interrupted)
-        self._tracker.changed()
+        self._tell()
         if failure.full:
             raise MachineError(failure.reason, errno.ENOSPC)
 

@@ -154,8 +154,19 @@ def load_training_images(config: SweepConfig, console: Console) -> LoadedImages:
         image_set = load_images(config.data)
     for note in image_set.notes:
         console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
+    sizes, conditional = config.space.train_size, config.data.conditional
+    splits = {size: split(image_set, size, config.seed, conditional) for size in sizes}
+    return take_images(config, image_set, splits, console)
+
+
+def take_images(
+    config: SweepConfig, image_set: ImageSet, splits: Mapping[int, Split], console: Console
+) -> LoadedImages:
+    """The training images of each train size and held-out ones to probe, as the model denoises them.
+
+    UserError where a model of text cannot be had.
+    """
     conditional = config.data.conditional
-    splits = {size: split(image_set, size, config.seed, conditional) for size in config.space.train_size}
     training = {size: take_training_set(image_set, part.train, conditional) for size, part in splits.items()}
     heldout = {
         size: take_training_set(image_set, part.heldout[:N_PROBES], conditional)
@@ -168,7 +179,7 @@ def load_training_images(config: SweepConfig, console: Console) -> LoadedImages:
                 {size: with_text(images, text_model, best_device()) for size, images in sets.items()}
                 for sets in (training, heldout)
             )
-    return LoadedImages(image_set, splits, training, heldout, text_model)
+    return LoadedImages(image_set, dict(splits), training, heldout, text_model)
 
 
 def resolve_auto(

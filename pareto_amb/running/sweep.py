@@ -221,7 +221,7 @@ def _run_trials(
     def fit(searcher: Searcher, count: int, scheduler: ParetoHalving | None = None) -> None:
         left = None if time_budget is None else time_budget - (time.monotonic() - started)
         if left is None or left > 0:
-            _tuner(assets, searcher, scheduler, count, callbacks, gpus, left).fit()
+            make_tuner(assets, searcher, scheduler, count, callbacks, gpus, left).fit()
 
     if state.n_searching():
         fit(state.searcher, state.searcher.n_total, state.halving)
@@ -240,7 +240,7 @@ def _run_trials(
         fit(GivenTrials(trials, list(state.declared.objectives.values())), len(trials))
 
 
-def _tuner(
+def make_tuner(
     assets: SweepAssets,
     searcher: Searcher,
     scheduler: ParetoHalving | None,
@@ -248,11 +248,13 @@ def _tuner(
     callbacks: Sequence[tune.Callback],
     gpus: float,
     time_budget: float | None,
+    trainable: type[TrialTrainable] = TrialTrainable,
 ) -> tune.Tuner:
+    """What runs the trials that `searcher` hands out, at most so many, by Ray Tune."""
     search, resources = assets.config.search, assets.config.resources
-    trainable = tune.with_parameters(TrialTrainable, assets=assets)
+    given = tune.with_parameters(trainable, assets=assets)
     return tune.Tuner(
-        tune.with_resources(trainable, {"cpu": resources.cpus_per_trial, "gpu": gpus}),
+        tune.with_resources(given, {"cpu": resources.cpus_per_trial, "gpu": gpus}),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=scheduler,

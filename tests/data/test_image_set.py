@@ -255,3 +255,8 @@ def test_cifar10_arrays_keep_their_pixels(tmp_path: Path, monkeypatch: pytest.Mo
     assert np.array_equal(loaded.images.permute(0, 2, 3, 1).numpy(), Downloaded.data)
     assert loaded.labels is not None
     assert loaded.labels.tolist() == [3, 1]
+
+
+def test_files_keep_their_names(folder: Path) -> None:
+    assert load(folder).names == ("a/9.PNG", "b/0.png", "b/1.png")
+    assert load_images(DataConfig(source="digits", resolution=8, channels=1)).names == ()

@@ -91,7 +91,7 @@ def test_what_the_gate_says(report: EvaluationReport, limit: float | None, outco
 
 
 def test_each_outcome_has_its_exit_code() -> None:
-    codes = [Gate(outcome, 0.1, True, "").exit_code for outcome in ("pass", "fail", "inconclusive")]
+    codes = [Gate(outcome, 0.1, "", True).exit_code for outcome in ("pass", "fail", "inconclusive")]
     assert codes == [0, ExitCode.FAILED, ExitCode.INCONCLUSIVE] == [0, 1, 3]
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from pareto_amb.config import N_PROBED_LEVELS
 from pareto_amb.data.subsets import TrainingSet
 from pareto_amb.diffusion.denoiser import Conditioning, Denoiser, PixelSpace
-from pareto_amb.evaluation.probes import N_PROBES, make_probes, probe_levels
+from pareto_amb.evaluation.probes import N_PROBES, image_errors, make_probes, probe_levels
 
 
 class Shrink(Denoiser):
@@ -96,3 +96,21 @@ def test_without_held_out_images_there_are_errors_on_training_images_alone() -> 
 def test_images_that_are_all_the_same_are_not_probed() -> None:
     probes = make_probes(some_images(4, value=9), some_images(4), math.inf, seed=0)
     assert probes.errors(Shrink(1.0)) == ([], [])
+
+
+def test_errors_of_each_image_are_those_of_the_closed_form_and_of_no_other_image() -> None:
+    """Images all 1 and all 0 in the denoiser's space lose (a - 1)^2 mean(x_0^2) differently."""
+    white, grey = some_images(1, value=255).images, some_images(1, value=128).images
+    part = TrainingSet(torch.cat([white, grey, white]), [0, 1, 2], None, 0)
+    found = image_errors(Shrink(0.5), part, (0.1, 0.3), seed=0, draws=200)
+    assert found.shape == (3, 2)
+    for k, level in enumerate((0.1, 0.3)):
+        noise = (0.5 * level) ** 2
+        assert found[:, k].tolist() == pytest.approx([0.25 + noise, noise, 0.25 + noise], rel=0.1)
+
+
+def test_errors_of_each_image_do_not_depend_on_the_batch() -> None:
+    given = (Shrink(0.9), some_images(7), (0.2, 0.5, 1.0), 3, 4)
+    whole, parts = image_errors(*given), image_errors(*given, batch_size=5)
+    assert torch.allclose(whole, parts, rtol=1e-6)
+    assert not torch.equal(whole, image_errors(Shrink(0.9), some_images(7), (0.2, 0.5, 1.0), 4, 4))
