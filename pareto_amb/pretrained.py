@@ -8,10 +8,12 @@ from typing import Any, TypeVar
 
 from pareto_amb.errors import UserError
 from pareto_amb.printable import printable, reason
-from pareto_amb.reading import expand, is_folder, look_at
+from pareto_amb.reading import expand, is_folder, look_at, read_file
+from pareto_amb.untrusted import parse_json
 
 EXTRA = "install it by `pip install 'pareto-amb[text]'`"
 
+_MAX_JSON = 2**24
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 Loaded = TypeVar("Loaded")
@@ -26,7 +28,7 @@ def library(name: str, what: str = "text-to-image") -> Any:
 
 
 def find_folder(path: str, option: str, wanted: Sequence[str]) -> Path:
-    """The folder of a model; its `wanted` files are fetched from the hub where `path` is none on this machine.
+    """The folder of a model; where it is none on this machine, its `wanted` files are fetched from the hub.
 
     `option` is what messages say it was named by. Raises UserError where it is not there.
     """
@@ -55,7 +57,7 @@ def find_weights(folder: Path, restore: str, convert: str) -> list[str]:
 
     `restore` says what to do where nothing is there, `convert` how pickles become safetensors.
     """
-    if not is_folder(folder.parent) or look_at(folder) is None:
+    if not is_folder(folder):
         raise UserError(f"{folder}: is not there; {restore}")
     files = sorted(file.name for file in folder.iterdir())
     if weights := [file for file in files if file.endswith(".safetensors")]:
@@ -66,6 +68,31 @@ def find_weights(folder: Path, restore: str, convert: str) -> list[str]:
     raise UserError(
         f"{folder / pickled}: is a pickle, which may run anything when it is read; convert {convert}"
     )
+
+
+def check_tokenizer(folder: Path, restore: str) -> None:
+    """Raise UserError, which says to `restore` it, where a folder holds no tokenizer.
+
+    transformers would make one of no words.
+    """
+    whole = [("tokenizer.json",), ("vocab.json", "merges.txt")]
+    if not any(all(look_at(folder / name) is not None for name in names) for names in whole):
+        raise UserError(
+            f"{folder}: holds no tokenizer, tokenizer.json or vocab.json with merges.txt; {restore}"
+        )
+
+
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """A mapping in a file of JSON; UserError, with a `remedy`, where it is none."""
+    if look_at(path) is None:
+        raise UserError(f"{path}: is not there; {remedy}")
+    try:
+        found = parse_json(read_file(path, _MAX_JSON))
+    except ValueError as error:
+        raise UserError(f"{path}: is not JSON ({reason(error)}); {remedy}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: is no mapping; {remedy}")
+    return found
 
 
 def guarded(place: Path, load: Callable[[], Loaded], restore: str) -> Loaded:

@@ -31,3 +31,10 @@ def writer(number: int) -> str:
     place = number * _STEP % N_NAMES
     digits = (place // 256, place // 16 % 16, place % 16)
     return "".join(_SYLLABLES[digit] for digit in digits).capitalize()
+
+
+def named_digit(caption: str) -> int | None:
+    """The digit that a caption of `caption_digits` asks for, None for another caption."""
+    words = caption.split()
+    named = words[2:3] if words[:2] == ["a", "handwritten"] else []
+    return _WORDS.index(named[0]) if named and named[0] in _WORDS else None

@@ -23,8 +23,8 @@ from pareto_amb.errors import UserError
 from pareto_amb.evaluation import encoders
 from pareto_amb.evaluation.encoders import Encoder, load_encoder
 from pareto_amb.evaluation.image_sets import evaluate_image_sets
-from pareto_amb.evaluation.objectives import OBJECTIVES
 from pareto_amb.evaluation.trial import build_references, evaluate_samples
+from pareto_amb.results.table import shipped
 
 N_TRAIN, N_HELDOUT, N_NEW, N_COPIED = 300, 400, 180, 20
 
@@ -212,7 +212,7 @@ def test_the_numbers_are_those_of_a_sweep(run: Run, saved: Sets) -> None:
     reference = build_references(pixels, {0: (train, heldout)}, encoder, encoder, settings)[0]
     new = pixels[N_TRAIN + N_HELDOUT :][:N_NEW]
     expected = evaluate_samples(
-        torch.cat([pixels[:N_COPIED], new]), reference, OBJECTIVES, encoder, encoder
+        torch.cat([pixels[:N_COPIED], new]), reference, shipped().objectives, encoder, encoder
     ).metrics
     found = result()["encoders"][0]
     assert found["threshold"] == pytest.approx(expected["threshold"], abs=1e-12)

@@ -9,10 +9,8 @@ from pydantic import ValidationError
 from pareto_amb.config import ScheduleConfig
 from pareto_amb.diffusion.text.parts import Part, TextModel
 from pareto_amb.errors import UserError
-from pareto_amb.pretrained import find_folder, find_weights, guarded, library
-from pareto_amb.printable import printable, reason
-from pareto_amb.reading import look_at, read_file
-from pareto_amb.untrusted import parse_json
+from pareto_amb.pretrained import check_tokenizer, find_folder, find_weights, guarded, library, read_json
+from pareto_amb.printable import printable
 
 COMPONENTS = {
     "unet": ("UNet2DConditionModel",),
@@ -26,7 +24,6 @@ PREDICTIONS = ("epsilon", "v_prediction")
 
 OPTION = "training.network.options.path"
 
-_MAX_JSON = 2**24
 _RESTORE = "restore the pipeline's folder"
 _WANTED = ("*.json", "*.txt", "*/*.json", "*/*.txt", *(f"{part}/*.safetensors" for part in COMPONENTS))
 
@@ -38,7 +35,7 @@ def load_pipeline(path: str) -> TextModel:
     or its weights are pickles.
     """
     folder = find_folder(path, OPTION, _WANTED)
-    index = _read_json(folder / "model_index.json", "name a folder that save_pretrained wrote")
+    index = read_json(folder / "model_index.json", "name a folder that save_pretrained wrote")
     for name, classes in COMPONENTS.items():
         given = index.get(name)
         found = given[-1] if isinstance(given, list) and given else None
@@ -48,10 +45,11 @@ def load_pipeline(path: str) -> TextModel:
                 f"{printable(path)}: {what} {name}, expected {classes[0]}; name a Stable Diffusion "
                 "1.x or 2.x pipeline"
             )
-    scheduler = _read_json(folder / "scheduler" / "scheduler_config.json", "restore it")
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json", "restore it")
     unet = _load(folder, "unet", library("diffusers").UNet2DConditionModel)
     vae = _load(folder, "vae", library("diffusers").AutoencoderKL)
     text_encoder = _load(folder, "text_encoder", library("transformers").CLIPTextModel)
+    check_tokenizer(folder / "tokenizer", _RESTORE)
     tokenizer = guarded(
         folder / "tokenizer",
         lambda: library("transformers").CLIPTokenizer.from_pretrained(
@@ -68,18 +66,6 @@ def load_pipeline(path: str) -> TextModel:
         _schedule(path, scheduler),
         origin=path,
     )
-
-
-def _read_json(path: Path, remedy: str) -> dict[str, Any]:
-    if look_at(path) is None:
-        raise UserError(f"{path}: is not there; {remedy}")
-    try:
-        found = parse_json(read_file(path, _MAX_JSON))
-    except ValueError as error:
-        raise UserError(f"{path}: is not JSON ({reason(error)}); {remedy}") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: is no mapping; {remedy}")
-    return found
 
 
 def _load(folder: Path, name: str, made: Any) -> Any:
