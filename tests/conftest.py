@@ -26,7 +26,7 @@ def write_pipeline(tmp_path: Path) -> Callable[..., Path]:
 
 
 def _write_pipeline(folder: Path, prediction: str, scheduler: dict[str, object]) -> Path:
-    """Write a random Stable Diffusion pipeline of a few hundred kB, of 16 x 16 colour images with 4 x 8 x 8 latents; the same weights each time."""
+    """Write a random pipeline of a few hundred kB: 16 x 16 images, 4 x 8 x 8 latents; always the same."""
     diffusers, transformers = pytest.importorskip("diffusers"), pytest.importorskip("transformers")
     with torch.random.fork_rng():
         torch.manual_seed(0)

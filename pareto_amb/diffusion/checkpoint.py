@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pareto_amb.diffusion.denoiser import Denoiser
 from pareto_amb.diffusion.networks import create_denoiser, weight_shapes
+from pareto_amb.diffusion.text.build import described_text_model
 from pareto_amb.errors import UserError
 from pareto_amb.printable import printable, reason
 from pareto_amb.reading import read_file
@@ -118,13 +119,14 @@ def _create(architecture: Any, weights: dict[str, Tensor], origin: str) -> Denoi
     """
     try:
         _check_size(architecture, len(weights))
+        text_model = described_text_model(architecture)
         with torch.device("meta"), torch.no_grad():
-            likeness = create_denoiser(architecture)
+            likeness = create_denoiser(architecture, text_model)
             images = torch.empty(1, *likeness.space.shape)
             mask = {"mask": images[:, :1]} if architecture.get("mask_channels") else {}
             likeness(images, torch.ones(1), mask)
         check_tensors(weights, likeness.stored())
-        return create_denoiser(architecture)
+        return create_denoiser(architecture, text_model)
     except UserError as error:
         raise refusal(origin, str(error)) from error
     except (*_CORRUPT, ArithmeticError, AttributeError) as error:
@@ -204,8 +206,9 @@ def read_initial_weights(path: str, architecture: dict[str, Any]) -> dict[str, T
             raise UserError(f"{printable(origin)}: {key} is {found!r:.80} there and {value} in this training")
     weights = under_prefix("model.", tensors) | under_prefix("ema.", tensors)
     try:
+        text_model = described_text_model(architecture)
         with torch.device("meta"):
-            check_tensors(weights, create_denoiser(architecture).stored())
+            check_tensors(weights, create_denoiser(architecture, text_model).stored())
     except ValueError as error:
         raise refusal(origin, reason(error)) from error
     return weights

@@ -116,13 +116,14 @@ def build_denoiser(
     )
 
 
-def create_denoiser(architecture: Mapping[str, Any]) -> Denoiser:
-    """The denoiser that a checkpoint describes, with fresh weights where it is not pretrained.
+def create_denoiser(architecture: Mapping[str, Any], text_model: TextModel | None) -> Denoiser:
+    """The denoiser that a checkpoint describes, as before its first step.
 
-    Raises UserError, KeyError, TypeError or ValueError where `architecture` is none.
+    `text_model` is its `described_text_model`. Raises UserError, KeyError, TypeError or ValueError where
+    `architecture` is none.
     """
-    if architecture.get("name") in TEXT_NETWORKS:
-        return create_text_denoiser(architecture)
+    if text_model is not None:
+        return create_text_denoiser(architecture, text_model)
     return create_network(**architecture)
 
 

@@ -106,16 +106,24 @@ def build_text_denoiser(
     )
 
 
-def create_text_denoiser(architecture: Mapping[str, Any]) -> TextDenoiser:
-    """The denoiser that a checkpoint describes, with fresh weights where it is not pretrained.
+def described_text_model(architecture: Mapping[str, Any]) -> TextModel | None:
+    """The text-to-image model that a checkpoint's denoiser is made of, None for another.
 
-    Raises UserError, KeyError, TypeError or ValueError where that cannot be had.
+    Raises UserError, KeyError, TypeError or ValueError where it cannot be had.
+    """
+    if architecture.get("name") not in TEXT_NETWORKS:
+        return None
+    return (
+        described(architecture) if architecture["name"] == CAPTIONED else load_pipeline(architecture["path"])
+    )
+
+
+def create_text_denoiser(architecture: Mapping[str, Any], model: TextModel) -> TextDenoiser:
+    """The denoiser that a checkpoint describes, as before its first step.
+
+    Raises KeyError, TypeError or ValueError where `architecture` is none.
     """
     channels, resolution = architecture["channels"], architecture["resolution"]
-    if architecture["name"] == CAPTIONED:
-        model, adapt = described(architecture), TypeAdapter(AdaptConfig).validate_python({"kind": "full"})
-    else:
-        model = load_pipeline(architecture["path"])
-        adapt = TypeAdapter(AdaptConfig).validate_python(architecture["adapt"])
-    shape = (channels, resolution, resolution)
-    return TextDenoiser(model, space_of(model, shape), dict(architecture), adapt)
+    adapt: AdaptConfig = TypeAdapter(AdaptConfig).validate_python(architecture.get("adapt", {"kind": "full"}))
+    space = space_of(model, (channels, resolution, resolution))
+    return TextDenoiser(model, space, dict(architecture), adapt)

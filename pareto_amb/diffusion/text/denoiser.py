@@ -52,7 +52,7 @@ class TextDenoiser(Denoiser):
             self.unet.enable_gradient_checkpointing()  # type: ignore[operator]
         levels = levels_of(model.schedule).log()
         self.register_buffer("levels", levels, persistent=False)
-        self.register_buffer("empty", model.tokens([""]), persistent=False)
+        self.register_buffer("empty", model.tokens([""]).to(levels.device), persistent=False)
 
     def forward(self, x: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         """Denoise `x` (B, *space.shape) at levels `sigma` (B,)."""

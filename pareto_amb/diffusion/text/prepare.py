@@ -1,0 +1,51 @@
+"""What is worked out once for all trainings of a text-to-image model: latents, tokens and embeddings."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from pareto_amb.data.subsets import TrainingSet
+from pareto_amb.diffusion.text.denoiser import space_of
+from pareto_amb.diffusion.text.parts import TextModel
+
+_AT_ONCE = 64
+"""Captions that are read at once."""
+
+
+def with_text(
+    images: TrainingSet,
+    model: TextModel,
+    shape: tuple[int, int, int],
+    device: torch.device | str = "cpu",
+) -> TrainingSet:
+    """The same images of `shape` (C, H, W), encoded where the model denoises them, and with their captions.
+
+    All that is added lies on the CPU.
+    """
+    encoded = None
+    if model.vae is not None:
+        found = space_of(model, shape).encode(images.images.to(device))
+        encoded = replace(found, mean=found.mean.cpu(), deviation=found.deviation.cpu())  # type: ignore[union-attr]
+    return replace(images, encoded=encoded, told=read_captions(images.captions or (), model, device))
+
+
+def read_captions(
+    captions: Sequence[str], model: TextModel, device: torch.device | str = "cpu"
+) -> dict[str, Tensor]:
+    """What a denoiser is told of captions: `tokens` (N, L) and, of an encoder that is not trained, `text`.
+
+    The latter, (N, L, width), in half precision, as pipelines are trained with it.
+    """
+    tokens = model.tokens(captions)
+    if model.text_encoder.weights is None:
+        return {"tokens": tokens}
+    encoder: nn.Module = model.text_encoder.build().to(device).eval()
+    distinct, inverse = torch.unique(tokens, dim=0, return_inverse=True)
+    with torch.inference_mode():
+        parts = [
+            encoder(some.to(device), return_dict=False)[0].half().cpu()
+            for some in torch.split(distinct, _AT_ONCE)
+        ]
+    return {"tokens": tokens, "text": torch.cat(parts)[inverse].clone()}
