@@ -63,7 +63,7 @@ def read_captions(path: Path, files: ImageFiles, uncaptioned: Uncaptioned) -> tu
 
 
 def captions_of(path: Path) -> tuple[str, ...] | None:
-    """As `read_captions`, of the images of a folder or a zip in the order of `open_files`; "" where missing."""
+    """As `read_captions`, of all images of a folder or a zip, in their order; "" where missing."""
     with open_files(path, captions=True) as files:
         return read_captions(path, files, Uncaptioned(skip=True, option=""))
 
@@ -73,7 +73,8 @@ def captions_in(table: Path, names: Sequence[str]) -> tuple[str, ...]:
 
     Raises UserError when it cannot be used.
     """
-    lines = _lines(f"{printable(table)}", read_text(table, MAX_LABEL_BYTES), PurePosixPath())
+    content = read_text(table, MAX_LABEL_BYTES).removeprefix("\ufeff")
+    lines = _lines(printable(table), content, PurePosixPath())
     captions = _table(names, lines)
     return tuple(captions.get(name, "") for name in names)
 
