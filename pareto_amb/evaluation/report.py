@@ -469,7 +469,7 @@ PROMPT_HEADS = ("caption", "images", "copies", "of its own image")
 def prompts_title(captions: CaptionReport) -> str:
     """What the rows of `prompt_rows` are."""
     total = len(captions.triggers)
-    most = f", the {SHOWN_PROMPTS} with most copies" if total > SHOWN_PROMPTS else ""
+    most = f"; the {SHOWN_PROMPTS} with most are shown" if total > SHOWN_PROMPTS else ""
     return f"{total:,} of {len(captions.prompts):,} captions trigger copies{most}"
 
 

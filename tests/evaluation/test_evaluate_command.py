@@ -481,7 +481,7 @@ def test_without_captions_the_report_has_none(run: Run, saved: Sets) -> None:
 
 
 def test_many_hostile_captions_are_text_on_a_bounded_page(run: Run, sets: Sets) -> None:
-    attack = "<img src=x onerror='window.hit=1'>&amp;{{7*7}}[red]"
+    attack = "[red]<img src=x onerror='window.hit=1'>&amp;{{7*7}}"
     ours = dict.fromkeys(caption_all(sets), attack + "x" * 9000)
     ours |= {name: f"{number} {attack}" for number, name in enumerate(sorted(ours)) if number % 2}
     caption(sets.generated, ours)
@@ -491,10 +491,9 @@ def test_many_hostile_captions_are_text_on_a_bounded_page(run: Run, sets: Sets) 
     assert f"{attack}xxx" in shown
     assert "x" not in shown.images
     assert "x" * 300 not in text
-    assert "101 of 101 captions trigger copies, the 20 with most copies" in shown
+    assert "101 of 101 captions trigger copies; the 20 with most are shown" in shown
     assert sum(attack in part for part in shown.parts) == 20
-    assert "onerror" in done.out
-    assert "[red]" in done.out
+    assert "[red]<img" in done.out
     assert max(map(len, done.out.splitlines())) < 300
     assert len(result()["captions"]["prompts"]) == 101
 
