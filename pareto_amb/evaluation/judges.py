@@ -132,6 +132,8 @@ def load_clip(path: str, option: str) -> ClipJudge:
         ),
         _RESTORE,
     )
+    if len(tokenizer) > model.config.text_config.vocab_size:
+        raise UserError(f"{folder}: its tokenizer has more words than its model; {_RESTORE}")
     model = model.float().eval().requires_grad_(False)
     judge = ClipJudge(model, tokenizer, prepare, _clip_fingerprint(model, tokenizer, prepare))
     guarded(folder, lambda: judge.score(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), ["a"]), _RESTORE)
@@ -140,13 +142,15 @@ def load_clip(path: str, option: str) -> ClipJudge:
 
 @contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """No progress bars of transformers within the block."""
+    """No progress bars and warnings of transformers within the block."""
     logging = transformers.utils.logging
-    shown = logging.is_progress_bar_enabled()
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
 

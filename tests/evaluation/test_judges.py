@@ -124,6 +124,12 @@ def of_another_kind(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "siglip"}))
 
 
+def of_fewer_words(folder: Path) -> None:
+    found = json.loads((folder / "tokenizer.json").read_text())
+    found["model"]["vocab"]["fox</w>"] = len(found["model"]["vocab"])
+    (folder / "tokenizer.json").write_text(json.dumps(found))
+
+
 def of_another_size(folder: Path) -> None:
     found = json.loads((folder / "preprocessor_config.json").read_text())
     found["crop_size"] = {"height": 100, "width": 100}
@@ -143,13 +149,18 @@ def of_another_size(folder: Path) -> None:
         (lambda folder: (folder / "tokenizer.json").unlink(), "holds no tokenizer"),
         (lambda folder: (folder / "preprocessor_config.json").unlink(), "cannot be read"),
         (of_another_size, "cannot be read"),
+        (of_fewer_words, "its tokenizer has more words than its model"),
     ],
 )  # fmt: skip
-def test_a_folder_that_cannot_be_used_is_refused_in_one_line(copied: Path, spoil: Any, words: str) -> None:
+def test_a_folder_that_cannot_be_used_is_refused_in_one_line(
+    copied: Path, capfd: pytest.CaptureFixture[str], spoil: Any, words: str
+) -> None:
     spoil(copied)
+    capfd.readouterr()
     with pytest.raises(UserError, match=rf"^[^\n]*{words}[^\n]*$") as refused:
         load_clip(str(copied), "--clip-model")
     assert str(refused.value).startswith(str(copied))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_what_is_neither_folder_nor_name_is_refused() -> None:
