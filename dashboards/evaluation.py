@@ -13,8 +13,8 @@ from PIL import Image
 from pareto_amb.dashboards import theme
 from pareto_amb.dashboards.gallery import data_uri
 from pareto_amb.dashboards.page import render_page
+from pareto_amb.evaluation.caption_copies import CaptionReport
 from pareto_amb.evaluation.gate import Gate
-from pareto_amb.evaluation.prompts import CaptionReport
 from pareto_amb.evaluation.report import (
     CAPTIONS,
     COPYING,

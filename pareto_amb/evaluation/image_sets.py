@@ -19,6 +19,7 @@ from pareto_amb.diffusion.parallel import best_device
 from pareto_amb.environment import describe_environment
 from pareto_amb.errors import UserError
 from pareto_amb.evaluation import fidelity, memorization
+from pareto_amb.evaluation.caption_copies import CaptionReport, copy_shares, count_copies
 from pareto_amb.evaluation.encoders import Encoder, Preprocessing, load_encoder
 from pareto_amb.evaluation.features import (
     EncodedImages,
@@ -32,7 +33,6 @@ from pareto_amb.evaluation.frechet import fit_gaussian
 from pareto_amb.evaluation.intervals import Estimate, bootstrap, wilson
 from pareto_amb.evaluation.judges import BATCH_SIZE, ClipJudge, load_clip
 from pareto_amb.evaluation.pixels import stream_l2_ratio, why_no_l2_ratio
-from pareto_amb.evaluation.prompts import CaptionReport, copy_shares, count_copies
 from pareto_amb.evaluation.report import (
     CAPTIONS,
     COPYING,

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
+from pareto_amb.evaluation.caption_copies import CaptionReport
 from pareto_amb.evaluation.gate import Gate, judge
 from pareto_amb.evaluation.intervals import UNKNOWN, Z95, Estimate
 from pareto_amb.evaluation.likeness import Likeness
-from pareto_amb.evaluation.prompts import CaptionReport
 from pareto_amb.printable import printable
 
 if TYPE_CHECKING:
