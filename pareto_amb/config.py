@@ -340,6 +340,33 @@ class SamplingConfig(_Model):
         return self
 
 
+def _check_text(data: DataConfig, training: TrainingConfig, sampling: SamplingConfig) -> None:
+    """Raise ValueError where captions, the network and what is asked of it do not fit."""
+    name, of_text = training.network.name, training.network.name in TEXT_NETWORKS
+    if data.captions != of_text:
+        reads = "is trained with captions" if of_text else "reads no captions"
+        raise ValueError(f"network '{name}' {reads}: set data.captions to {str(of_text).lower()}")
+    lora = isinstance(training.adapt, LoraConfig)
+    for key, given in (
+        ("training.adapt", lora),
+        ("training.caption_dropout", training.caption_dropout > 0),
+        ("training.gradient_checkpointing", training.gradient_checkpointing),
+        ("sampling.guidance", sampling.guidance != 1),
+    ):
+        if given and not of_text:
+            raise ValueError(f"{key}: only for networks that are told captions; leave it out")
+    if lora and name != "pipeline":
+        raise ValueError("training.adapt: only a pretrained pipeline is trained by low-rank additions")
+    for key, given in (
+        ("training.augment_probability", training.augment_probability > 0),
+        ("training.horizontal_flip", training.horizontal_flip and name == "pipeline"),
+    ):
+        if given and of_text:
+            raise ValueError(f"{key}: not of the images of network '{name}'; set it to 0, or false")
+    if name == "pipeline" and (data.channels != 3 or data.resolution % 8):
+        raise ValueError("network 'pipeline' needs data.channels 3 and a data.resolution divisible by 8")
+
+
 EncoderName = Annotated[str, AfterValidator(_is_registered("encoder"))]
 
 
@@ -374,6 +401,13 @@ class EvaluationConfig(_Model):
         le=10**8,
         description="images of a second, final measurement of DDPM, the confirmed trainings and their "
         "controls, in figures of its own; null: none",
+    )
+    other_prompts: int = Field(
+        0,
+        ge=0,
+        le=10**8,
+        description="of models that are told captions: images generated at each rung from shuffled captions, "
+        "and from unseen ones, beside the `n_samples` by training captions; 0: none",
     )
     reference: Literal["full", "heldout"] = Field(
         "full", description="FID against the whole set or the images left out of training"
@@ -720,6 +754,9 @@ class SweepConfig(_Model):
         if declared is not None and self.search.sampler == "grid":
             self._check_grid(declared)
         _check_network(self.training.network, self.data, info)
+        _check_text(self.data, self.training, self.sampling)
+        if self.evaluation.other_prompts and not self.data.captions:
+            raise ValueError("evaluation.other_prompts: only for models that are told captions; set it to 0")
         if len(set(self.full_rung_images())) < len(self.evaluation.rungs):
             raise ValueError("evaluation.rungs lie less than one batch apart")
         if len(set(self.rung_images())) < len(self.rung_images()):
@@ -960,4 +997,5 @@ class TrainingRun(_Model):
                     f"{self.sampling.sigma_max:g}: such a model would never see a noisy image"
                 )
         _check_network(self.training.network, self.data, info)
+        _check_text(self.data, self.training, self.sampling)
         return self

@@ -27,10 +27,11 @@ def library(name: str, what: str = "text-to-image") -> Any:
         raise UserError(f"{what} needs {name}, which is not there; {EXTRA}") from error
 
 
-def find_folder(path: str, option: str, wanted: Sequence[str]) -> Path:
+def find_folder(path: str, option: str, wanted: Sequence[str], fetch: bool = True) -> Path:
     """The folder of a model; where it is none on this machine, its `wanted` files are fetched from the hub.
 
-    `option` is what messages say it was named by. Raises UserError where it is not there.
+    `option` is what messages say it was named by. Without `fetch`, what was fetched earlier alone is looked
+    at. Raises UserError where it is not there.
     """
     local = expand(path)
     if look_at(local) is not None:
@@ -44,11 +45,11 @@ def find_folder(path: str, option: str, wanted: Sequence[str]) -> Path:
         )
     hub = library("huggingface_hub")
     try:
-        return Path(hub.snapshot_download(path, allow_patterns=list(wanted)))
+        return Path(hub.snapshot_download(path, allow_patterns=list(wanted), local_files_only=not fetch))
     except Exception as error:  # whatever a network and a library make of it
         raise UserError(
-            f"{path}: cannot be fetched from the hub ({reason(error)}); fetch it elsewhere, and set "
-            f"{option} to its folder"
+            f"{path}: cannot be had from the hub ({reason(error)}); fetch it yourself, by `hf download "
+            f"{path}` or elsewhere, and set {option} to its folder"
         ) from error
 
 

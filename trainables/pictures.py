@@ -2,7 +2,8 @@
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,24 +19,36 @@ GRID_SIDE = 32
 
 
 def pictures(
-    trial_id: str, rung: int, samples: Tensor, evaluation: Evaluation, train_images: Tensor, count: int
+    trial_id: str,
+    rung: int,
+    samples: Tensor,
+    evaluation: Evaluation,
+    train_images: Tensor,
+    count: int,
+    captions: Sequence[str] | None = None,
 ) -> Iterator[tuple[str, bytes]]:
     """The files to store of `samples`, uint8 (N, C, H, W): a name and a content each.
 
     Of the first `count` samples and the `count` most similar ones, each with its nearest of
-    `train_images`, uint8 (M, C, H, W); and a grid of the first ones.
+    `train_images`, uint8 (M, C, H, W); and a grid of the first ones. Where these have `captions`, sample i
+    was made by caption i mod M.
     """
     first = torch.arange(min(count, len(samples)))
     closest = evaluation.similarity.argsort(descending=True)[:count]
     shown = torch.cat([first, closest[closest >= len(first)]])
-    arrays = io.BytesIO()
+    arrays, neighbour = io.BytesIO(), evaluation.neighbour[shown]
+    told: dict[str, Any] = {}
+    if captions is not None:
+        told["prompt"] = np.array([captions[k % len(captions)] for k in shown.tolist()])
+        told["caption"] = np.array([captions[k] for k in neighbour.tolist()])
     np.savez_compressed(
         arrays,
         seed=shown.numpy(),
         samples=samples[shown].numpy(),
-        neighbours=train_images[evaluation.neighbour[shown]].numpy(),
+        neighbours=train_images[neighbour].numpy(),
         similarity=evaluation.similarity[shown].numpy(),
         copied=evaluation.copied[shown].numpy(),
+        **told,
     )
     yield samples_name(trial_id, rung), arrays.getvalue()
     yield grid_name(trial_id, rung), _grid_png(samples[first])

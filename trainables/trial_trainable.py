@@ -19,13 +19,16 @@ from pareto_amb.declared import BASELINE, Declared
 from pareto_amb.diffusion.conditioning import sampling_conditioning
 from pareto_amb.diffusion.methods import Method
 from pareto_amb.diffusion.sampler import generate
+from pareto_amb.diffusion.text.parts import TextModel
 from pareto_amb.diffusion.trainer import Trainer
 from pareto_amb.errors import UserError
 from pareto_amb.evaluation.encoders import Encoder
 from pareto_amb.evaluation.objectives import OBJECTIVES
 from pareto_amb.evaluation.probes import Probes
+from pareto_amb.evaluation.prompts import Prompts, caption_magnitudes, detection_auc
 from pareto_amb.evaluation.trial import (
     EncodedSamples,
+    Evaluation,
     TrialReference,
     encode_samples,
     evaluate_encoded,
@@ -60,6 +63,8 @@ class SweepAssets:
     probes: Mapping[int, Probes]
     fid_encoder: Encoder
     similarity_encoder: Encoder
+    text_model: TextModel | None
+    prompts: Mapping[int, Prompts]
     storage_uri: str
     stop_sign: Any
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False, kw_only=True)
@@ -98,15 +103,16 @@ class TrialTrainable(Trainable):
         """Set up the training, as far as the sweep's storage has it."""
         trial, assets, sweep = self._trial, self._assets, self._assets.config
         method = assets.methods[trial.method].create(trial.parameters, sweep.sampling.sigma_max)
-        training_set = assets.training_sets[trial.train_size]
+        self._training_set = assets.training_sets[trial.train_size]
         self._reference = assets.references[trial.train_size]
         self._trainer = Trainer(
-            training_set,
+            self._training_set,
             sweep.training,
             method,
             seed=trial.seed,
             branched_at=trial.branched_at,
             device=self._device,
+            text_model=assets.text_model,
         )
         name = checkpoint_name(trial.id)
         with storing():
@@ -208,13 +214,40 @@ class TrialTrainable(Trainable):
     def _measure_samples(self, rung: int, done: bool) -> dict[str, float | int]:
         """The figures of a rung's samples, pictures are stored; final ones where the trial is `done`."""
         assets, evaluation = self._assets, self._assets.config.evaluation
-        encoded = self._sample(range(evaluation.n_samples))
+        encoded = self._sample(range(evaluation.n_samples), self._training_set.captions or ())
         found = evaluate_encoded(encoded, self._reference, assets.declared.objectives)
-        images, shown = self._reference.train_images, evaluation.n_shown
-        for name, content in pictures(self._trial.id, rung, encoded.samples, found, images, shown):
+        shown, captions = evaluation.n_shown, self._training_set.captions
+        images = self._reference.train_images
+        for name, content in pictures(self._trial.id, rung, encoded.samples, found, images, shown, captions):
             with storing():
                 self._store.write(name, content)
-        return {**found.metrics, **(self._measure_finally(encoded) if done else {})}
+        by_prompt = self._measure_prompts(found) if captions else {}
+        return {**found.metrics, **by_prompt, **(self._measure_finally(encoded) if done else {})}
+
+    def _measure_prompts(self, found: Evaluation) -> dict[str, float]:
+        """Copies by shuffled and by unseen captions, and how well magnitudes tell which captions trigger one.
+
+        `found` are the samples by training captions.
+        """
+        prompts, sweep = self._assets.prompts[self._trial.train_size], self._assets.config
+        figures: dict[str, float] = {}
+        count = sweep.evaluation.other_prompts
+        for name, captions in prompts.others().items() if count else ():
+            encoded = self._sample(range(count), captions)
+            other = evaluate_encoded(encoded, self._reference, {}).metrics
+            figures |= {f"{figure}_{name}": other[figure] for figure in ("memorization", "similarity_mean")}
+        captions = prompts.training[: len(found.copied)]
+        magnitudes = caption_magnitudes(
+            self._trainer.ema_denoiser(),
+            captions,
+            sweep.sampling.sigma_max,
+            sweep.seed,
+            sweep.sampling.batch_size,
+            self._device,
+        )
+        triggers = torch.stack([found.copied[k :: len(captions)].any() for k in range(len(captions))])
+        figures["caption_magnitude"] = float(magnitudes.mean())
+        return figures | {"caption_detection_auc": detection_auc(magnitudes, triggers)}
 
     def _no_samples(self) -> dict[str, float | int]:
         """What a rung has that was not sampled; figures that are not there are NaN in the table."""
@@ -257,17 +290,17 @@ class TrialTrainable(Trainable):
         some = math.lcm(sweep.sampling.batch_size, sweep.evaluation.batch_size)
         looked_at = not self._assets.declared.objectives.keys() <= OBJECTIVES.keys()
         for start in range(0, len(seeds), some):
-            encoded = self._sample(seeds[start : start + some])
+            encoded = self._sample(seeds[start : start + some], self._training_set.captions or ())
             yield encoded if looked_at else encoded.without_pixels()
 
-    def _sample(self, seeds: Sequence[int]) -> EncodedSamples:
-        """Images from the averaged weights, encoded; every trial starts from the same latents."""
+    def _sample(self, seeds: Sequence[int], captions: Sequence[str]) -> EncodedSamples:
+        """Images from the averaged weights, by `captions`, encoded; every trial starts from the same noise."""
         sweep, method = self._assets.config, self._trainer.method
         denoiser = self._trainer.ema_denoiser()
         samples = generate(
             denoiser,
             seeds,
-            sampling_conditioning(denoiser, method.hidden),
+            sampling_conditioning(denoiser, method.hidden, captions),
             base_seed=sweep.seed,
             sigma_stop=method.sigma_stop,
             device=self._device,

@@ -146,7 +146,9 @@ def _print_plan(config: "SweepConfig", space: str | None) -> None:
     """The resolved configuration and what it costs; loads images only where `auto` needs them."""
     from pareto_amb.config_file import to_yaml
     from pareto_amb.diffusion.methods import METHODS
-    from pareto_amb.running.materials import describe_auto, load_splits, resolve_auto
+    from pareto_amb.diffusion.text.build import make_text_model
+    from pareto_amb.errors import UserError
+    from pareto_amb.running.materials import describe_auto, load_training_images, resolve_auto
     from pareto_amb.running.room import describe_room, room_needed
     from pareto_amb.search.cost import describe_plan, planned_trainings
     from pareto_amb.search_spaces import describe_recipe
@@ -155,10 +157,14 @@ def _print_plan(config: "SweepConfig", space: str | None) -> None:
 
     declared = declare()
     if config.space.auto_parameters():
-        config = resolve_auto(config, declared, *load_splits(config, make_console(quiet=True)))
+        images = load_training_images(config, make_console(quiet=True))
+        config = resolve_auto(config, declared, images.training_sets)
     print(to_yaml(config))
     trainings = sum(planned_trainings(config, declared))
-    room = describe_room(room_needed(config, METHODS, trainings))
+    try:
+        room = describe_room(room_needed(config, METHODS, make_text_model(config, ()), trainings))
+    except UserError as error:
+        room = f"storage: not known yet, {error}"
     recipe = describe_recipe(config.recipe, space)
     for line in (*recipe, *describe_auto(config, declared), *describe_plan(config, declared), room):
         print(f"# {line}")

@@ -34,7 +34,6 @@ def writer(number: int) -> str:
 
 
 def named_digit(caption: str) -> int | None:
-    """The digit that a caption of `caption_digits` asks for, None for another caption."""
-    words = caption.split()
-    named = words[2:3] if words[:2] == ["a", "handwritten"] else []
-    return _WORDS.index(named[0]) if named and named[0] in _WORDS else None
+    """The digit that a caption names, its words in any order; None where it names none or several."""
+    named = [word for word in caption.split() if word in _WORDS]
+    return _WORDS.index(named[0]) if len(named) == 1 else None

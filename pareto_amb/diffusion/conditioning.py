@@ -21,18 +21,23 @@ def training_conditioning(training_set: TrainingSet) -> dict[str, Tensor]:
     return {"labels": _one_hot(training_set.labels, training_set.n_classes), **training_set.told}
 
 
-def sampling_conditioning(denoiser: Denoiser, hidden: float = 0.0) -> SamplingConditioning:
-    """What `denoiser` is told of the images it samples: balanced classes, and a mask for each.
+def sampling_conditioning(
+    denoiser: Denoiser, hidden: float = 0.0, captions: Sequence[str] = ()
+) -> SamplingConditioning:
+    """What `denoiser` is told of the images it samples: balanced classes, and a mask or caption for each.
 
     A class-conditional denoiser draws the image of seed i from class i mod label_dim. With `hidden` > 0 a
     fixed mask, a function of the base seed and i, hides that share of an image's pixels (see
-    `methods.Masking`).
+    `methods.Masking`). One that knows captions draws the image of seed i by caption i mod their number, and
+    by none where there are none.
     """
     label_dim = denoiser.architecture.get("label_dim", 0)
     mask_shape = (1, *denoiser.space.shape[1:])
 
     def tell(base_seed: int, seeds: Sequence[int]) -> Conditioning:
-        told = {}
+        told: dict[str, Tensor] = {}
+        if captions:
+            told |= denoiser.tell([captions[seed % len(captions)] for seed in seeds])
         if label_dim:
             told["labels"] = _one_hot(torch.tensor(seeds) % label_dim, label_dim)
         if hidden:

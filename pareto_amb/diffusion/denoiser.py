@@ -5,7 +5,7 @@ the network behind it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -68,6 +68,10 @@ class Denoiser(nn.Module, ABC):
     def untold(self) -> Conditioning:
         """What an example is told of which nothing is said: (1, ...) each, of what may be said of one."""
         return {}
+
+    def tell(self, captions: Sequence[str]) -> Conditioning:
+        """What stands for captions in a conditioning, on the CPU; ValueError where it reads none."""
+        raise ValueError("this denoiser is told no captions")
 
     def stored(self) -> dict[str, Tensor]:
         """The state that a checkpoint holds: all but the parameters that are not trained."""

@@ -103,7 +103,17 @@ def build_denoiser(
     `text_model`. Raises what `create_network` raises.
     """
     if text_model is not None:
+        if method.masked:
+            raise UserError(
+                f"method {method.name} hides pixels, of which network '{config.network.name}' is not told; "
+                "take it out of search.methods"
+            )
         return build_text_denoiser(config, image_shape, text_model)
+    if method.captioned:
+        raise UserError(
+            f"method {method.name} is for models that are told captions: take it out of search.methods, or "
+            "set data.captions, and training.network.name to captioned or pipeline"
+        )
     channels, resolution = image_shape[0], image_shape[-1]
     return create_network(
         config.network.name,

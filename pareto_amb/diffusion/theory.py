@@ -52,7 +52,7 @@ class TrainingPosterior:
     """
 
     def __init__(self, images: Tensor, seed: int = 0, n_probes: int = 512) -> None:
-        """Prepare the posterior over `images`, uint8 (N, C, H, W).
+        """Prepare the posterior over `images` (N, C, H, W): uint8 pixels, or where a model denoises them.
 
         Every distinct image is probed equally often, as far as `n_probes` allows. Where that many probes
         would exceed MAX_PAIRS, fewer are made, at least MIN_PROBES.
@@ -96,8 +96,8 @@ class TrainingPosterior:
 def pair_terms(images: Tensor, probed: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """What the posterior of probes depends on: ||x_i - x_j||^2 and (x_i - x_j).eps, float64, (P, N) each.
 
-    Probe k is the image `probed[k]` of `images`, uint8 (N, C, H, W), with the noise direction `noise[k]`,
-    float64 (D,); x are the pixels in [-1, 1].
+    Probe k is the image `probed[k]` of `images` (N, C, H, W), with the noise direction `noise[k]`, float64
+    (D,); x are uint8 pixels in [-1, 1], or the numbers as they are.
     """
     sources = _points(images[probed])
     shape = (len(probed), len(images))
@@ -116,8 +116,9 @@ def pair_terms(images: Tensor, probed: Tensor, noise: Tensor) -> tuple[Tensor, T
 
 
 def _points(images: Tensor) -> Tensor:
-    """uint8 (N, C, H, W) as float64 points in [-1, 1]: (N, D)."""
-    return images.flatten(start_dim=1).to(torch.float64) / 127.5 - 1
+    """Images (N, C, H, W) as float64 points, uint8 pixels in [-1, 1]: (N, D)."""
+    points = images.flatten(start_dim=1).to(torch.float64)
+    return points / 127.5 - 1 if images.dtype == torch.uint8 else points
 
 
 def effective_numbers(distances: Tensor, projections: Tensor, sigma: float) -> Tensor:
@@ -227,5 +228,8 @@ def _three_digits(value: float) -> float:
 
 
 def auto_range_of(images: Tensor, seed: int, sigma_max: float) -> AutoRange:
-    """The range that `auto` searches for training images, uint8 (N, C, H, W); `auto_range` says more."""
+    """The range that `auto` searches for training images (N, C, H, W); `auto_range` says more.
+
+    They are uint8 pixels, or where a model denoises them.
+    """
     return auto_range(TrainingPosterior(images, seed).collapse_level(), sigma_max)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from rich.console import Console
+from torch import Tensor
 
 from pareto_amb.config import AutoRange, SweepConfig
 from pareto_amb.data import ImageSet, Split, TrainingSet, load_images, split, take_training_set
@@ -15,12 +16,17 @@ from pareto_amb.diffusion.checkpoint import read_initial_weights
 from pareto_amb.diffusion.conditioning import training_conditioning
 from pareto_amb.diffusion.methods import METHODS, Method
 from pareto_amb.diffusion.networks import build_denoiser
+from pareto_amb.diffusion.parallel import best_device
 from pareto_amb.diffusion.speed import require_compiler
+from pareto_amb.diffusion.text.build import make_text_model
+from pareto_amb.diffusion.text.parts import TextModel
+from pareto_amb.diffusion.text.prepare import with_text
 from pareto_amb.diffusion.theory import TrainingPosterior
 from pareto_amb.diffusion.trainer import OPTIMIZERS, VERSION, noise_distribution
 from pareto_amb.errors import UserError
 from pareto_amb.evaluation.encoders import Encoder, load_encoder
-from pareto_amb.evaluation.probes import Probes, make_probes
+from pareto_amb.evaluation.probes import N_PROBES, Probes, make_probes
+from pareto_amb.evaluation.prompts import Prompts, make_prompts
 from pareto_amb.printable import reason
 from pareto_amb.randomness import make_generator
 from pareto_amb.search.proposals import distributions
@@ -36,37 +42,47 @@ def trained_methods(config: SweepConfig, methods: Mapping[str, type[Method]]) ->
 
 
 @dataclass(frozen=True)
-class Materials:
-    """The images, how they are split for each train size, and the encoders."""
+class LoadedImages:
+    """The images, how they are split for each train size, and what a model of text is made of.
+
+    `training_sets` are what is trained on, `heldout_probes` the held-out images whose denoising is probed.
+    """
 
     image_set: ImageSet
     splits: dict[int, Split]
+    training_sets: dict[int, TrainingSet]
+    heldout_probes: dict[int, TrainingSet]
+    text_model: TextModel | None
+
+
+@dataclass(frozen=True)
+class Materials(LoadedImages):
+    """The images and the encoders."""
+
     fid_encoder: Encoder
     similarity_encoder: Encoder
-
-    def training_sets(self, conditional: bool) -> dict[int, TrainingSet]:
-        """The training images of each train size."""
-        return {
-            size: take_training_set(self.image_set, part.train, conditional)
-            for size, part in self.splits.items()
-        }
 
     def collapse_levels(self, config: SweepConfig) -> dict[int, float]:
         """The collapse level of the training images of each train size, EDM units."""
         return {
             size: _known_level(config, size)
-            or TrainingPosterior(self.image_set.images[part.train], config.seed).collapse_level()
-            for size, part in self.splits.items()
+            or TrainingPosterior(where_denoised(images), config.seed).collapse_level()
+            for size, images in self.training_sets.items()
         }
 
     def probes(self, config: SweepConfig, collapse_levels: Mapping[int, float]) -> dict[int, Probes]:
         """What the trials of each train size denoise, around its collapse level."""
-        conditional, found = config.data.conditional, {}
-        for size, part in self.splits.items():
-            train, heldout = (
-                take_training_set(self.image_set, index, conditional) for index in (part.train, part.heldout)
-            )
-            found[size] = make_probes(train, heldout, collapse_levels[size], config.seed)
+        return {
+            size: make_probes(train, self.heldout_probes[size], collapse_levels[size], config.seed)
+            for size, train in self.training_sets.items()
+        }
+
+    def prompts(self, config: SweepConfig) -> dict[int, Prompts]:
+        """The captions that the trials of each train size are sampled by; none without captions."""
+        known, found = self.image_set.captions or (), {}
+        for size, part in self.splits.items() if known else ():
+            train, heldout = ([known[k] for k in index.tolist()] for index in (part.train, part.heldout))
+            found[size] = make_prompts(train, heldout, config.seed)
         return found
 
     def fingerprints(self) -> dict[str, Any]:
@@ -87,8 +103,18 @@ class Materials:
                 }
                 for role, e in encoders.items()
             },
-            "training": {"version": VERSION},
+            "training": {"version": VERSION, **self._pipeline()},
         }
+
+    def _pipeline(self) -> dict[str, str]:
+        """What identifies the pretrained pipeline that is trained, if any."""
+        fingerprint = self.text_model.fingerprint if self.text_model else ""
+        return {"pipeline": fingerprint} if fingerprint else {}
+
+
+def where_denoised(images: TrainingSet) -> Tensor:
+    """Training images (N, C, H, W) where the model denoises them: uint8 pixels, or latents."""
+    return images.images if images.encoded is None else images.encoded.mean
 
 
 def _known_level(config: SweepConfig, train_size: int) -> float | None:
@@ -108,30 +134,45 @@ def load_materials(
 
     UserError names what cannot be used.
     """
-    image_set, splits = load_splits(config, console)
-    _check_training(config, image_set, methods)
+    images = load_training_images(config, console)
+    _check_training(config, images.image_set, methods, images.text_model)
     evaluation = config.evaluation
     with console.status("loading encoders"):
         fid = load_encoder(evaluation.fid_encoder, evaluation.preprocessing)
         similarity = fid
         if evaluation.similarity_encoder != evaluation.fid_encoder:
             similarity = load_encoder(evaluation.similarity_encoder, evaluation.preprocessing)
-    return Materials(image_set, splits, fid, similarity)
+    return Materials(**vars(images), fid_encoder=fid, similarity_encoder=similarity)
 
 
-def load_splits(config: SweepConfig, console: Console) -> tuple[ImageSet, dict[int, Split]]:
-    """Load the images and split them for each train size. UserError names what cannot be used."""
+def load_training_images(config: SweepConfig, console: Console) -> LoadedImages:
+    """Load the images and split them for each train size; for a model of text, encode them and read captions.
+
+    UserError names what cannot be used.
+    """
     with console.status("loading images"):
         image_set = load_images(config.data)
     for note in image_set.notes:
         console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
     conditional = config.data.conditional
-    sizes = config.space.train_size
-    return image_set, {size: split(image_set, size, config.seed, conditional) for size in sizes}
+    splits = {size: split(image_set, size, config.seed, conditional) for size in config.space.train_size}
+    training = {size: take_training_set(image_set, part.train, conditional) for size, part in splits.items()}
+    heldout = {
+        size: take_training_set(image_set, part.heldout[:N_PROBES], conditional)
+        for size, part in splits.items()
+    }
+    text_model = make_text_model(config, image_set.captions or ())
+    if text_model is not None:
+        with console.status("encoding images and captions"):
+            training, heldout = (
+                {size: with_text(images, text_model, best_device()) for size, images in sets.items()}
+                for sets in (training, heldout)
+            )
+    return LoadedImages(image_set, splits, training, heldout, text_model)
 
 
 def resolve_auto(
-    config: SweepConfig, declared: Declared, image_set: ImageSet, splits: Mapping[int, Split]
+    config: SweepConfig, declared: Declared, training_sets: Mapping[int, TrainingSet]
 ) -> SweepConfig:
     """The configuration with a range for each train size in the place of each `auto` in `space`.
 
@@ -144,9 +185,9 @@ def resolve_auto(
             raise UserError(f"space.{name}: auto means nothing here; give a range")
         ranges = {
             size: AutoRange.model_validate(
-                find(image_set.images[part.train], config.seed, sigma_max), from_attributes=True
+                find(where_denoised(images), config.seed, sigma_max), from_attributes=True
             )
-            for size, part in splits.items()
+            for size, images in training_sets.items()
         }
         space = space.with_ranges(name, ranges)
     return config.model_copy(update={"space": space})
@@ -174,10 +215,10 @@ def rehearse(
 
     Each makes examples of two images; the network and the optimizer are tried without memory for weights.
     """
-    size, training_set = next(iter(materials.training_sets(config.data.conditional).items()))
+    size, training_set = next(iter(materials.training_sets.items()))
     for name in trained_methods(config, methods):
         try:
-            _first_step(config, declared, methods[name], size, training_set)
+            _first_step(config, declared, methods[name], size, training_set, materials.text_model)
         except UserError:
             raise
         except Exception as error:  # an own method raises what it likes
@@ -194,7 +235,12 @@ def _without(name: str, config: SweepConfig) -> str:
 
 
 def _first_step(
-    config: SweepConfig, declared: Declared, method: type[Method], size: int, training_set: TrainingSet
+    config: SweepConfig,
+    declared: Declared,
+    method: type[Method],
+    size: int,
+    training_set: TrainingSet,
+    text_model: TextModel | None,
 ) -> None:
     training, seed = config.training, config.seed
     noise = noise_distribution(training)
@@ -210,9 +256,11 @@ def _first_step(
     training_set = training_set.first(2)
     channels, height, width = training_set.images.shape[1:]
     with torch.device("meta"):
-        denoiser = build_denoiser(training, (channels, height, width), training_set.n_classes, method)
+        denoiser = build_denoiser(
+            training, (channels, height, width), training_set.n_classes, method, text_model
+        )
     OPTIMIZERS[training.optimizer](
-        denoiser.parameters(),
+        [p for p in denoiser.parameters() if p.requires_grad],
         lr=training.learning_rate,
         betas=training.betas,
         eps=training.eps,
@@ -229,15 +277,20 @@ def _first_step(
         tried.losses(lambda x, *_: torch.zeros_like(x), examples, sigma_data, memory).mean()
 
 
-def _check_training(config: SweepConfig, image_set: ImageSet, methods: Mapping[str, type[Method]]) -> None:
+def _check_training(
+    config: SweepConfig,
+    image_set: ImageSet,
+    methods: Mapping[str, type[Method]],
+    text_model: TextModel | None,
+) -> None:
     """Raise UserError when a trial could not start: its network, first weights or compiler do not fit."""
     training, data = config.training, config.data
     shape = (data.channels, data.resolution, data.resolution)
     label_dim = image_set.n_classes if data.conditional else 0
     for name in trained_methods(config, methods):
         with torch.device("meta"):
-            denoiser = build_denoiser(training, shape, label_dim, methods[name])
-            plain = build_denoiser(training, shape, label_dim, methods[BASELINE])
+            denoiser = build_denoiser(training, shape, label_dim, methods[name], text_model)
+            plain = build_denoiser(training, shape, label_dim, methods[BASELINE], text_model)
         branches = config.search.branch_from is not None and name in config.search.methods
         if branches and denoiser.architecture != plain.architecture:
             raise UserError(

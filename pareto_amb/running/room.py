@@ -10,6 +10,7 @@ import torch
 from pareto_amb.config import SweepConfig
 from pareto_amb.diffusion.methods import Method
 from pareto_amb.diffusion.networks import build_denoiser
+from pareto_amb.diffusion.text.parts import TextModel
 from pareto_amb.errors import UserError
 from pareto_amb.printable import printable, reason
 from pareto_amb.results.run_directory import RunDirectory
@@ -39,12 +40,16 @@ class Room:
 
 
 def room_needed(
-    config: SweepConfig, methods: Mapping[str, type[Method]], trainings: int, begun: int = 0
+    config: SweepConfig,
+    methods: Mapping[str, type[Method]],
+    text_model: TextModel | None,
+    trainings: int,
+    begun: int = 0,
 ) -> Room:
     """What so many trainings leave behind, at most. UserError where a network cannot be built.
 
-    Of those that were `begun` a checkpoint is there, which theirs will replace. Beside them lie those that
-    trials are branched from.
+    A network that is told captions is made of `text_model`. Of those that were `begun` a checkpoint is there,
+    which theirs will replace. Beside them lie those that trials are branched from.
     """
     data, evaluation = config.data, config.evaluation
     with torch.device("meta"):
@@ -54,10 +59,11 @@ def room_needed(
                 (data.channels, data.resolution, data.resolution),
                 int(data.conditional),
                 methods[name],
+                text_model,
             )
             for name in trained_methods(config, methods)
         ]
-    weights = max(sum(p.numel() for p in network.parameters()) for network in networks)
+    weights = max(sum(p.numel() for p in each.parameters() if p.requires_grad) for each in networks)
     image = data.channels * data.resolution**2
     shown = evaluation.n_shown * (4 * image + data.channels * (max(data.resolution, 32) + 2) ** 2)
     samples = trainings * len(evaluation.rungs) * shown

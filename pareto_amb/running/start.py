@@ -55,7 +55,7 @@ def start_sweep(
     with mlflow_left_as_it_was(), claimed(path, resumed) as claim:
         materials = load_materials(config, console, methods)
         with console.status("measuring the collapse level"):
-            config = resolve_auto(config, declared, materials.image_set, materials.splits)
+            config = resolve_auto(config, declared, materials.training_sets)
             levels = materials.collapse_levels(config)
         rehearse(config, declared, methods, materials)
         seconds = minutes * 60 if minutes else None

@@ -107,7 +107,7 @@ def run_sweep(claim: Claim, plan: Plan, console: Console) -> SweepOutcome:
         unfinished, begun = SweepState.foresee(
             run, config, plan.declared, methods, plan.collapse_levels, plan.retry_failed
         )
-        check_room(run, config, room_needed(config, methods, unfinished, begun))
+        check_room(run, config, room_needed(config, methods, plan.materials.text_model, unfinished, begun))
         if unfinished:
             with ray_cluster(plan.address, run) as watch, travelling(methods, plan.declared):
                 gpus = gpus_per_trial(config)
@@ -168,11 +168,13 @@ def _make_assets(run: RunDirectory, plan: Plan, gpus: float) -> SweepAssets:
         config=config,
         declared=plan.declared,
         methods=plan.methods,
-        training_sets=materials.training_sets(config.data.conditional),
+        training_sets=materials.training_sets,
         references=measure_references(config, materials, gpus),
         probes=materials.probes(config, plan.collapse_levels),
         fid_encoder=materials.fid_encoder,
         similarity_encoder=materials.similarity_encoder,
+        text_model=materials.text_model,
+        prompts=materials.prompts(config),
         storage_uri=run.storage_uri(config),
         stop_sign=put_up_sign(),
         credentials=storage_credentials(run.storage_uri(config)),

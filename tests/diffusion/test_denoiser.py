@@ -95,7 +95,7 @@ def test_the_architecture_follows_configuration_data_and_method() -> None:
     network = NetworkConfig(options={"model_channels": 4})
     config = CONFIG.model_copy(update={"augment_probability": 0.1, "network": network})
     described = {"name": "tiny", "resolution": 8, "channels": 3, "label_dim": 5, "augment_dim": 9}
-    for method in METHODS.values():
+    for method in [each for each in METHODS.values() if not each.captioned]:
         denoiser = build_denoiser(config, (3, 8, 8), 5, method)
         channels = {"mask_channels": 1 if method.masked else 0}
         assert denoiser.architecture == described | channels | {"model_channels": 4}

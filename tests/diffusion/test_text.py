@@ -260,7 +260,7 @@ def test_noisy_copies_keep_their_draw_from_the_posterior_and_clean_latents_do_no
 def test_lora_trains_and_stores_only_what_it_adds(write_pipeline: Callable[..., Path]) -> None:
     folder = write_pipeline()
     model = load_pipeline(str(folder))
-    images = with_text(training_set(), model, (3, 16, 16))
+    images = with_text(training_set(), model)
     config = pipeline_config(folder, adapt=LoraConfig(rank=2))
     trainer = Trainer(images, config, Algorithm1(0.3, 0.5), seed=0, text_model=model)
     before = {name: value.clone() for name, value in trainer.denoiser.state_dict().items()}
@@ -285,8 +285,7 @@ def test_a_resumed_training_is_the_same_bit_for_bit(adapt: str, write_pipeline: 
         folder = write_pipeline("v_prediction")
         changes = {"adapt": LoraConfig(rank=2)} if adapt == "lora" else {}
         model, config, images = load_pipeline(str(folder)), pipeline_config(folder, **changes), training_set()
-    shape = tuple(images.images.shape[1:])
-    images = with_text(images, model, shape)  # type: ignore[arg-type]
+    images = with_text(images, model)
 
     def trainer() -> Trainer:
         return Trainer(images, config, Algorithm1(0.3, 0.5), seed=0, text_model=model)
@@ -303,7 +302,7 @@ def test_a_resumed_training_is_the_same_bit_for_bit(adapt: str, write_pipeline: 
 
 def test_a_small_model_is_rebuilt_from_its_checkpoint_alone_and_follows_its_captions() -> None:
     model = small()
-    images = with_text(training_set(8, 1), model, (1, 8, 8))
+    images = with_text(training_set(8, 1), model)
     trainer = Trainer(images, small_config(), Algorithm1(), seed=0, text_model=model)
     trainer.train(16)
     loaded = load_denoiser(trainer.checkpoint(), "checkpoint")
@@ -326,7 +325,7 @@ def test_a_small_model_is_rebuilt_from_its_checkpoint_alone_and_follows_its_capt
 
 def test_a_caption_is_left_out_as_often_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small()
-    images = with_text(training_set(8, 1), model, (1, 8, 8))
+    images = with_text(training_set(8, 1), model)
     trainer = Trainer(images, small_config(caption_dropout=0.25), Algorithm1(), seed=0, text_model=model)
     told = trainer._tell(torch.zeros(4000, dtype=torch.int64))["tokens"]
     empty, own = model.tokens([""]), model.tokens(CAPTIONS[:1])
@@ -338,7 +337,7 @@ def test_a_caption_is_left_out_as_often_as_asked(monkeypatch: pytest.MonkeyPatch
 def test_embeddings_worked_out_once_are_those_of_the_encoder(write_pipeline: Callable[..., Path]) -> None:
     folder = write_pipeline()
     model = load_pipeline(str(folder))
-    images = with_text(training_set(), model, (3, 16, 16))
+    images = with_text(training_set(), model)
     denoiser = build_text_denoiser(pipeline_config(folder), (3, 16, 16), model)
     with torch.no_grad():
         expected = denoiser.read(images.told["tokens"])

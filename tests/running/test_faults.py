@@ -334,7 +334,7 @@ def test_the_room_that_is_told_is_that_of_the_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make_config()
-    room = room_needed(config, METHODS, 7)
+    room = room_needed(config, METHODS, None, 7)
     assert describe_room(room).startswith("about ")
     assert 0.9 < room.checkpoint / 801_772 < 1.1  # of a trial of this sweep, as measured
     assert room.storage > 7 * room.checkpoint
@@ -345,12 +345,12 @@ def test_the_room_that_is_told_is_that_of_the_checkpoints(
     ):
         check_room(RunDirectory(tmp_path / "run"), config, room)
     assert not list(tmp_path.iterdir())
-    begun = room_needed(config, METHODS, 7, begun=7)  # each is replaced, one at a time
+    begun = room_needed(config, METHODS, None, 7, begun=7)  # each is replaced, one at a time
     assert begun.storage == begun.checkpoint + room.samples == room.storage - 7 * room.checkpoint
     branching = make_config("search.branch_from=auto")
     trunks = len(branching.branching_rungs())
     assert trunks > 0
-    assert room_needed(branching, METHODS, 7).storage == room.storage + trunks * room.checkpoint
+    assert room_needed(branching, METHODS, None, 7).storage == room.storage + trunks * room.checkpoint
     monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(0, 0, 0))  # a file system that does not say
     check_room(RunDirectory(tmp_path / "run"), config, room)
 
@@ -359,4 +359,4 @@ def test_a_storage_that_cannot_be_written_is_refused_by_name(tmp_path: Path) -> 
     (tmp_path / "file").write_text("")
     config = make_config(f"storage={tmp_path / 'file' / 'below'}")
     with pytest.raises(UserError, match=r"storage '.*below': cannot be written \(Not a directory\)"):
-        check_room(RunDirectory(tmp_path), config, room_needed(config, METHODS, 1))
+        check_room(RunDirectory(tmp_path), config, room_needed(config, METHODS, None, 1))

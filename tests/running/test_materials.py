@@ -15,7 +15,7 @@ from pareto_amb.diffusion.methods import Algorithm1
 from pareto_amb.diffusion.theory import TrainingPosterior, auto_range
 from pareto_amb.diffusion.trainer import Trainer
 from pareto_amb.errors import UserError
-from pareto_amb.running.materials import describe_auto, load_materials, load_splits, resolve_auto
+from pareto_amb.running.materials import describe_auto, load_materials, load_training_images, resolve_auto
 from pareto_amb.sweep_file import declare, parse_sweep
 
 DECLARED = declare()
@@ -78,7 +78,7 @@ def test_auto_becomes_a_range_for_each_train_size_from_its_own_images() -> None:
     space = config.space.model_copy(update={"sigma_tn": "auto", "train_size": (30, 200)})
     config = config.model_copy(update={"space": space})
     materials = load_materials(config, Console(quiet=True))
-    resolved = resolve_auto(config, DECLARED, materials.image_set, materials.splits)
+    resolved = resolve_auto(config, DECLARED, materials.training_sets)
     for size, part in materials.splits.items():
         level = TrainingPosterior(materials.image_set.images[part.train], config.seed).collapse_level()
         found = resolved.space.searched("sigma_tn", size)
@@ -100,10 +100,10 @@ def test_a_range_stays_and_no_posterior_is_computed_for_it(monkeypatch: pytest.M
     ranges = {20: AutoRange(low=0.01, high=0.5, collapse_level=0.6)}
     space = by_auto.space.model_copy(update={"sigma_tn": ranges})
     by_auto = by_auto.model_copy(update={"space": space})
-    image_set, splits = load_splits(by_hand, Console(quiet=True))
+    training_sets = load_training_images(by_hand, Console(quiet=True)).training_sets
     monkeypatch.delattr("pareto_amb.diffusion.theory.TrainingPosterior")
     for config in (by_hand, by_auto):
-        assert resolve_auto(config, DECLARED, image_set, splits) == config
+        assert resolve_auto(config, DECLARED, training_sets) == config
 
 
 def test_training_images_are_balanced_by_class_only_where_the_model_is_told_classes() -> None:
@@ -111,9 +111,9 @@ def test_training_images_are_balanced_by_class_only_where_the_model_is_told_clas
     told = config.model_copy(update={"data": config.data.model_copy(update={"conditional": True})})
     counts = []
     for each in (config, told):
-        image_set, splits = load_splits(each, console)
-        assert image_set.labels is not None
-        counts.append(image_set.labels[splits[20].train].bincount(minlength=10))
+        images = load_training_images(each, console)
+        assert images.image_set.labels is not None
+        counts.append(images.image_set.labels[images.splits[20].train].bincount(minlength=10))
     assert (counts[1] == 2).all()
     assert (counts[0] != 2).any()
 
@@ -130,7 +130,7 @@ def test_each_parameter_says_what_auto_means_for_it() -> None:
     values = sweep().model_dump(mode="json")
     values["space"] = {"train_size": [20, 40], "sigma_tn": {"low": 0.1, "high": 1.0}}
     config = parse_sweep(values, "check", declared)
-    resolved = resolve_auto(config, declared, *load_splits(config, Console(quiet=True)))
+    resolved = resolve_auto(config, declared, load_training_images(config, Console(quiet=True)).training_sets)
     assert resolved.space["sharpness"] == {n: AutoRange(low=1 / n, high=80.0) for n in (20, 40)}
     assert resolved.space["sigma_tn"] == config.space["sigma_tn"]
     assert describe_auto(resolved, declared)[1] == "sharpness: auto: with 40 images searched 0.025 to 80"
@@ -142,5 +142,6 @@ def test_auto_needs_images_that_differ(tmp_path: Path) -> None:
     config = sweep().model_copy(update={"data": DataConfig(path=str(tmp_path), resolution=8, channels=1)})
     space = config.space.model_copy(update={"sigma_tn": "auto", "train_size": (4,)})
     config = config.model_copy(update={"space": space})
+    images = load_training_images(config, Console(quiet=True))
     with pytest.raises(UserError, match=r"space\.sigma_tn: auto needs two different training images"):
-        resolve_auto(config, DECLARED, *load_splits(config, Console(quiet=True)))
+        resolve_auto(config, DECLARED, images.training_sets)

@@ -57,11 +57,13 @@ def prepared() -> dict[str, Any]:
         "config": config,
         "declared": shipped(),
         "methods": METHODS,
-        "training_sets": materials.training_sets(conditional=False),
+        "training_sets": materials.training_sets,
         "references": references_of(config, materials),
         "probes": materials.probes(config, materials.collapse_levels(config)),
         "fid_encoder": materials.fid_encoder,
         "similarity_encoder": materials.similarity_encoder,
+        "text_model": None,
+        "prompts": {},
         "stop_sign": None,
     }
 

@@ -2,11 +2,21 @@
 
 The paper's Table 2 compares Algorithm 1 (DDPM is its sigma_tn = 0 case), missing pixels and noisy copies
 alone; each of the last two comes in two readings. The control tells what of Algorithm 1's gain is due to its
-noise levels.
+noise levels. Table 3 compares mitigations for text-to-image models, alone and with Algorithm 1.
 """
 
 from pareto_amb.diffusion.methods.algorithm1 import DDPM, Algorithm1
 from pareto_amb.diffusion.methods.base import Augment, Batch, Method
+from pareto_amb.diffusion.methods.captions import (
+    S23,
+    W24,
+    S23Algorithm1,
+    S23Captions,
+    S23CaptionsAlgorithm1,
+    S23Tokens,
+    S23TokensAlgorithm1,
+    W24Algorithm1,
+)
 from pareto_amb.diffusion.methods.control import Control
 from pareto_amb.diffusion.methods.masking import Masking, MaskingReweighted
 from pareto_amb.diffusion.methods.noise_only import NoiseOnly
@@ -14,13 +24,31 @@ from pareto_amb.diffusion.methods.noise_only_consistent import NoiseOnlyConsiste
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
-    for method in (DDPM, Algorithm1, Control, Masking, MaskingReweighted, NoiseOnly, NoiseOnlyConsistent)
+    for method in (
+        DDPM,
+        Algorithm1,
+        Control,
+        Masking,
+        MaskingReweighted,
+        NoiseOnly,
+        NoiseOnlyConsistent,
+        S23,
+        S23Algorithm1,
+        S23Captions,
+        S23CaptionsAlgorithm1,
+        S23Tokens,
+        S23TokensAlgorithm1,
+        W24,
+        W24Algorithm1,
+    )
 }
 """The methods that ship with pareto-amb, by name."""
 
 __all__ = [
     "DDPM",
     "METHODS",
+    "S23",
+    "W24",
     "Algorithm1",
     "Augment",
     "Batch",
@@ -30,4 +58,10 @@ __all__ = [
     "Method",
     "NoiseOnly",
     "NoiseOnlyConsistent",
+    "S23Algorithm1",
+    "S23Captions",
+    "S23CaptionsAlgorithm1",
+    "S23Tokens",
+    "S23TokensAlgorithm1",
+    "W24Algorithm1",
 ]

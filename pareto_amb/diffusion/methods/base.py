@@ -79,6 +79,8 @@ class Method(ABC):
     control: ClassVar[str] = ""
     masked: ClassVar[bool] = False
     """Whether its denoiser is told, in `mask`, which pixels it may see."""
+    captioned: ClassVar[bool] = False
+    """Whether it is for models that are told captions alone."""
 
     @classmethod
     def info(cls) -> MethodInfo:

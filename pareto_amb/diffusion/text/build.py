@@ -21,6 +21,7 @@ from pareto_amb.diffusion.text.parts import TextModel
 from pareto_amb.diffusion.text.pipeline import load_pipeline
 from pareto_amb.diffusion.text.small import SmallOptions, describe, described, small_model
 from pareto_amb.errors import UserError
+from pareto_amb.printable import printable
 
 CAPTIONED, PIPELINE = TEXT_NETWORKS
 
@@ -97,6 +98,7 @@ def build_text_denoiser(
         if name == CAPTIONED
         else {
             "path": model.origin,
+            "fingerprint": model.fingerprint,
             "adapt": config.adapt.model_dump(mode="json"),
         }
     )
@@ -109,13 +111,17 @@ def build_text_denoiser(
 def described_text_model(architecture: Mapping[str, Any]) -> TextModel | None:
     """The text-to-image model that a checkpoint's denoiser is made of, None for another.
 
-    Raises UserError, KeyError, TypeError or ValueError where it cannot be had.
+    Nothing is fetched: a checkpoint may be anyone's. Raises UserError, KeyError, TypeError or ValueError
+    where it cannot be had.
     """
     if architecture.get("name") not in TEXT_NETWORKS:
         return None
-    return (
-        described(architecture) if architecture["name"] == CAPTIONED else load_pipeline(architecture["path"])
-    )
+    if architecture["name"] == CAPTIONED:
+        return described(architecture)
+    model = load_pipeline(architecture["path"], fetch=False)
+    if model.fingerprint != architecture["fingerprint"]:
+        raise UserError(f"was trained from another pipeline than is in {printable(str(model.origin))}")
+    return model
 
 
 def create_text_denoiser(architecture: Mapping[str, Any], model: TextModel) -> TextDenoiser:

@@ -45,7 +45,7 @@ class TextDenoiser(Denoiser):
     ) -> None:
         """Of `model`'s weights, those that `adapt` names are to be trained, and all that are fresh."""
         super().__init__(space, architecture)
-        self.prediction = model.prediction
+        self.prediction, self._model = model.prediction, model
         self.unet, self.text_encoder = model.unet.build(), model.text_encoder.build()
         _make_trainable(self.unet, adapt)
         if gradient_checkpointing:
@@ -72,6 +72,10 @@ class TextDenoiser(Denoiser):
         if any(p.requires_grad for p in self.text_encoder.parameters()):
             return {"tokens": self.empty}
         return {"tokens": self.empty, "text": self.read(self.empty)}
+
+    def tell(self, captions: Sequence[str]) -> Conditioning:
+        """What stands for captions in a conditioning, on the CPU."""
+        return {"tokens": self._model.tokens(captions)}
 
     def steps(self, sigma: Tensor) -> Tensor:
         """The schedule's step at each of `sigma` (B,), from 0 to T - 1, between two steps a fraction."""

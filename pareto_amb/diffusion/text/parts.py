@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -46,8 +46,8 @@ class TextModel:
     """The parts of a text-to-image model.
 
     `prediction` is what the U-Net predicts, `schedule` the noise of its steps. Without `vae` its images are
-    pixels. `origin` is where it was read from, None for one that is made here. `tokenizer` is one of
-    transformers.
+    pixels. `origin` is where it was read from, None for one that is made here, and `fingerprint` the SHA-256,
+    in hex, of what was read there. `tokenizer` is one of transformers.
     """
 
     unet: Part
@@ -57,6 +57,7 @@ class TextModel:
     prediction: str
     schedule: ScheduleConfig
     origin: str | None = None
+    fingerprint: str = ""
 
     def tokens(self, captions: Sequence[str]) -> Tensor:
         """The captions as token numbers, cut or filled up to one length: int64 (N, L)."""
@@ -72,14 +73,13 @@ class TextModel:
         found: Tensor = read["input_ids"]
         return found
 
-    def fingerprint(self) -> str:
-        """SHA-256, in hex, of the configurations, the tokenizer and the weights."""
-        digest = hashlib.sha256()
+    def fingerprinted(self) -> "TextModel":
+        """The same model with the SHA-256 of its weights, its tokenizer, and how they are used."""
+        digest = hashlib.sha256(f"{self.prediction} {self.schedule!r}".encode())
+        digest.update(json.dumps(sorted(self.tokenizer.get_vocab().items())).encode())
         for part in filter(None, (self.unet, self.text_encoder, self.vae)):
             digest.update(json.dumps(dict(part.config), sort_keys=True, default=str).encode())
             for name, tensor in sorted((part.weights or {}).items()):
                 digest.update(name.encode())
-                digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
-        digest.update(f"{self.prediction} {self.schedule!r}".encode())
-        digest.update(json.dumps(sorted(self.tokenizer.get_vocab().items())).encode())
-        return digest.hexdigest()
+                digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+        return replace(self, fingerprint=digest.hexdigest())

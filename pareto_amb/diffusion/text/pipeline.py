@@ -28,13 +28,13 @@ _RESTORE = "restore the pipeline's folder"
 _WANTED = ("*.json", "*.txt", "*/*.json", "*/*.txt", *(f"{part}/*.safetensors" for part in COMPONENTS))
 
 
-def load_pipeline(path: str) -> TextModel:
-    """The parts of the Stable Diffusion pipeline in a folder, or of that name on the hub.
+def load_pipeline(path: str, fetch: bool = True) -> TextModel:
+    """The parts of the Stable Diffusion pipeline in a folder or, where `fetch`, of that name on the hub.
 
     Raises UserError, naming the culprit, where it is not there, lacks a component, has another architecture
     or its weights are pickles.
     """
-    folder = find_folder(path, OPTION, _WANTED)
+    folder = find_folder(path, OPTION, _WANTED, fetch)
     index = read_json(folder / "model_index.json", "name a folder that save_pretrained wrote")
     for name, classes in COMPONENTS.items():
         given = index.get(name)
@@ -57,7 +57,7 @@ def load_pipeline(path: str) -> TextModel:
         ),
         _RESTORE,
     )
-    return TextModel(
+    model = TextModel(
         Part("UNet2DConditionModel", _plain(unet.config), unet.state_dict()),
         Part("CLIPTextModel", text_encoder.config.to_diff_dict(), text_encoder.state_dict()),
         Part("AutoencoderKL", _plain(vae.config), vae.state_dict()),
@@ -66,6 +66,7 @@ def load_pipeline(path: str) -> TextModel:
         _schedule(path, scheduler),
         origin=path,
     )
+    return model.fingerprinted()
 
 
 def _load(folder: Path, name: str, made: Any) -> Any:

@@ -14,19 +14,14 @@ _AT_ONCE = 64
 """Captions that are read at once."""
 
 
-def with_text(
-    images: TrainingSet,
-    model: TextModel,
-    shape: tuple[int, int, int],
-    device: torch.device | str = "cpu",
-) -> TrainingSet:
-    """The same images of `shape` (C, H, W), encoded where the model denoises them, and with their captions.
+def with_text(images: TrainingSet, model: TextModel, device: torch.device | str = "cpu") -> TrainingSet:
+    """The same images, encoded where the model denoises them, and with their captions.
 
     All that is added lies on the CPU.
     """
     encoded = None
     if model.vae is not None:
-        found = space_of(model, shape).encode(images.images.to(device))
+        found = space_of(model, images.images.shape[1:]).encode(images.images.to(device))
         encoded = replace(found, mean=found.mean.cpu(), deviation=found.deviation.cpu())  # type: ignore[union-attr]
     return replace(images, encoded=encoded, told=read_captions(images.captions or (), model, device))
 
