@@ -225,8 +225,8 @@ def _digits_of(captions: Sequence[str]) -> NDArray[np.int64]:
         digit = named_digit(caption)
         if digit is None:
             raise UserError(
-                f"evaluation.judge digits: the caption {printable(caption)!r:.200} asks for no digit, or several; give "
-                "one such as 'a handwritten seven', or set it to clip"
+                f"evaluation.judge digits: the caption {printable(caption)!r:.200} asks for no digit, or "
+                "several; give one such as 'a handwritten seven', or set it to clip"
             )
         found.append(digit)
     return np.array(found, dtype=np.int64)

@@ -266,6 +266,8 @@ def sweep(source: str = "digits", **evaluation: Any) -> SweepConfig:
         "name": "judged",
         "data": data,
         "space": {"train_size": [100]},
+        "training": {"network": {"name": "captioned"}},
+        "sampling": {"sigma_max": 14.6},
         "search": {"objectives": objectives},
         "evaluation": evaluation,
     }
@@ -283,7 +285,7 @@ def test_a_sweep_names_judge_and_objective_together() -> None:
     [
         ({}, "search.objectives: alignment needs evaluation.judge"),
         ({"judge": "clip", "objectives": ["fid", "memorization"]}, "evaluation.judge clip judges nothing"),
-        ({"judge": "clip", "captions": False}, "evaluation.judge clip needs captions"),
+        ({"judge": "clip", "captions": False}, "captions"),
         ({"judge": "digits", "source": "images"}, "evaluation.judge digits cannot judge images"),
         ({"judge": "blip"}, "evaluation.judge"),
     ],
