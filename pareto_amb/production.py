@@ -1,6 +1,7 @@
 """What comes after a sweep: one training at the recommended sigma_tn, and images from its checkpoint."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from pareto_amb import signals
-from pareto_amb.config import TrainingRun
+from pareto_amb.config import SamplingConfig, TrainingRun
 from pareto_amb.config_file import to_yaml
 from pareto_amb.data import load_images, split, take_training_set
 from pareto_amb.diffusion.checkpoint import load_denoiser, sampling_options
@@ -17,7 +18,12 @@ from pareto_amb.diffusion.conditioning import sampling_conditioning
 from pareto_amb.diffusion.methods import METHODS
 from pareto_amb.diffusion.parallel import AgreedError, World, best_device
 from pareto_amb.diffusion.sampler import generate
+from pareto_amb.diffusion.text.build import make_text_model
+from pareto_amb.diffusion.text.denoiser import TextDenoiser
+from pareto_amb.diffusion.text.export import export
+from pareto_amb.diffusion.text.prepare import with_text
 from pareto_amb.diffusion.trainer import Trainer, TrainingDivergedError
+from pareto_amb.errors import UserError
 from pareto_amb.reading import read_file
 from pareto_amb.storage import MAX_OBJECT_BYTES, Storage, check_folder, replace_file, write_text, writing
 
@@ -66,7 +72,21 @@ def train_model(run: TrainingRun, output: Path, console: Console, world: World) 
             _train_with_progress(trainer, run.training.images, save, lambda: bool(request), console)
     except TrainingDivergedError as error:
         raise AgreedError(f"{error}: lower training.learning_rate or lengthen its warm-up") from error
+    with world.together():
+        if world.is_first:
+            _export(trainer, output, console)
     return checkpoint
+
+
+def _export(trainer: Trainer, output: Path, console: Console) -> None:
+    """Write the averaged weights of a text-to-image pipeline as diffusers loads them."""
+    denoiser = trainer.ema_denoiser()
+    if not isinstance(denoiser, TextDenoiser):
+        return
+    with writing(output):
+        how = export(denoiser, output)
+    if how:
+        console.print(f"for diffusers: {how}", markup=False, soft_wrap=True)
 
 
 def _make_trainer(run: TrainingRun, console: Console, world: World) -> Trainer:
@@ -80,13 +100,18 @@ def _make_trainer(run: TrainingRun, console: Console, world: World) -> Trainer:
     with world.together():
         size = run.train_size or len(image_set.images)
         index = split(image_set, size, run.seed, run.data.conditional).train
+        training_set = take_training_set(image_set, index, run.data.conditional)
+        text_model = make_text_model(run, image_set.captions or ())
+        if text_model is not None:
+            training_set = with_text(training_set, text_model, world.device)
         trainer = Trainer(
-            take_training_set(image_set, index, run.data.conditional),
+            training_set,
             run.training,
             METHODS[run.method].create(run.parameters, run.sampling.sigma_max),
             seed=run.seed,
             device=world.device,
             world=world,
+            text_model=text_model,
         )
     # Processors of different makes may round the initial weights differently.
     world.copy_from_first([*trainer.denoiser.state_dict().values(), *trainer.ema])
@@ -110,32 +135,61 @@ def _train_with_progress(
 
 
 def sample_images(
-    checkpoint: Path, folder: Path, count: int, seed: int, solver: str, steps: int, console: Console
+    checkpoint: Path,
+    folder: Path,
+    count: int,
+    seed: int,
+    solver: str,
+    steps: int,
+    console: Console,
+    prompts: Sequence[str] = (),
+    guidance: float = 1.0,
 ) -> None:
     """Write `count` PNG files to `folder`, drawn from the averaged weights of `checkpoint`.
 
-    Raises UserError when the checkpoint cannot be used or the folder cannot be written.
+    A text-to-image model draws image i by prompt i mod their number, and by none without any. Raises
+    UserError when the checkpoint cannot be used or the folder cannot be written.
     """
     content = read_file(checkpoint, MAX_OBJECT_BYTES)
     device = best_device()
     denoiser = load_denoiser(content, str(checkpoint), device)
+    levels = SamplingConfig()
+    lowest, highest = levels.sigma_min, levels.sigma_max
+    if isinstance(denoiser, TextDenoiser):
+        lowest, highest = denoiser.lowest_level, denoiser.highest_level
+    elif prompts or guidance != 1:
+        raise UserError(f"{checkpoint}: its model reads no captions; leave out --prompt and --guidance")
     asked = sampling_options(content, str(checkpoint))
     with Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("sampling", total=count)
         images = generate(
             denoiser,
             range(count),
-            sampling_conditioning(denoiser, asked.hidden),
+            sampling_conditioning(denoiser, asked.hidden, prompts),
             base_seed=seed,
             solver=solver,
             steps=steps,
+            guidance=guidance,
             sigma_stop=asked.sigma_stop,
             device=device,
             progress=lambda n: progress.advance(task, n),
+            sigma_min=lowest,
+            sigma_max=highest,
         )
     with writing(folder):
+        if prompts:
+            write_text(folder / "metadata.jsonl", _metadata(count, prompts))
         for number, image in enumerate(images):
             with replace_file(folder / f"{number:06}.png") as temporary:
                 Image.fromarray(
                     image.squeeze(0).numpy() if len(image) == 1 else image.permute(1, 2, 0).numpy()
                 ).save(temporary, format="PNG")
+
+
+def _metadata(count: int, prompts: Sequence[str]) -> str:
+    """The captions of images, as `data.captions` and `evaluate --captions` read them."""
+    lines = (
+        json.dumps({"file_name": f"{number:06}.png", "text": prompts[number % len(prompts)]})
+        for number in range(count)
+    )
+    return "".join(f"{line}\n" for line in lines)

@@ -294,7 +294,7 @@ class TrialTrainable(Trainable):
             yield encoded if looked_at else encoded.without_pixels()
 
     def _sample(self, seeds: Sequence[int], captions: Sequence[str]) -> EncodedSamples:
-        """Images from the averaged weights, by `captions`, encoded; every trial starts from the same noise."""
+        """Images from the averaged weights, by `captions`, encoded; all trials begin with the same noise."""
         sweep, method = self._assets.config, self._trainer.method
         denoiser = self._trainer.ema_denoiser()
         samples = generate(

@@ -18,6 +18,13 @@ def sample(
         ),
     ] = "heun",
     steps: Annotated[int, typer.Option(min=2, max=10_000, help="Steps of the solver.")] = 18,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="Of a text-to-image model; repeat it to draw by each in turn."),
+    ] = None,
+    guidance: Annotated[
+        float, typer.Option(min=0, max=1000, help="How far a text-to-image model follows the prompt.")
+    ] = 1.0,
     output: Annotated[
         Path | None, typer.Option(help="Folder for the PNG files. Default: samples beside it.")
     ] = None,
@@ -29,5 +36,5 @@ def sample(
 
     folder = output or checkpoint.parent / f"{checkpoint.stem}-samples"
     check_folder(folder)
-    sample_images(checkpoint, folder, count, seed, solver, steps, make_console())
+    sample_images(checkpoint, folder, count, seed, solver, steps, make_console(), prompt or (), guidance)
     print(f"{count} images in {folder}")

@@ -45,14 +45,14 @@ class TextDenoiser(Denoiser):
     ) -> None:
         """Of `model`'s weights, those that `adapt` names are to be trained, and all that are fresh."""
         super().__init__(space, architecture)
-        self.prediction, self._model = model.prediction, model
+        self.prediction, self.model = model.prediction, model
         self.unet, self.text_encoder = model.unet.build(), model.text_encoder.build()
         _make_trainable(self.unet, adapt)
         if gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()  # type: ignore[operator]
-        levels = levels_of(model.schedule).log()
-        self.register_buffer("levels", levels, persistent=False)
-        self.register_buffer("empty", model.tokens([""]).to(levels.device), persistent=False)
+        device = next(self.unet.parameters()).device  # on which libraries need not make everything
+        self.register_buffer("levels", levels_of(model.schedule).log().to(device), persistent=False)
+        self.register_buffer("empty", model.tokens([""]).to(device), persistent=False)
 
     def forward(self, x: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         """Denoise `x` (B, *space.shape) at levels `sigma` (B,)."""
@@ -73,9 +73,19 @@ class TextDenoiser(Denoiser):
             return {"tokens": self.empty}
         return {"tokens": self.empty, "text": self.read(self.empty)}
 
+    @property
+    def lowest_level(self) -> float:
+        """The level of the schedule's first step, EDM units."""
+        return float(self.levels[0].exp())
+
+    @property
+    def highest_level(self) -> float:
+        """The level of the schedule's last step, EDM units."""
+        return float(self.levels[-1].exp())
+
     def tell(self, captions: Sequence[str]) -> Conditioning:
         """What stands for captions in a conditioning, on the CPU."""
-        return {"tokens": self._model.tokens(captions)}
+        return {"tokens": self.model.tokens(captions)}
 
     def steps(self, sigma: Tensor) -> Tensor:
         """The schedule's step at each of `sigma` (B,), from 0 to T - 1, between two steps a fraction."""
