@@ -13,10 +13,13 @@ from PIL import Image
 from pareto_amb.dashboards import theme
 from pareto_amb.dashboards.gallery import data_uri
 from pareto_amb.dashboards.page import render_page
+from pareto_amb.evaluation.caption_copies import CaptionReport
 from pareto_amb.evaluation.gate import Gate
 from pareto_amb.evaluation.report import (
+    CAPTIONS,
     COPYING,
     PIXEL_METRICS,
+    PROMPT_HEADS,
     QUALITY,
     EncoderReport,
     EvaluationReport,
@@ -29,6 +32,8 @@ from pareto_amb.evaluation.report import (
     likeness_rows,
     likeness_title,
     metric_label,
+    prompt_rows,
+    prompts_title,
     remarks,
     verdict,
 )
@@ -38,6 +43,8 @@ from pareto_amb.storage import write_text
 
 TEMPLATE = "evaluation.html.jinja"
 BINS = 60
+LONGEST_CAPTION = 300
+"""Characters of a caption on the page."""
 SHOWN_SIDE = 256
 """Pixels: larger images are shrunk to this side on the page."""
 
@@ -90,6 +97,16 @@ class Section:
 
 
 @dataclass(frozen=True)
+class Captioned:
+    """What was found by captions: the figures, and a table of the captions that trigger copies."""
+
+    figures: list[Row]
+    title: str
+    heads: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+@dataclass(frozen=True)
 class ShownPair:
     """A generated image beside its nearest training image, as PNG data URIs."""
 
@@ -130,6 +147,7 @@ def render(report: EvaluationReport, gate: Gate | None = None) -> str:
         closest=[_shown(pair) for pair in report.closest],
         borderline=[_shown(pair) for pair in report.borderline],
         sections=[_section(number, encoder) for number, encoder in enumerate(report.encoders)],
+        captioned=None if report.captions is None else _captioned(report.captions),
         pixels=[_row(metric, report.pixel_metrics, "") for metric in PIXEL_METRICS],
         facts=_facts(report),
         reference=printable(report.reference),
@@ -163,6 +181,15 @@ def _section(number: int, encoder: EncoderReport) -> Section:
         like_for_like=[] if found is None else likeness_rows(encoder.encoder, found),
         like_for_like_title="" if found is None else likeness_title(found),
         spec=json.loads(similarity_figure(encoder).to_json()),
+    )
+
+
+def _captioned(found: CaptionReport) -> Captioned:
+    return Captioned(
+        figures=[_row(metric, found.metrics, "") for metric in CAPTIONS],
+        title=prompts_title(found),
+        heads=PROMPT_HEADS,
+        rows=list(prompt_rows(found, LONGEST_CAPTION)),
     )
 
 
@@ -245,7 +272,11 @@ def _facts(report: EvaluationReport) -> list[tuple[str, str]]:
         for number, e in enumerate(report.encoders, start=1)
     ]  # fmt: skip
     quality = ("Fréchet distance and the like", f"measured against {printable(report.reference)}")
-    return [*sets, *encoders, quality]
+    clip = []
+    if report.captions is not None and report.captions.clip_model is not None:
+        model, fingerprint = printable(report.captions.clip_model), report.captions.clip_fingerprint
+        clip = [("CLIP model", f"{model}; fingerprint {fingerprint}")]
+    return [*sets, *encoders, quality, *clip]
 
 
 def _describe_set(images: ImageSetSummary) -> str:

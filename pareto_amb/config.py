@@ -37,6 +37,9 @@ MAX_MINUTES = 10_000_000
 TEXT_NETWORKS = ("captioned", "pipeline")
 """The networks that are told a caption."""
 
+ALIGNMENT = "alignment"
+"""The objective that a judge of captions measures."""
+
 PROBED_LEVELS = (0.05, 4.0)
 """Denoising is probed from the first to the second noise level, in shares of the collapse level."""
 
@@ -421,6 +424,14 @@ class EvaluationConfig(_Model):
     primary_threshold: int = Field(
         0, ge=0, le=99, description="position, in `thresholds`, of the one that `memorization` uses"
     )
+    judge: Literal["clip", "digits"] | None = Field(
+        None,
+        description="what says how well samples show their captions: the objective `alignment`. clip: cosine "
+        "of image and text in `clip_model`; digits: a classifier trained on held-out digits",
+    )
+    clip_model: Place = Field(
+        "openai/clip-vit-base-patch32", description="of the judge clip: a folder, or a name of the hub"
+    )
     max_heldout: int = Field(10_000, ge=4, le=10**8, description="held-out images used, at most")
     n_shown: int = Field(64, ge=1, le=10_000, description="samples kept as pictures, with their neighbours")
     batch_size: BatchSize = Field(128, description="images encoded at once; no figure depends on it")
@@ -755,6 +766,7 @@ class SweepConfig(_Model):
         if max(self.space.train_size) < self.training.batch_size // 64:
             raise ValueError("training.batch_size is more than 64 times the largest train size")
         self._check_branching()
+        self._check_judge()
         return self
 
     def with_absolute_path(self) -> Self:
@@ -767,6 +779,25 @@ class SweepConfig(_Model):
             return self
         data = self.data.model_copy(update={"path": str(Path(path).resolve())})
         return self.model_copy(update={"data": data})
+
+    def _check_judge(self) -> None:
+        """Raise ValueError where captions cannot be judged, or what is judged is no objective."""
+        judge, wanted = self.evaluation.judge, ALIGNMENT in self.search.objectives
+        if judge is None and wanted:
+            raise ValueError(
+                f"search.objectives: {ALIGNMENT} needs evaluation.judge; set it to clip or digits"
+            )
+        if judge is None:
+            return
+        if not wanted:
+            raise ValueError(
+                f"evaluation.judge {judge} judges nothing: name {ALIGNMENT} in search.objectives, or set it "
+                "to null"
+            )
+        if not self.data.captions:
+            raise ValueError(f"evaluation.judge {judge} needs captions; set data.captions to true")
+        if judge == "digits" and self.data.source != "digits":
+            raise ValueError(f"evaluation.judge digits cannot judge {self.data.source}; set it to clip")
 
     def _check_level(self, name: str) -> None:
         """Raise ValueError where a noise level is searched beyond what is sampled."""

@@ -4,6 +4,7 @@ import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -94,7 +95,7 @@ def _vocabulary() -> dict[str, int]:
     return {token: number for number, token in enumerate(tokens)}
 
 
-def _tokenizer(folder: Path) -> object:
+def _tokenizer(folder: Path) -> Any:
     files = folder.parent / f"{folder.name}-words"
     files.mkdir(parents=True, exist_ok=True)
     (files / "vocab.json").write_text(json.dumps(_vocabulary()))
@@ -102,3 +103,24 @@ def _tokenizer(folder: Path) -> object:
     return pytest.importorskip("transformers").CLIPTokenizer(
         str(files / "vocab.json"), str(files / "merges.txt"), model_max_length=12
     )
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random CLIP model of a few hundred kB, to be left as it is."""
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("clip")
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    words = {"vocab_size": len(_vocabulary()), "max_position_embeddings": 12}
+    ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = transformers.CLIPConfig(
+            text_config={**shape, **words, **ends, "projection_dim": 8},
+            vision_config={**shape, "image_size": 224, "patch_size": 56, "projection_dim": 8},
+            projection_dim=8,
+        )
+        transformers.CLIPModel(config).save_pretrained(folder, safe_serialization=True)
+    _tokenizer(folder).save_pretrained(folder)
+    transformers.CLIPImageProcessor().save_pretrained(folder)
+    return folder

@@ -17,6 +17,7 @@ PACKAGE = Path(pareto_amb.__file__).parent
 FLOORS = [
     {
         "errors",
+        "pretrained",
         "printable",
         "redaction",
         "credentials",

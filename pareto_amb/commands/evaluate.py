@@ -57,6 +57,23 @@ Threshold = Annotated[
         "that 1% of the held-out images exceed.",
     ),
 ]
+Captions = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|FILE",
+        help="Also say which captions trigger copies. auto: those beside the generated images, in "
+        "metadata.jsonl, dataset.json or text files; FILE: lines as in metadata.jsonl. Captions of the "
+        "training images are read where they have any.",
+    ),
+]
+ClipModel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR|NAME",
+        help="With --captions: the CLIP model that scores the generated images by their captions, a folder "
+        "or a name of the hub such as openai/clip-vit-base-patch32. Default: none.",
+    ),
+]
 Output = Annotated[
     Path | None,
     typer.Option(
@@ -94,6 +111,8 @@ def evaluate(
     encoder: Encoders = None,
     preprocessing: Preprocessing = "standard",
     threshold: Threshold = None,
+    captions: Captions = None,
+    clip_model: ClipModel = None,
     output: Output = None,
     fail_above: FailAbove = None,
     fail_on_identical: FailOnIdentical = None,
@@ -126,7 +145,7 @@ def evaluate(
     console, cache = make_console(), None if no_cache else FeatureCache.default()
     report = evaluate_image_sets(
         generated, train, heldout, reference, encoder, threshold, preprocessing, seed,
-        skip_corrupt=skip_corrupt, cache=cache, console=console,
+        captions=captions, clip_model=clip_model, skip_corrupt=skip_corrupt, cache=cache, console=console,
     )  # fmt: skip
     gate = None
     if gated:

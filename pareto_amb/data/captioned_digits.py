@@ -31,3 +31,9 @@ def writer(number: int) -> str:
     place = number * _STEP % N_NAMES
     digits = (place // 256, place // 16 % 16, place % 16)
     return "".join(_SYLLABLES[digit] for digit in digits).capitalize()
+
+
+def named_digit(caption: str) -> int | None:
+    """The digit that a caption names, its words in any order; None where it names none or several."""
+    named = [word for word in caption.split() if word in _WORDS]
+    return _WORDS.index(named[0]) if len(named) == 1 else None

@@ -1,6 +1,6 @@
 """The captions of image files: one line of text for each, from any of three forms, none of them trusted."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
@@ -11,11 +11,13 @@ from pareto_amb.data.files import (
     METADATA_FILE,
     ImageFiles,
     listed,
+    open_files,
     parse_dataset_json,
     sidecar,
 )
 from pareto_amb.errors import UserError
 from pareto_amb.printable import printable, reason
+from pareto_amb.reading import read_text
 from pareto_amb.untrusted import parse_json
 
 MAX_CHARACTERS = 10_000
@@ -48,7 +50,7 @@ def read_captions(path: Path, files: ImageFiles, uncaptioned: Uncaptioned) -> tu
     caption.
     """
     for remedy, read in _FORMS.items():
-        captions = _table(files, read(path, files))
+        captions = _table(files.names, read(path, files))
         if any(captions.values()):
             missing = [name for name in files.names if not captions.get(name)]
             if missing and not uncaptioned.skip:
@@ -60,9 +62,26 @@ def read_captions(path: Path, files: ImageFiles, uncaptioned: Uncaptioned) -> tu
     return None
 
 
-def _table(files: ImageFiles, lines: Iterable[Line]) -> dict[str, str]:
+def captions_of(path: Path) -> tuple[str, ...] | None:
+    """As `read_captions`, of all images of a folder or a zip, in their order; "" where missing."""
+    with open_files(path, captions=True) as files:
+        return read_captions(path, files, Uncaptioned(skip=True, option=""))
+
+
+def captions_in(table: Path, names: Sequence[str]) -> tuple[str, ...]:
+    """The captions in a file of lines as in `metadata.jsonl`, by the `names` of images; "" where missing.
+
+    Raises UserError when it cannot be used.
+    """
+    content = read_text(table, MAX_LABEL_BYTES).removeprefix("\ufeff")
+    lines = _lines(printable(table), content, PurePosixPath())
+    captions = _table(names, lines)
+    return tuple(captions.get(name, "") for name in names)
+
+
+def _table(names: Sequence[str], lines: Iterable[Line]) -> dict[str, str]:
     """Captions by image."""
-    known, captions = set(files.names), dict[str, str]()
+    known, captions = set(names), dict[str, str]()
     for shown, name, text in lines:
         if name not in known:
             raise UserError(f"{shown} names {name!r:.200}, which is not there; remove that line")
@@ -85,12 +104,16 @@ def _on_one_line(shown: str, text: str) -> str:
 def _from_metadata(path: Path, files: ImageFiles) -> Iterator[Line]:
     tables = [name for name in files.texts if PurePosixPath(name).name == METADATA_FILE]
     for name, (shown, content) in zip(tables, _texts(path, files, tables), strict=True):
-        folder = PurePosixPath(name).parent
-        for number, line in enumerate(content.split("\n"), start=1):
-            if line.strip():
-                place = f"{shown}, line {number},"
-                file_name, text = _parse_line(place, line)
-                yield place, (folder / file_name).as_posix(), text
+        yield from _lines(shown, content, PurePosixPath(name).parent)
+
+
+def _lines(shown: str, content: str, folder: PurePosixPath) -> Iterator[Line]:
+    """Those of a metadata.jsonl in `folder`."""
+    for number, line in enumerate(content.split("\n"), start=1):
+        if line.strip():
+            place = f"{shown}, line {number},"
+            file_name, text = _parse_line(place, line)
+            yield place, (folder / file_name).as_posix(), text
 
 
 def _parse_line(place: str, line: str) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,13 @@ from rich.console import Console
 from torch import Tensor
 
 from pareto_amb.config import EvaluationConfig
+from pareto_amb.data.captions import captions_in, captions_of
 from pareto_amb.data.stream import ImageSource, ImageStream, open_stream
 from pareto_amb.diffusion.parallel import best_device
 from pareto_amb.environment import describe_environment
 from pareto_amb.errors import UserError
 from pareto_amb.evaluation import fidelity, memorization
+from pareto_amb.evaluation.caption_copies import CaptionReport, copy_shares, count_copies
 from pareto_amb.evaluation.encoders import Encoder, Preprocessing, load_encoder
 from pareto_amb.evaluation.features import (
     EncodedImages,
@@ -29,8 +31,10 @@ from pareto_amb.evaluation.features import (
 )
 from pareto_amb.evaluation.frechet import fit_gaussian
 from pareto_amb.evaluation.intervals import Estimate, bootstrap, wilson
+from pareto_amb.evaluation.judges import BATCH_SIZE, ClipJudge, load_clip
 from pareto_amb.evaluation.pixels import stream_l2_ratio, why_no_l2_ratio
 from pareto_amb.evaluation.report import (
+    CAPTIONS,
     COPYING,
     PIXEL_METRICS,
     QUALITY,
@@ -41,9 +45,12 @@ from pareto_amb.evaluation.report import (
     Pair,
     unknown_metrics,
 )
+from pareto_amb.reading import expand
 from pareto_amb.terminal import counting
 
 ROLES = ("generated", "train", "heldout", "reference")
+AUTO_CAPTIONS = "auto"
+"""The captions that stand beside the images."""
 CLOSEST = 12
 """Pairs kept as pictures, the most similar first."""
 BORDERLINE = 6
@@ -73,6 +80,8 @@ def evaluate_image_sets(
     preprocessing: Preprocessing = "standard",
     seed: int = 0,
     *,
+    captions: str | Path | None = None,
+    clip_model: str | None = None,
     skip_corrupt: bool = False,
     device: torch.device | str | None = None,
     cache: FeatureCache | None = None,
@@ -87,21 +96,37 @@ def evaluate_image_sets(
     figures that need one are unknown. `seed` draws the resamples of the intervals and random subsets. The
     device is the best there is; without a console nothing is printed.
 
-    Raises UserError, naming the culprit, for images that cannot be used, sets of different sizes or of
-    fewer than 2 images, held-out images that are also training images, and features of another encoder.
+    `captions` are those of the generated images: `auto`, which stand beside them, or a file of lines as in
+    metadata.jsonl. Where the training images have captions too, copies are counted by them. `clip_model`, a
+    folder or a name of the hub, scores the generated images by theirs.
+
+    Raises UserError, naming the culprit, for images or captions that cannot be used, sets of different sizes
+    or of fewer than 2 images, held-out images that are also training images, and features of another encoder.
     """
     _check_threshold(threshold)
+    if clip_model is not None and captions is None:
+        raise UserError("--clip-model scores images by their captions: give --captions")
     sources, reference_file = _sort_sources(heldout, train, generated, reference)
     console = console or Console(quiet=True, force_jupyter=False)
     with ExitStack() as stack:
         streams = _open_streams(stack, sources, skip_corrupt)
+        told = None if captions is None else _read_captions(captions, sources, streams)
+        clip = None if clip_model is None else load_clip(clip_model, "--clip-model")
         loaded = _load_encoders(encoders, preprocessing, console)
         given = load_reference(reference_file, loaded, streams["generated"].size) if reference_file else None
-        sets = _encode_sets(streams, loaded, console, device or best_device(), cache)
+        device = device or best_device()
+        sets = _encode_sets(streams, loaded, console, device, cache)
         with console.status("comparing"):
             thresholds = [threshold, *[None] * (len(loaded) - 1)]
             reports = [_measure(sets, k, given, value, seed) for k, value in enumerate(thresholds)]
-        return _report(sets, tuple(reports), given, console)
+        report = _report(sets, tuple(reports), given, console)
+        if told is None:
+            return report
+        captions_found = _about_captions(report, told)
+        if clip is not None:
+            scores = _clip_scores(clip, sets["generated"], told.generated, device, console)
+            captions_found = _scored(captions_found, scores, clip_model, clip.fingerprint, seed)
+        return replace(report, captions=captions_found, notes=(*report.notes, *_on_captions(report, told)))
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -245,6 +270,43 @@ def _positions_by_digest(images: _ImageSet) -> dict[bytes, int]:
     for position, digest in enumerate(_digests(images)):
         found.setdefault(digest, position)
     return found
+
+
+@dataclass(frozen=True)
+class _Told:
+    """The captions of images by name, "" where there is none; of the training images None without any."""
+
+    generated: Mapping[str, str]
+    train: Mapping[str, str] | None
+
+
+def _read_captions(
+    given: str | Path, sources: Mapping[str, ImageSource], streams: Mapping[str, ImageStream]
+) -> _Told:
+    """The captions of the generated images, and of the training images where they have any.
+
+    Raises UserError where those of the generated images cannot be had.
+    """
+    generated, train = streams["generated"], streams["train"]
+    if given == AUTO_CAPTIONS:
+        captions = _beside(sources["generated"])
+    else:
+        captions = captions_in(expand(str(given)), generated.names)
+    if captions is None or not any(captions):
+        raise UserError(
+            f"{generated.source}: no generated image has a caption; add a metadata.jsonl with file_name and "
+            "text, or a.txt beside a.png, or name such a file by --captions"
+        )
+    theirs = _beside(sources["train"])
+    return _Told(
+        dict(zip(generated.names, captions, strict=True)),
+        None if theirs is None else dict(zip(train.names, theirs, strict=True)),
+    )
+
+
+def _beside(source: ImageSource) -> tuple[str, ...] | None:
+    """The captions that stand beside images, None where there are none."""
+    return captions_of(source) if isinstance(source, Path) else None
 
 
 # --- measuring ------------------------------------------------------------------------------------
@@ -501,6 +563,78 @@ def _pixel_metrics(
             ratio = stream_l2_ratio(generated.stream, train.stream, show)
         found["l2_ratio_share"] = memorization.l2_ratio_share(ratio)
     return found, why_none
+
+
+def _about_captions(report: EvaluationReport, told: _Told) -> CaptionReport:
+    """The copies by caption; unknown without a threshold."""
+    metrics = unknown_metrics(CAPTIONS)
+    if report.encoders[0].threshold is None:
+        return CaptionReport((), metrics)
+    copies, theirs = {copy.generated: copy.train for copy in report.copies}, told.train or {}
+    left_out = set(report.image_sets["generated"].skipped)
+    names = [name for name in told.generated if name not in left_out]
+    prompts = count_copies(
+        [told.generated[name] for name in names],
+        [name in copies for name in names],
+        [theirs.get(copies.get(name, ""), "") for name in names],
+        list(theirs.values()),
+    )
+    return CaptionReport(prompts, metrics | copy_shares(prompts, told.train is not None))
+
+
+def _clip_scores(
+    clip: ClipJudge,
+    images: _ImageSet,
+    captions: Mapping[str, str],
+    device: torch.device | str,
+    console: Console,
+) -> Tensor:
+    """The CLIP scores (M,) of the images that have a caption."""
+    scores: list[Tensor] = []
+    pixels: list[NDArray[np.uint8]] = []
+    words: list[str] = []
+
+    def score() -> None:
+        if pixels:
+            scores.append(clip.score(torch.from_numpy(np.stack(pixels)), words, device))
+        pixels.clear()
+        words.clear()
+
+    with counting(console, "generated: scoring captions") as show:
+        for done, image in enumerate(images.stream.images(), start=1):
+            if image.pixels is not None and captions[image.name]:
+                pixels.append(image.pixels)
+                words.append(captions[image.name])
+            if len(pixels) == BATCH_SIZE:
+                score()
+            show(done, len(images.stream.names))
+        score()
+    return torch.cat(scores) if scores else torch.empty(0)
+
+
+def _scored(
+    found: CaptionReport, scores: Tensor, clip_model: str | None, fingerprint: str, seed: int
+) -> CaptionReport:
+    """With the mean of the CLIP scores."""
+    mean = bootstrap(scores, lambda values: values.mean(-1), seed=seed)
+    metrics = {**found.metrics, "clip_score": mean}
+    return replace(found, metrics=metrics, clip_model=clip_model, clip_fingerprint=fingerprint)
+
+
+def _on_captions(report: EvaluationReport, told: _Told) -> list[str]:
+    """What the reader of the captions' figures must know."""
+    found = []
+    for role, captions in (("generated", told.generated), ("train", told.train or {})):
+        if missing := list(captions.values()).count(""):
+            found.append(f"{role}: {missing:,} of {len(captions):,} images have no caption")
+    if told.train is None:
+        found.append(
+            "the training images have no captions: whether copies are of the image with that very caption is "
+            "unknown"
+        )
+    if report.encoders[0].threshold is None:
+        found.append("which captions trigger copies is unknown without --heldout or --threshold")
+    return found
 
 
 def _pixels(images: _ImageSet, name: str) -> NDArray[np.uint8]:

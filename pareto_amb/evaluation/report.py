@@ -1,7 +1,7 @@
 """What one evaluation found: figures with intervals, in words, as a table and as JSON."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
+from rich.text import Text
 
+from pareto_amb.evaluation.caption_copies import CaptionReport
 from pareto_amb.evaluation.gate import Gate, judge
 from pareto_amb.evaluation.intervals import UNKNOWN, Z95, Estimate
 from pareto_amb.evaluation.likeness import Likeness
@@ -146,6 +148,35 @@ PIXEL_METRICS = (
     ),
 )  # fmt: skip
 
+CAPTIONS = (
+    Metric(
+        "clip_score", "CLIP score", "number",
+        "Cosine of the embeddings of image and caption, averaged over the generated images. Higher: they "
+        "show more of what their captions say. It depends on the CLIP model.",
+    ),
+    Metric(
+        "trained_prompt_copies", "Copies, by a training caption", "share",
+        "Copies among the generated images whose caption is that of a training image.",
+    ),
+    Metric(
+        "own_image_copies", "… of an image with that very caption", "share",
+        "Of the same images, those that copy a training image of their very caption.",
+    ),
+    Metric(
+        "other_prompt_copies", "Copies, by other captions", "share",
+        "Copies among the generated images whose caption no training image has. Fewer than by training "
+        "captions: captions trigger the copies.",
+    ),
+    Metric(
+        "prompts_with_copies", "Captions that trigger copies", "share",
+        "Distinct captions with at least one copy.",
+    ),
+)  # fmt: skip
+"""What captions have to do with it."""
+
+SHOWN_PROMPTS = 20
+"""Captions that trigger copies, as many at most, in a table."""
+
 
 @dataclass(frozen=True)
 class ImageSetSummary:
@@ -206,8 +237,8 @@ class EvaluationReport:
     """One evaluation. The first of `encoders` gives the verdict, `copies` and the pairs.
 
     `closest` are the most similar pairs, highest first; `borderline` those just above and just below
-    the threshold; `copies` all above it. `reference` says what Fréchet distance, precision and the like
-    were measured against.
+    the threshold; `copies` all above it. `captions` is None where they were not asked for. `reference` says
+    what Fréchet distance, precision and the like were measured against.
     """
 
     image_sets: Mapping[str, ImageSetSummary]
@@ -219,6 +250,7 @@ class EvaluationReport:
     borderline: tuple[Pair, ...]
     notes: tuple[str, ...]
     environment: Mapping[str, Any]
+    captions: CaptionReport | None = None
 
     def _repr_html_(self) -> str:
         return to_html(self)
@@ -425,7 +457,51 @@ def tables(report: EvaluationReport) -> list[Table]:
         found.append(_table(_encoder_title(e), (COPYING, QUALITY), e.metrics, e.encoder))
         if e.likeness is not None:
             found.append(_likeness_table(e, e.likeness))
-    return [*found, _table("pixels", (PIXEL_METRICS,), report.pixel_metrics, "")]
+    found.append(_table("pixels", (PIXEL_METRICS,), report.pixel_metrics, ""))
+    if report.captions is not None:
+        found.append(_table("captions", (CAPTIONS,), report.captions.metrics, ""))
+    return [*found, *_prompt_tables(report)]
+
+
+PROMPT_HEADS = ("caption", "images", "copies", "of its own image")
+
+
+def prompts_title(captions: CaptionReport) -> str:
+    """What the rows of `prompt_rows` are."""
+    total = len(captions.triggers)
+    most = f"; the {SHOWN_PROMPTS} with most are shown" if total > SHOWN_PROMPTS else ""
+    return f"{total:,} of {len(captions.prompts):,} captions trigger copies{most}"
+
+
+def prompt_rows(captions: CaptionReport, longest: int) -> list[tuple[str, str, str, str]]:
+    """A row of PROMPT_HEADS for each caption that triggers copies, the worst ones first, cut to `longest`."""
+    return [
+        (
+            shorten(prompt.caption, longest),
+            f"{prompt.images:,}",
+            f"{prompt.copies:,}",
+            "–" if prompt.own is None else f"{prompt.own:,}",
+        )
+        for prompt in captions.triggers[:SHOWN_PROMPTS]
+    ]
+
+
+def shorten(text: str, longest: int) -> str:
+    """A text from outside, cut to `longest` printable characters."""
+    shown = printable(text)
+    return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
+
+
+def _prompt_tables(report: EvaluationReport) -> list[Table]:
+    """The captions that trigger copies, as they are, where there are any."""
+    if report.captions is None or not report.captions.triggers:
+        return []
+    table = Table(title=prompts_title(report.captions), title_justify="left")
+    for head in PROMPT_HEADS:
+        table.add_column(head, justify="left" if head == PROMPT_HEADS[0] else "right")
+    for caption, *counts in prompt_rows(report.captions, 60):
+        table.add_row(Text(caption), *counts)
+    return [table]
 
 
 def likeness_title(likeness: Likeness) -> str:
@@ -504,10 +580,16 @@ def to_html(report: EvaluationReport) -> str:
             title = f"{e.encoder}, like for like: {likeness_title(e.likeness)}"
             parts.append(_html_table(title, ("metric", "generated", "held-out"), rows))
     cells = [_cells(metric, report.pixel_metrics, "") for metric in PIXEL_METRICS]
-    return "\n".join([*parts, _html_table("pixels", heads, cells)])
+    parts.append(_html_table("pixels", heads, cells))
+    if (captions := report.captions) is not None:
+        cells = [_cells(metric, captions.metrics, "") for metric in CAPTIONS]
+        parts.append(_html_table("captions", heads, cells))
+        if captions.triggers:
+            parts.append(_html_table(prompts_title(captions), PROMPT_HEADS, prompt_rows(captions, 200)))
+    return "\n".join(parts)
 
 
-def _html_table(title: str, heads: tuple[str, str, str], cells: list[tuple[str, str, str]]) -> str:
+def _html_table(title: str, heads: tuple[str, ...], cells: Sequence[tuple[str, ...]]) -> str:
     lines = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in (heads, *cells)]
     lines[0] = lines[0].replace("td>", "th>")
     rows = "".join(f"<tr>{line}</tr>" for line in lines)
@@ -537,6 +619,7 @@ def to_json(report: EvaluationReport, gate: Gate | None = None) -> dict[str, Any
             for e in report.encoders
         ],
         "pixels": {metric.key: _plain(report.pixel_metrics[metric.key]) for metric in PIXEL_METRICS},
+        "captions": None if report.captions is None else _plain_captions(report.captions),
         "reference": report.reference,
         "images": {
             role: {
@@ -559,6 +642,15 @@ def _plain(estimate: Estimate) -> dict[str, float | None]:
     return {
         name: value if math.isfinite(value) else None
         for name, value in (("value", estimate.value), ("low", estimate.low), ("high", estimate.high))
+    }
+
+
+def _plain_captions(captions: CaptionReport) -> dict[str, Any]:
+    return {
+        "clip_model": captions.clip_model,
+        "clip_fingerprint": captions.clip_fingerprint,
+        "metrics": {metric.key: _plain(captions.metrics[metric.key]) for metric in CAPTIONS},
+        "prompts": [dict(vars(prompt)) for prompt in captions.prompts],
     }
 
 

@@ -16,6 +16,7 @@ from pareto_amb.declared import Objective
 from pareto_amb.errors import UserError
 from pareto_amb.evaluation.encoders import Encoder
 from pareto_amb.evaluation.frechet import GaussianStatistics, fit_gaussian, frechet_distance
+from pareto_amb.evaluation.judges import Judge
 from pareto_amb.evaluation.memorization import (
     is_copy,
     mean_similarity,
@@ -55,6 +56,7 @@ class MeasuredSamples:
     neighbour: Tensor  # (N,) int64, its position in `reference.train_images`
     copied: Tensor  # (N,) bool, whether the similarity is above `reference.threshold`
     reference: TrialReference
+    alignment: Tensor | None = None  # (N,) float32, how well each shows its caption; None without a judge
 
     @property
     def n_samples(self) -> int:
@@ -68,9 +70,10 @@ class EncodedSamples:
     samples: Tensor  # (N, C, H, W) uint8, or the first ones
     fid_features: Tensor  # (N, D1) float32
     similarity_features: Tensor  # (N, D2) float32
+    alignment: Tensor | None = None  # (N,) float32, how well each shows its caption; None without a judge
 
     def without_pixels(self) -> "EncodedSamples":
-        """The features alone."""
+        """The features and scores alone."""
         return replace(self, samples=self.samples[:0])
 
     def joined(self, more: Sequence["EncodedSamples"]) -> "EncodedSamples":
@@ -81,7 +84,13 @@ class EncodedSamples:
         similarity_features = (
             fid_features if same else torch.cat([part.similarity_features for part in parts])
         )
-        return EncodedSamples(torch.cat([part.samples for part in parts]), fid_features, similarity_features)
+        scores = [part.alignment for part in parts if part.alignment is not None]
+        return EncodedSamples(
+            torch.cat([part.samples for part in parts]),
+            fid_features,
+            similarity_features,
+            torch.cat(scores) if scores else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -157,13 +166,16 @@ def encode_samples(
     similarity_encoder: Encoder,
     batch_size: int = 128,
     device: torch.device | str = "cpu",
+    judge: Judge | None = None,
+    captions: Sequence[str] = (),
 ) -> EncodedSamples:
     """`samples`, uint8 (N, C, H, W), in the features of the encoders that their reference was built with.
 
-    A batch at a time, and once where both encoders are the same.
+    A batch at a time, and once where both encoders are the same. A `judge` scores them by their N `captions`.
     """
     features = _encode_with_both(samples, fid_encoder, similarity_encoder, batch_size, device)
-    return EncodedSamples(samples, *features)
+    scores = None if judge is None else judge.score(samples, captions, device)
+    return EncodedSamples(samples, *features, alignment=scores)
 
 
 def evaluate_encoded(
@@ -183,6 +195,7 @@ def evaluate_encoded(
         neighbour=neighbour,
         copied=is_copy(similarity, reference.threshold),
         reference=reference,
+        alignment=encoded.alignment,
     )
     figures: dict[str, float | int] = {"n_samples": measured.n_samples}
     for objective in objectives.values():

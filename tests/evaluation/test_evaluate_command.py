@@ -23,8 +23,9 @@ from pareto_amb.errors import UserError
 from pareto_amb.evaluation import encoders
 from pareto_amb.evaluation.encoders import Encoder, load_encoder
 from pareto_amb.evaluation.image_sets import evaluate_image_sets
-from pareto_amb.evaluation.objectives import OBJECTIVES
+from pareto_amb.evaluation.judges import load_clip
 from pareto_amb.evaluation.trial import build_references, evaluate_samples
+from pareto_amb.results.table import shipped
 
 N_TRAIN, N_HELDOUT, N_NEW, N_COPIED = 300, 400, 180, 20
 
@@ -212,7 +213,7 @@ def test_the_numbers_are_those_of_a_sweep(run: Run, saved: Sets) -> None:
     reference = build_references(pixels, {0: (train, heldout)}, encoder, encoder, settings)[0]
     new = pixels[N_TRAIN + N_HELDOUT :][:N_NEW]
     expected = evaluate_samples(
-        torch.cat([pixels[:N_COPIED], new]), reference, OBJECTIVES, encoder, encoder
+        torch.cat([pixels[:N_COPIED], new]), reference, shipped().objectives, encoder, encoder
     ).metrics
     found = result()["encoders"][0]
     assert found["threshold"] == pytest.approx(expected["threshold"], abs=1e-12)
@@ -379,6 +380,150 @@ def test_a_few_images_are_enough_for_what_can_be_said_of_them(run: Run, tmp_path
     assert metrics["kid"]["value"] is None
     assert metrics["precision"]["value"] is None
     assert "note: too few images for kid and precision and the like" in done.out
+
+
+# --- captions -------------------------------------------------------------------------------------
+
+
+def caption(folder: Path, captions: dict[str, str]) -> Path:
+    """Write the captions of a folder's images beside them."""
+    lines = [json.dumps({"file_name": name, "text": text}) for name, text in captions.items()]
+    (folder / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return folder / "metadata.jsonl"
+
+
+def caption_all(sets: Sets) -> dict[str, str]:
+    """Each training image has its own caption, and so has its copy, but two of them each other's."""
+    theirs = {name: f"number {name}" for name in sorted(path.name for path in sets.train.iterdir())}
+    caption(sets.train, theirs)
+    ours = {f"copy{name}": text for name, text in theirs.items() if f"copy{name}" in sets.copies}
+    ours["copy0001.png"], ours["copy0002.png"] = ours["copy0002.png"], ours["copy0001.png"]
+    new = sorted(path.name for path in sets.generated.iterdir() if path.name.startswith("new"))
+    ours |= {name: "number 0200.png" if number < 30 else "a digit" for number, name in enumerate(new)}
+    return ours
+
+
+def test_copies_are_counted_by_caption(run: Run, sets: Sets, clip_folder: Path) -> None:
+    caption(sets.generated, caption_all(sets))
+    more = ["--encoder", "efficientnet_lite0", "--threshold", "0.9999", "--captions", "auto"]
+    done = run("evaluate", "--generated", sets.generated, "--train", sets.train, "--output", "out",
+               *more, "--clip-model", clip_folder)  # fmt: skip
+    assert (done.code, done.err) == (0, "")
+    found = result()
+    assert [copy["generated"] for copy in found["copies"]] == sets.copies
+    prompts = {row["caption"]: row for row in found["captions"]["prompts"]}
+    assert len(prompts) == 22
+    for name in sets.copies:
+        text = f"number {name.removeprefix('copy')}"
+        own = 0 if name in ("copy0001.png", "copy0002.png") else 1
+        assert prompts[text] == {"caption": text, "images": 1, "copies": 1, "own": own}
+    assert prompts["number 0200.png"] == {"caption": "number 0200.png", "images": 30, "copies": 0, "own": 0}
+    assert prompts["a digit"] == {"caption": "a digit", "images": 150, "copies": 0, "own": None}
+    metrics = found["captions"]["metrics"]
+    assert metrics["trained_prompt_copies"]["value"] == pytest.approx(20 / 50)
+    assert metrics["own_image_copies"]["value"] == pytest.approx(18 / 50)
+    assert metrics["other_prompt_copies"]["value"] == 0
+    assert metrics["other_prompt_copies"]["high"] > 0
+    assert metrics["prompts_with_copies"]["value"] == pytest.approx(20 / 22)
+    assert found["captions"]["clip_model"] == str(clip_folder)
+    for words in ("20 of 22 captions trigger copies", "number 0001.png", "CLIP score"):
+        assert words in done.out
+        assert words in page()
+    assert "have no caption" not in done.out
+
+
+def test_the_clip_score_is_the_mean_over_the_captioned_images(
+    run: Run, sets: Sets, clip_folder: Path
+) -> None:
+    some = dict(list(caption_all(sets).items())[:50])
+    caption(sets.generated, some)
+    (sets.generated / "copy0003.png").write_bytes(b"broken")
+    more = ["--captions", "auto", "--clip-model", clip_folder, "--skip-corrupt"]
+    done = run("evaluate", *sets.arguments("--heldout", sets.heldout, *more))
+    assert (done.code, done.err) == (0, "")
+    names = [name for name in some if name != "copy0003.png"]
+    pixels = [np.asarray(Image.open(sets.generated / name).convert("RGB")) for name in names]
+    given = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
+    scores = load_clip(str(clip_folder), "").score(given, [some[name] for name in names])
+    score = result()["captions"]["metrics"]["clip_score"]
+    assert score["value"] == pytest.approx(float(scores.mean()), abs=1e-6)
+    assert score["low"] < score["value"] < score["high"]
+    assert "note: generated: 150 of 200 images have no caption" in done.out
+    assert "number 0003.png" not in {row["caption"] for row in result()["captions"]["prompts"]}
+
+
+def test_captions_may_lie_in_a_file_and_training_images_have_none(run: Run, sets: Sets) -> None:
+    ours = caption_all(sets)
+    (sets.train / "metadata.jsonl").unlink()
+    table = caption(sets.heldout.parent, ours).rename("captions.jsonl")
+    done = run("evaluate", *sets.arguments("--threshold", "0.9999", "--captions", table))
+    assert done.code == 0, done.err
+    found = result()["captions"]
+    assert all(row["own"] is None for row in found["prompts"])
+    assert found["prompts"][0]["copies"] >= found["prompts"][-1]["copies"]
+    for key in ("clip_score", "trained_prompt_copies", "own_image_copies", "other_prompt_copies"):
+        assert found["metrics"][key] == {"value": None, "low": None, "high": None}
+    assert found["clip_model"] is None
+    assert "note: the training images have no captions" in done.out
+
+
+def test_without_a_threshold_no_caption_is_said_to_trigger_copies(run: Run, sets: Sets) -> None:
+    caption(sets.generated, caption_all(sets))
+    done = run("evaluate", *sets.arguments("--captions", "auto"))
+    assert result()["captions"]["prompts"] == []
+    assert "which captions trigger copies is unknown without --heldout or --threshold" in done.out
+
+
+def test_without_captions_the_report_has_none(run: Run, saved: Sets) -> None:
+    run("evaluate", *saved.arguments())
+    assert result()["captions"] is None
+    assert "Captions that trigger copies" not in page()
+
+
+def test_many_hostile_captions_are_text_on_a_bounded_page(run: Run, sets: Sets) -> None:
+    attack = "[red]<img src=x onerror='window.hit=1'>&amp;{{7*7}}"
+    ours = dict.fromkeys(caption_all(sets), attack + "x" * 9000)
+    ours |= {name: f"{number} {attack}" for number, name in enumerate(sorted(ours)) if number % 2}
+    caption(sets.generated, ours)
+    done = run("evaluate", *sets.arguments("--threshold", "0", "--captions", "auto"))
+    assert (done.code, done.err) == (0, "")
+    shown, text = page(), Path("out/evaluation.html").read_text(encoding="utf-8")
+    assert f"{attack}xxx" in shown
+    assert "x" not in shown.images
+    assert "x" * 300 not in text
+    assert "101 of 101 captions trigger copies; the 20 with most are shown" in shown
+    assert sum(attack in part for part in shown.parts) == 20
+    assert "[red]<img" in done.out
+    assert max(map(len, done.out.splitlines())) < 300
+    assert len(result()["captions"]["prompts"]) == 101
+
+
+def test_captions_are_escaped_in_a_notebook(sets: Sets) -> None:
+    caption(sets.generated, dict.fromkeys(caption_all(sets), "<script>alert(1)</script>"))
+    report = evaluate_image_sets(
+        sets.generated, sets.train, encoders="pixels", threshold=0.5, captions="auto"
+    )
+    assert "&lt;script&gt;" in report._repr_html_()
+    assert "<script" not in report._repr_html_()
+
+
+def test_captions_that_cannot_be_used_are_refused(run: Run, sets: Sets, clip_folder: Path) -> None:
+    def tried(*more: object) -> Done:
+        return run("evaluate", *sets.arguments(*more))
+
+    refused(tried("--captions", "auto"), str(sets.generated), "no generated image has a caption")
+    refused(tried("--captions", "nowhere"), "nowhere: cannot be read")
+    refused(tried("--clip-model", clip_folder), "--clip-model", "give --captions")
+    Path("list.jsonl").write_text('{"file_name": "new0000.png"}\n')
+    refused(tried("--captions", "list.jsonl"), "no generated image has a caption")
+    Path("list.jsonl").write_text("a fox\n")
+    refused(tried("--captions", "list.jsonl"), "list.jsonl, line 1, is not JSON")
+    Path("list.jsonl").write_text('{"file_name": "odd.png", "text": "a"}\n')
+    refused(tried("--captions", "list.jsonl"), "'odd.png', which is not there")
+    caption(sets.generated, caption_all(sets))
+    refused(tried("--captions", "auto", "--clip-model", "nowhere"), "--clip-model 'nowhere': nothing there")
+    with pytest.raises(UserError, match="generated array: no generated image has a caption"):
+        evaluate_image_sets(np.zeros((2, 8, 8), np.uint8), sets.train, encoders="pixels", captions="auto")
 
 
 # --- broken images --------------------------------------------------------------------------------

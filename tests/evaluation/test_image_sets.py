@@ -23,11 +23,12 @@ from pareto_amb.evaluation.memorization import (
     nearest_neighbours,
     share_above,
 )
-from pareto_amb.evaluation.objectives import OBJECTIVES
 from pareto_amb.evaluation.report import COPYING, PIXEL_METRICS, QUALITY, to_json, verdict
 from pareto_amb.evaluation.trial import build_references, evaluate_samples
+from pareto_amb.results.table import shipped
 
 PIXELS = load_encoder("pixels")
+OBJECTIVES = shipped().objectives
 
 Sets = dict[str, np.ndarray]
 

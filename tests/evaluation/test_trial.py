@@ -13,7 +13,7 @@ from pareto_amb.evaluation.encoders import Encoder, load_encoder
 from pareto_amb.evaluation.frechet import fit_gaussian, frechet_distance, frechet_standard_error
 from pareto_amb.evaluation.intervals import wilson
 from pareto_amb.evaluation.memorization import calibrate_threshold, nearest_neighbours
-from pareto_amb.evaluation.objectives import FID, OBJECTIVES
+from pareto_amb.evaluation.objectives import FID
 from pareto_amb.evaluation.trial import (
     MeasuredSamples,
     build_references,
@@ -21,8 +21,10 @@ from pareto_amb.evaluation.trial import (
     evaluate_encoded,
     evaluate_samples,
 )
+from pareto_amb.results.table import shipped
 
 PIXELS = load_encoder("pixels")
+OBJECTIVES = shipped().objectives
 
 
 def config(**values: object) -> EvaluationConfig:

@@ -10,7 +10,8 @@ from pareto_amb.config import AdaptConfig, LoraConfig, ScheduleConfig
 from pareto_amb.diffusion.denoiser import Conditioning, Denoiser, PixelSpace, Space
 from pareto_amb.diffusion.noise import schedule_levels
 from pareto_amb.diffusion.text.latents import LatentSpace
-from pareto_amb.diffusion.text.parts import TextModel, library
+from pareto_amb.diffusion.text.parts import TextModel
+from pareto_amb.pretrained import library
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 """The layers of a U-Net that a low-rank addition is made to: those of its attention."""

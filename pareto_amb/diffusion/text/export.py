@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from pareto_amb.diffusion.text.denoiser import TextDenoiser
-from pareto_amb.diffusion.text.parts import Part, library
+from pareto_amb.diffusion.text.parts import Part
+from pareto_amb.pretrained import library
 
 PIPELINE_FOLDER, LORA_FOLDER = "pipeline", "lora"
 

@@ -1,7 +1,6 @@
 """A text-to-image model in parts, as plain data: what travels to workers, and denoisers are built from."""
 
 import hashlib
-import importlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pareto_amb.config import ScheduleConfig
-from pareto_amb.errors import UserError
+from pareto_amb.pretrained import library
 
 CLASSES = {
     "UNet2DConditionModel": "diffusers",
@@ -19,16 +18,6 @@ CLASSES = {
     "CLIPTextModel": "transformers",
 }
 """The classes that a part may be of, and their libraries."""
-
-EXTRA = "install it by `pip install 'pareto-amb[text]'`"
-
-
-def library(name: str) -> Any:
-    """One of the libraries of the extra; UserError where it is missing."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise UserError(f"text-to-image needs {name}, which is not there; {EXTRA}") from error
 
 
 @dataclass(frozen=True, eq=False)

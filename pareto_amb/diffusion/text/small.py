@@ -7,8 +7,9 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from pareto_amb.config import ScheduleConfig
-from pareto_amb.diffusion.text.parts import Part, TextModel, library
+from pareto_amb.diffusion.text.parts import Part, TextModel
 from pareto_amb.errors import UserError
+from pareto_amb.pretrained import library
 
 MAX_TOKENS = 64
 """A caption is cut to as many tokens."""
