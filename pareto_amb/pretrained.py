@@ -2,7 +2,8 @@
 
 import importlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -104,3 +105,36 @@ def guarded(place: Path, load: Callable[[], Loaded], restore: str) -> Loaded:
         raise UserError(
             f"{place}: cannot be read ({type(error).__name__}: {reason(error)}); {restore}"
         ) from error
+
+
+def load_weights(made: Any, folder: Path, restore: str, **options: Any) -> Any:
+    """A network of the class `made` of transformers or diffusers, of the safetensors in a folder, in float32.
+
+    UserError, which says to `restore` it, where they cannot be read, or some are missing: the libraries would
+    draw these at random.
+    """
+
+    def load() -> Any:
+        given = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True, **options}
+        return made.from_pretrained(str(folder), **given)
+
+    with _quiet(library("transformers")):
+        model, about = guarded(folder, load, restore)
+    if missing := about["missing_keys"]:
+        raise UserError(f"{folder}: its weights lack {min(missing)!r:.200}; {restore}")
+    return model.float()
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """No progress bars and warnings of transformers within the block."""
+    logging = transformers.utils.logging
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if shown:
+            logging.enable_progress_bar()

@@ -23,6 +23,7 @@ from pareto_amb.diffusion.text.parts import TextModel
 from pareto_amb.diffusion.trainer import Trainer
 from pareto_amb.errors import UserError
 from pareto_amb.evaluation.encoders import Encoder
+from pareto_amb.evaluation.judges import Judge
 from pareto_amb.evaluation.objectives import OBJECTIVES
 from pareto_amb.evaluation.probes import Probes
 from pareto_amb.evaluation.prompts import Prompts, caption_magnitudes, detection_auc
@@ -63,6 +64,7 @@ class SweepAssets:
     probes: Mapping[int, Probes]
     fid_encoder: Encoder
     similarity_encoder: Encoder
+    judge: Judge | None
     text_model: TextModel | None
     prompts: Mapping[int, Prompts]
     storage_uri: str
@@ -319,6 +321,8 @@ class TrialTrainable(Trainable):
             self._assets.similarity_encoder,
             batch_size=sweep.evaluation.batch_size,
             device=self._device,
+            judge=self._assets.judge,
+            captions=[captions[seed % len(captions)] for seed in seeds] if captions else (),
         )
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

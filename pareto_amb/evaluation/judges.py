@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,7 +15,15 @@ from torch.nn import functional as F
 from pareto_amb.config import EvaluationConfig
 from pareto_amb.data.captioned_digits import named_digit
 from pareto_amb.errors import UserError
-from pareto_amb.pretrained import check_tokenizer, find_folder, find_weights, guarded, library, read_json
+from pareto_amb.pretrained import (
+    check_tokenizer,
+    find_folder,
+    find_weights,
+    guarded,
+    library,
+    load_weights,
+    read_json,
+)
 from pareto_amb.printable import printable
 
 BATCH_SIZE = 32
@@ -112,18 +119,9 @@ def load_clip(path: str, option: str) -> ClipJudge:
     kind = read_json(folder / "config.json", _RESTORE).get("model_type")
     if kind != "clip":
         raise UserError(f"{printable(path)}: a model of the kind {kind!r:.80}, not clip; {_RESTORE}")
-    options = {"local_files_only": True}
-    with _quiet(clip):
-        model, about = guarded(
-            folder,
-            lambda: clip.CLIPModel.from_pretrained(
-                str(folder), use_safetensors=True, output_loading_info=True, **options
-            ),
-            _RESTORE,
-        )
-    if missing := about["missing_keys"]:
-        raise UserError(f"{folder}: its weights lack {min(missing)!r:.200}; {_RESTORE}")
+    model = load_weights(clip.CLIPModel, folder, _RESTORE)
     check_tokenizer(folder, _RESTORE)
+    options = {"local_files_only": True}
     tokenizer, prepare = guarded(
         folder,
         lambda: (
@@ -134,25 +132,10 @@ def load_clip(path: str, option: str) -> ClipJudge:
     )
     if len(tokenizer) > model.config.text_config.vocab_size:
         raise UserError(f"{folder}: its tokenizer has more words than its model; {_RESTORE}")
-    model = model.float().eval().requires_grad_(False)
+    model = model.eval().requires_grad_(False)
     judge = ClipJudge(model, tokenizer, prepare, _clip_fingerprint(model, tokenizer, prepare))
     guarded(folder, lambda: judge.score(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), ["a"]), _RESTORE)
     return judge
-
-
-@contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """No progress bars and warnings of transformers within the block."""
-    logging = transformers.utils.logging
-    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _clip_fingerprint(model: Any, tokenizer: Any, prepare: Any) -> str:

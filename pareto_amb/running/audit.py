@@ -213,6 +213,7 @@ def _make_assets(
         probes={},
         fid_encoder=materials.fid_encoder,
         similarity_encoder=materials.similarity_encoder,
+        judge=None,
         text_model=materials.text_model,
         prompts={},
         storage_uri=storage,

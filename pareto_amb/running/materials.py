@@ -25,6 +25,7 @@ from pareto_amb.diffusion.theory import TrainingPosterior
 from pareto_amb.diffusion.trainer import OPTIMIZERS, VERSION, noise_distribution
 from pareto_amb.errors import UserError
 from pareto_amb.evaluation.encoders import Encoder, load_encoder
+from pareto_amb.evaluation.judges import Judge, load_judge
 from pareto_amb.evaluation.probes import N_PROBES, Probes, make_probes
 from pareto_amb.evaluation.prompts import Prompts, make_prompts
 from pareto_amb.printable import reason
@@ -57,10 +58,11 @@ class LoadedImages:
 
 @dataclass(frozen=True)
 class Materials(LoadedImages):
-    """The images and the encoders."""
+    """The images, the encoders, and who judges how well images show their captions."""
 
     fid_encoder: Encoder
     similarity_encoder: Encoder
+    judge: Judge | None
 
     def collapse_levels(self, config: SweepConfig) -> dict[int, float]:
         """The collapse level of the training images of each train size, EDM units."""
@@ -102,7 +104,8 @@ class Materials(LoadedImages):
                     "fingerprint": e.fingerprint,
                 }
                 for role, e in encoders.items()
-            },
+            }
+            | ({"judge": {"fingerprint": self.judge.fingerprint}} if self.judge else {}),
             "training": {"version": VERSION, **self._pipeline()},
         }
 
@@ -142,7 +145,15 @@ def load_materials(
         similarity = fid
         if evaluation.similarity_encoder != evaluation.fid_encoder:
             similarity = load_encoder(evaluation.similarity_encoder, evaluation.preprocessing)
-    return Materials(**vars(images), fid_encoder=fid, similarity_encoder=similarity)
+        judge = _load_judge(config, images)
+    return Materials(**vars(images), fid_encoder=fid, similarity_encoder=similarity, judge=judge)
+
+
+def _load_judge(config: SweepConfig, images: LoadedImages) -> Judge | None:
+    """The judge of the sweep, which may learn from images that no trial is trained on."""
+    unseen, captions = images.splits[max(images.splits)].heldout, images.image_set.captions or ()
+    known = [captions[k] for k in unseen.tolist()] if captions else []
+    return load_judge(config.evaluation, images.image_set.images[unseen], known)
 
 
 def load_training_images(config: SweepConfig, console: Console) -> LoadedImages:

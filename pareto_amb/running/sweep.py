@@ -173,6 +173,7 @@ def _make_assets(run: RunDirectory, plan: Plan, gpus: float) -> SweepAssets:
         probes=materials.probes(config, plan.collapse_levels),
         fid_encoder=materials.fid_encoder,
         similarity_encoder=materials.similarity_encoder,
+        judge=materials.judge,
         text_model=materials.text_model,
         prompts=materials.prompts(config),
         storage_uri=run.storage_uri(config),

@@ -66,10 +66,12 @@ def check_storage_is_trusted(run: RunDirectory, storage: str | None, trust: bool
 
 def what_it_reads(config: SweepConfig) -> list[str]:
     """What a resumed run has this process read outside its own folder, a line each."""
+    network = config.training.network
     judged_by = config.evaluation.clip_model if config.evaluation.judge == "clip" else None
     read = {
         "images": config.data.path,
         "first weights": config.training.init_from,
+        "a pipeline": str(network.options.get("path", "")) if network.name == "pipeline" else None,
         "a CLIP model": judged_by,
     }
     return [f"reads {what} from {printable(path)}" for what, path in read.items() if path]

@@ -62,6 +62,7 @@ def prepared() -> dict[str, Any]:
         "probes": materials.probes(config, materials.collapse_levels(config)),
         "fid_encoder": materials.fid_encoder,
         "similarity_encoder": materials.similarity_encoder,
+        "judge": None,
         "text_model": None,
         "prompts": {},
         "stop_sign": None,

@@ -9,7 +9,15 @@ from pydantic import ValidationError
 from pareto_amb.config import ScheduleConfig
 from pareto_amb.diffusion.text.parts import Part, TextModel
 from pareto_amb.errors import UserError
-from pareto_amb.pretrained import check_tokenizer, find_folder, find_weights, guarded, library, read_json
+from pareto_amb.pretrained import (
+    check_tokenizer,
+    find_folder,
+    find_weights,
+    guarded,
+    library,
+    load_weights,
+    read_json,
+)
 from pareto_amb.printable import printable
 
 COMPONENTS = {
@@ -78,14 +86,8 @@ def _load(folder: Path, name: str, made: Any) -> Any:
         "the pipeline where you trust it: DiffusionPipeline.from_pretrained(A).save_pretrained(B, "
         "safe_serialization=True)",
     )
-    half = all(".fp16." in file for file in files)
-    variant = {"variant": "fp16"} if half else {}
-
-    def load() -> Any:
-        options = {"use_safetensors": True, "local_files_only": True, **variant}
-        return made.from_pretrained(str(place), **options).float()
-
-    return guarded(place, load, _RESTORE)
+    variant = {"variant": "fp16"} if all(".fp16." in file for file in files) else {}
+    return load_weights(made, place, _RESTORE, **variant)
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
