@@ -8,7 +8,7 @@ methods.
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -192,6 +192,10 @@ class Declared:
     def judged_by(self, objectives: Iterable[str]) -> "Declared":
         """The same methods with these objectives, in this order. KeyError for one that is not declared."""
         return Declared(self.methods, {name: self.objectives[name] for name in objectives})
+
+    def training(self, methods: Iterable[str]) -> "Declared":
+        """The same with these methods alone: a table has columns of what they declare."""
+        return replace(self, methods={name: self.methods[name] for name in methods})
 
     def method(self, name: str) -> MethodInfo:
         """A method by name; one that is not known has its name for a label and no parameters."""

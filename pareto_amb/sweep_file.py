@@ -7,7 +7,7 @@ from typing import Any
 from pareto_amb.config import TEXT_NETWORKS, SweepConfig, TrainingRun
 from pareto_amb.config_file import parse
 from pareto_amb.credentials import take_credentials
-from pareto_amb.declared import Declared, Objective
+from pareto_amb.declared import BASELINE, Declared, Objective
 from pareto_amb.diffusion.methods import METHODS, Method
 from pareto_amb.diffusion.networks import ARCHITECTURES, check_buildable, resolve_architecture
 from pareto_amb.diffusion.sampler import SOLVERS
@@ -74,6 +74,15 @@ def _check_network(name: str, options: Mapping[str, Any], resolution: int, chann
 def parse_sweep(values: Mapping[str, Any], origin: str, declared: Declared | None = None) -> SweepConfig:
     """A sweep, every default written out. UserError names the first key that cannot be used."""
     return parse(SweepConfig, values, origin, context(declared))
+
+
+def trained_methods(config: SweepConfig, methods: Mapping[str, type[Method]]) -> list[str]:
+    """The names of all methods that a sweep trains: DDPM, those that compete, and their controls."""
+    competing = [BASELINE, *config.search.methods]
+    controls = [
+        methods[name].control for name in competing if config.search.controls and methods[name].control
+    ]
+    return list(dict.fromkeys([*competing, *controls]))
 
 
 def without_secrets(config: SweepConfig) -> SweepConfig:

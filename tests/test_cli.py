@@ -262,5 +262,6 @@ def test_spaces_and_version(tmp_path: Path) -> None:
     listed = run("spaces", cwd=tmp_path).stdout
     named = [line.split()[0] for line in listed.splitlines()]
     paper = ["cifar10", "ffhq", "ffhq-table2", "ffhq300", "tiny-imagenet"]
-    assert named == sorted([*paper, "digits", "folder", "smoke"])
+    text = ["captioned-digits", "captions", "laion10k"]
+    assert named == sorted([*paper, *text, "digits", "folder", "smoke"])
     assert run("--version", cwd=tmp_path).stdout.startswith("pareto-amb ")

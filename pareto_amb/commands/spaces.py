@@ -51,8 +51,9 @@ def _print_schema(name: str | None, explain: bool) -> None:
 def _print_space(name: str, recipe: str | None, explain: bool) -> None:
     from pareto_amb import search_spaces
     from pareto_amb.config_file import to_yaml
+    from pareto_amb.diffusion.methods import METHODS
     from pareto_amb.explain import explain_columns, explain_sweep
-    from pareto_amb.sweep_file import declare, parse_sweep
+    from pareto_amb.sweep_file import declare, parse_sweep, trained_methods
 
     declared = declare()
     config = parse_sweep(search_spaces.load(name, recipe), name, declared)
@@ -66,5 +67,6 @@ def _print_space(name: str, recipe: str | None, explain: bool) -> None:
     for method in declared.methods.values():
         print(f"#   {method.name:24} {method.description}")
     print("# The columns of results.parquet:")
-    for column, kind, meaning in explain_columns(declared.judged_by(config.search.objectives)):
+    recorded = declared.judged_by(config.search.objectives).training(trained_methods(config, METHODS))
+    for column, kind, meaning in explain_columns(recorded):
         print(f"#   {column:24} {kind:8} {meaning}")

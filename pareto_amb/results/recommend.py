@@ -58,7 +58,7 @@ class _Choice:
         methods = size.recommended_methods
         if not methods:
             methods = sorted({m for m in size.frame.method if size.declared.method(m).recommended})
-            methods = methods or [name for name, m in size.declared.methods.items() if m.recommended]
+            methods = methods or [n for n, m in size.declared.methods.items() if m.recommended][:1]
             raise UserError(
                 f"train size {size.train_size}: no {' or '.join(methods)} trial has finished; continue with "
                 "--resume"

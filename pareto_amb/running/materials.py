@@ -31,15 +31,7 @@ from pareto_amb.evaluation.prompts import Prompts, make_prompts
 from pareto_amb.printable import reason
 from pareto_amb.randomness import make_generator
 from pareto_amb.search.proposals import distributions
-
-
-def trained_methods(config: SweepConfig, methods: Mapping[str, type[Method]]) -> list[str]:
-    """The names of all methods that a sweep trains: DDPM, those that compete, and their controls."""
-    competing = [BASELINE, *config.search.methods]
-    controls = [
-        methods[name].control for name in competing if config.search.controls and methods[name].control
-    ]
-    return list(dict.fromkeys([*competing, *controls]))
+from pareto_amb.sweep_file import trained_methods
 
 
 @dataclass(frozen=True)

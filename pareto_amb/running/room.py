@@ -14,8 +14,8 @@ from pareto_amb.diffusion.text.parts import TextModel
 from pareto_amb.errors import UserError
 from pareto_amb.printable import printable, reason
 from pareto_amb.results.run_directory import RunDirectory
-from pareto_amb.running.materials import trained_methods
 from pareto_amb.storage import Storage, existing_folder
+from pareto_amb.sweep_file import trained_methods
 
 TABLES = 32 * 2**20
 """Bytes for what a run keeps beside checkpoints and samples: tables, the study, report, logs."""

@@ -17,7 +17,7 @@ from pareto_amb.running.own_code import check_travels
 from pareto_amb.running.sweep import Plan, SweepOutcome, run_sweep
 from pareto_amb.running.tracking import mlflow_left_as_it_was
 from pareto_amb.running.trust import check_storage_is_trusted, trusted_tracking_uri, what_it_reads
-from pareto_amb.sweep_file import without_secrets
+from pareto_amb.sweep_file import trained_methods, without_secrets
 
 
 def start_sweep(
@@ -57,6 +57,7 @@ def start_sweep(
         with console.status("measuring the collapse level"):
             config = resolve_auto(config, declared, materials.training_sets)
             levels = materials.collapse_levels(config)
+        declared = declared.training(trained_methods(config, methods))
         rehearse(config, declared, methods, materials)
         seconds = minutes * 60 if minutes else None
         plan = Plan(

@@ -111,7 +111,7 @@ def probed(frame: pd.DataFrame) -> pd.DataFrame:
     first = frame.drop_duplicates("trial_id")
     first = first[(first.rung > 0) & (first.confirms == "") & (first.controls == "")]
     lists, numbers = first[LISTS], [n for n, c in COLUMNS.items() if c.dtype == "float64"]
-    kept = ["sigma_tn", "mix_ratio", "corruption", "recorded_at", "train_seconds", "eval_seconds"]
+    kept = [*DECLARED.parameters, "recorded_at", "train_seconds", "eval_seconds"]
     unknown = {name: np.nan for name in numbers if name not in kept}
     more = first.assign(**unknown).assign(**lists, n_samples=0, images_seen=50, budget=0.25, rung=1)
     return pd.concat([more, frame.assign(rung=frame.rung + (frame.rung > 0))], ignore_index=True)

@@ -19,11 +19,11 @@ from pareto_amb.errors import UserError
 from pareto_amb.results.run_directory import RunDirectory
 from pareto_amb.results.table import shipped
 from pareto_amb.running.claim import claimed
-from pareto_amb.running.materials import load_materials, trained_methods
+from pareto_amb.running.materials import load_materials
 from pareto_amb.running.start import start_sweep
 from pareto_amb.running.state import SweepState
 from pareto_amb.running.trust import check_storage_is_trusted
-from pareto_amb.sweep_file import declare, parse_sweep
+from pareto_amb.sweep_file import declare, parse_sweep, trained_methods
 
 Usage = namedtuple("Usage", "total used free")
 

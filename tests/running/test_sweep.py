@@ -236,7 +236,6 @@ def test_mlflow_has_a_parent_run_and_a_nested_run_a_trial(finished: tuple[Path, 
             "train_size",
             "sigma_tn",
             "mix_ratio",
-            "corruption",
             "seed",
         }
         rungs = reached[trial.data.tags["trial_id"]]
