@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pareto_amb.dashboards import theme
 from pareto_amb.declared import BASELINE, Declared
 
-SYMBOLS = ("circle", "square", "triangle-up", "diamond-wide", "pentagon", "star", "hexagram", "triangle-down")
+SYMBOLS = (
+    "circle", "square", "triangle-up", "diamond-wide", "pentagon", "star", "hexagram", "triangle-down",
+    "cross", "x", "triangle-left", "triangle-right", "hexagon", "octagon", "bowtie", "hourglass",
+)  # fmt: skip
 BASELINE_SYMBOL = "diamond"
 
 SPARE_COLOURS = ("#56B4E9", "#000000", "#F0E442")

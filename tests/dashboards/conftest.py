@@ -107,7 +107,7 @@ def probed_rows(results: pd.DataFrame, collapse_level: float = 0.8) -> pd.DataFr
     DDPM comes to know its training images around half the collapse level, Algorithm 1 only a little.
     """
     first = results[(results.rung == 1) & (results.confirms == "") & (results.controls == "")]
-    known = ["sigma_tn", "mix_ratio", "corruption", "recorded_at", "train_seconds", "eval_seconds"]
+    known = [*DECLARED.parameters, "recorded_at", "train_seconds", "eval_seconds"]
     unknown = {name: np.nan for name, dtype in SCHEMA.items() if dtype == "float64" and name not in known}
     early = first.assign(**unknown, fid_se=np.nan, memorization_se=np.nan, n_samples=0)
     early = early.assign(rung=0, budget=0.125, images_seen=BUDGET // 8)
@@ -271,8 +271,9 @@ def _row(
         "heldout_memorization": 0.01, "heldout_similarity_mean": 0.61, "heldout_similarity_p95": 0.81,
         "train_loss": 0.2, "train_seconds": 900 * share, "eval_seconds": 60.0,
     } | measured | {
+        **dict.fromkeys(DECLARED.parameters, 0.0),
         "trial_id": trial_id, "method": method, "train_size": train_size, "sigma_tn": sigma,
-        "mix_ratio": mix, "corruption": 0.0, "seed": seed, "rung": rung, "images_seen": int(share * BUDGET),
+        "mix_ratio": mix, "seed": seed, "rung": rung, "images_seen": int(share * BUDGET),
         "budget": share, "n_samples": 5000 if rung else 0, "status": "complete", "error": "", "confirms": "",
         "controls": "", "branched_at": 0,
     }  # fmt: skip

@@ -81,7 +81,7 @@ class S23(_Captioned):
 
     name = "s23"
     label = "S23"
-    color = "#CC79A7"
+    color = "#332288"
     parameters: ClassVar[tuple[Parameter, ...]] = (TEXT_NOISE,)
 
     def tell(self, told: Conditioning, untold: Conditioning, generator: torch.Generator) -> Conditioning:
@@ -97,7 +97,7 @@ class S23Algorithm1(S23):
 
     name = "s23_algorithm1"
     label = "S23 with Algorithm 1"
-    color = "#882255"
+    color = "#8C6BB1"
     parameters = (SIGMA_TN, MIX_RATIO, TEXT_NOISE)
     recommended = True
 
@@ -206,7 +206,7 @@ class W24(_Captioned):
 
     name = "w24"
     label = "W24"
-    color = "#E69F00"
+    color = "#B22222"
     parameters: ClassVar[tuple[Parameter, ...]] = (SKIP_SHARE,)
 
     def first_memory(self) -> dict[str, Tensor]:
