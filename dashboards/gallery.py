@@ -28,10 +28,13 @@ PLAIN = 30
 LARGEST = 512
 """Larger pictures are shown with this many pixels a side."""
 
+LONGEST_CAPTION = 120
+"""Characters shown of a caption."""
+
 MAX_BYTES = 2**30
 MAX_SAMPLES = 100_000
 
-_ARRAYS = ("samples", "neighbours", "similarity", "copied", "seed")
+_ARRAYS = ("samples", "neighbours", "similarity", "copied", "seed", "prompt", "caption")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Samples:
     """One stored set of samples: images (m, channels, height, width) uint8, figures (m,).
 
     A selection: the `first` samples of a measurement as they came, then the most similar of the others.
+    Those of a text-to-image model have the `prompts` they were made by, and their neighbours' `captions`.
     """
 
     first: int
@@ -46,16 +50,20 @@ class Samples:
     neighbours: NDArray[np.uint8]
     similarity: NDArray[np.float32]
     copied: NDArray[np.bool_]
+    prompts: NDArray[np.str_] | None = None
+    captions: NDArray[np.str_] | None = None
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A sample and its nearest training image, as PNG data URIs."""
+    """A sample and its nearest training image, as PNG data URIs, and what was said of them, if anything."""
 
     sample: str
     neighbour: str
     similarity: float
     copied: bool
+    prompt: str = ""
+    caption: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,8 @@ def read_samples(place: Path | Storage, trial_id: str, rung: int) -> Samples | N
             neighbours=_images(arrays["neighbours"]),
             similarity=_figures(arrays["similarity"]).astype(np.float32),
             copied=_figures(arrays["copied"]).astype(bool),
+            prompts=_texts(arrays.get("prompt")),
+            captions=_texts(arrays.get("caption")),
         )
         _check_lengths(found)
     except KeyError as error:
@@ -122,21 +132,24 @@ def build_gallery(stored: Samples, total: int, copies: int | None) -> Gallery:
     `total` and `copies` are those of the measurement, of which `stored` is a selection.
     """
     order = np.argsort(-np.nan_to_num(stored.similarity, nan=-np.inf), kind="stable")
-    closest = [
-        Pair(
-            sample=data_uri(stored.samples[index]),
-            neighbour=data_uri(stored.neighbours[index]),
-            similarity=float(stored.similarity[index]),
-            copied=bool(stored.copied[index]),
-        )
-        for index in order[:CLOSEST]
-    ]
+    closest = [_pair(stored, index) for index in order[:CLOSEST]]
     return Gallery(
         kept=len(stored.samples),
         total=total,
         copies=copies,
         closest=closest,
         plain=[data_uri(image) for image in stored.samples[: min(stored.first, PLAIN)]],
+    )
+
+
+def _pair(stored: Samples, index: int) -> Pair:
+    said = [str(texts[index]) if texts is not None else "" for texts in (stored.prompts, stored.captions)]
+    return Pair(
+        data_uri(stored.samples[index]),
+        data_uri(stored.neighbours[index]),
+        float(stored.similarity[index]),
+        bool(stored.copied[index]),
+        *(text if len(text) <= LONGEST_CAPTION else f"{text[: LONGEST_CAPTION - 1]}…" for text in said),
     )
 
 
@@ -165,6 +178,14 @@ def _images(array: NDArray[np.generic]) -> NDArray[np.uint8]:
     return array.astype(np.uint8, copy=False)
 
 
+def _texts(array: NDArray[np.generic] | None) -> NDArray[np.str_] | None:
+    if array is None:
+        return None
+    if array.dtype.kind != "U" or array.ndim != 1:
+        raise ValueError(f"expected a text for each image, got {array.dtype} of shape {array.shape}")
+    return array.astype(np.str_, copy=False)
+
+
 def _figures(array: NDArray[np.generic]) -> NDArray[np.generic]:
     if array.dtype.kind not in "biuf" or array.ndim != 1:
         raise ValueError(f"expected a number for each image, got {array.dtype} of shape {array.shape}")
@@ -175,5 +196,9 @@ def _check_lengths(stored: Samples) -> None:
     lengths = {len(stored.samples), len(stored.neighbours)}
     if len(lengths) > 1 or {stored.similarity.shape, stored.copied.shape} != {(lengths.pop(),)}:
         raise ValueError("its arrays differ in length")
+    if any(
+        texts is not None and len(texts) != len(stored.samples) for texts in (stored.prompts, stored.captions)
+    ):
+        raise ValueError("its captions are not as many as its images")
     if len(stored.samples) > MAX_SAMPLES:
         raise ValueError(f"more than {MAX_SAMPLES:,} images")

@@ -14,6 +14,7 @@ from pareto_amb.dashboards.marks import recommended_value
 from pareto_amb.dashboards.method import facts
 from pareto_amb.dashboards.page import render_page
 from pareto_amb.dashboards.plots import Plot, draw_plots, took_part
+from pareto_amb.dashboards.prompt_table import prompt_table
 from pareto_amb.dashboards.published import compare
 from pareto_amb.dashboards.tables import Table, tables
 from pareto_amb.dashboards.trials import columns, is_answer, trial_rows, what_became
@@ -119,7 +120,7 @@ def _section(run: Run, train_size: int) -> Section:
         heldout=_heldout(size),
         notes=_notes(size, recommendation) if recommendation else [],
         plots=draw_plots(size, run.config, recommendation, compare(run.config, dict(run.environment), size)),
-        tables=tables(recommendation, size, run.config),
+        tables=[*tables(recommendation, size, run.config), *filter(None, [prompt_table(size, run.config)])],
         pictures=_all_pictures(run, size, recommendation),
     )
 

@@ -186,7 +186,7 @@ def replace_tokens(
     return {**others, "tokens": torch.where(words & where, known[drawn], tokens)}
 
 
-OBSERVED_STEPS = 200
+OBSERVED_STEPS = 500
 """For so many steps nothing is skipped: they show how far captions move the predicted noise."""
 
 _BINS, _LOWEST, _HIGHEST = 400, -8.0, 2.0
