@@ -34,9 +34,9 @@ from pareto_amb.diffusion.methods import METHODS
 from pareto_amb.diffusion.sampler import generate
 from pareto_amb.diffusion.theory import TrainingPosterior
 from pareto_amb.diffusion.trainer import Trainer, noise_distribution
-from pareto_amb.evaluation.objectives import OBJECTIVES
 from pareto_amb.evaluation.probes import Probes, make_probes
 from pareto_amb.evaluation.trial import TrialReference, build_references, evaluate_samples
+from pareto_amb.results.table import shipped
 from pareto_amb.running.materials import Materials, load_materials
 from pareto_amb.storage import replace_file
 from pareto_amb.sweep_file import parse_sweep
@@ -134,7 +134,7 @@ def measure(config_json: str, trainer: Trainer, train_size: int) -> dict[str, fl
     found = evaluate_samples(
         samples,
         references[train_size],
-        OBJECTIVES,
+        shipped().objectives,
         materials.fid_encoder,
         materials.similarity_encoder,
     )

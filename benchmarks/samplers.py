@@ -24,8 +24,8 @@ from pareto_amb.diffusion.conditioning import sampling_conditioning
 from pareto_amb.diffusion.methods import METHODS
 from pareto_amb.diffusion.sampler import generate
 from pareto_amb.diffusion.trainer import Trainer, noise_distribution
-from pareto_amb.evaluation.objectives import OBJECTIVES
 from pareto_amb.evaluation.trial import build_references, evaluate_samples
+from pareto_amb.results.table import shipped
 from pareto_amb.running.materials import Materials, load_materials
 from pareto_amb.sweep_file import parse_sweep
 
@@ -84,7 +84,7 @@ def main() -> None:
             sigma_stop=trainer.method.sigma_stop,
             **sampling,
         )
-        return evaluate_samples(samples, reference, OBJECTIVES, *encoders).metrics
+        return evaluate_samples(samples, reference, shipped().objectives, *encoders).metrics
 
     differences: dict[tuple[str, int], list[list[float]]] = {setting: [] for setting in SETTINGS}
     for trainer in trained(config, materials, options.sigmas, options.images):

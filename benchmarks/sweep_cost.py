@@ -23,8 +23,8 @@ from pareto_amb.diffusion.conditioning import sampling_conditioning
 from pareto_amb.diffusion.methods import Algorithm1
 from pareto_amb.diffusion.sampler import generate
 from pareto_amb.diffusion.trainer import Trainer
-from pareto_amb.evaluation.objectives import OBJECTIVES
 from pareto_amb.evaluation.trial import build_references, encode_samples, evaluate_encoded
+from pareto_amb.results.table import shipped
 from pareto_amb.running.materials import load_materials
 from pareto_amb.search.cost import planned_trainings
 from pareto_amb.sweep_file import declare, parse_sweep
@@ -57,7 +57,7 @@ def measure(config: SweepConfig) -> dict[str, float]:
     samples, sampled = timed(lambda: generate(denoiser, seeds, told, base_seed=config.seed, **sampling))
     batch = config.evaluation.batch_size
     encoded, encoding = timed(lambda: encode_samples(samples, *encoders, batch_size=batch))
-    _, figures = timed(lambda: evaluate_encoded(encoded, reference, OBJECTIVES))
+    _, figures = timed(lambda: evaluate_encoded(encoded, reference, shipped().objectives))
     _, probed = timed(lambda: probes.errors(denoiser))
     return {
         "image": training / TRAINED,

@@ -110,6 +110,9 @@ class Trainer:
         self._memory = {name: value.to(self.device) for name, value in method.first_memory().items()}
         told = training_conditioning(training_set)
         self._conditioning = {name: value.to(self.device) for name, value in told.items()}
+        with torch.no_grad():
+            untold = self.denoiser.untold
+        self._untold = {name: value for name, value in untold.items() if name in told}
 
         self._generator = make_generator(seed, "batches", self.device)
         self._dropout_state = self._first_dropout_state()
@@ -246,14 +249,13 @@ class Trainer:
     def _tell(self, index: Tensor) -> Conditioning:
         """What the denoiser is told of the images at `index` (B,), some of them left untold."""
         told = {name: value[index] for name, value in self._conditioning.items()}
-        untold = {name: value for name, value in self.denoiser.untold.items() if name in told}
-        told = dict(self.method.tell(told, untold, self._generator))
+        told = dict(self.method.tell(told, self._untold, self._generator))
         if self.config.caption_dropout:
             draws = torch.rand(len(index), generator=self._generator, device=self.device)
             dropped = draws < self.config.caption_dropout
-            for name in untold.keys() & told.keys():
+            for name in self._untold.keys() & told.keys():
                 rows = dropped.view(-1, *[1] * (told[name].ndim - 1))
-                told[name] = torch.where(rows, untold[name].to(told[name].dtype), told[name])
+                told[name] = torch.where(rows, self._untold[name].to(told[name].dtype), told[name])
         return told
 
     def _learning_rate(self) -> float:

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pareto_amb.dashboards.gallery import CLOSEST, PLAIN, build_gallery, data_uri, read_samples
+from pareto_amb.dashboards.gallery import (
+    CLOSEST,
+    LONGEST_CAPTION,
+    PLAIN,
+    build_gallery,
+    data_uri,
+    read_samples,
+)
 from pareto_amb.errors import UserError
 from pareto_amb.storage import Storage
 
@@ -40,6 +47,31 @@ def test_only_the_first_samples_are_shown_as_they_came(tmp_path: Path) -> None:
     stored = read_samples(store(tmp_path, content.getvalue()), "t", 1)
     assert stored is not None
     assert build_gallery(stored, 1000, None).plain == [data_uri(image) for image in images[:3]]
+
+
+def captioned(prompts: list[object], captions: list[str]) -> bytes:
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8)).astype(np.uint8)
+    content = io.BytesIO()
+    np.savez(
+        content, seed=[0, 1], samples=images, neighbours=images, similarity=[0.2, 0.9],
+        copied=[False, True], prompt=np.array(prompts), caption=np.array(captions),
+    )  # fmt: skip
+    return content.getvalue()
+
+
+def test_pairs_have_the_prompt_of_the_sample_and_the_caption_of_its_neighbour(tmp_path: Path) -> None:
+    stored = read_samples(store(tmp_path, captioned(["a fox", "a " * 500], ["a cat", "a cow"])), "t", 1)
+    assert stored is not None
+    closest, other = build_gallery(stored, 2, 1).closest
+    assert (other.prompt, other.caption, closest.caption) == ("a fox", "a cat", "a cow")
+    assert len(closest.prompt) == LONGEST_CAPTION
+
+
+@pytest.mark.parametrize("prompts", [["a"], [1, 2], ["a", "b", "c"]])
+def test_captions_that_are_none_are_named(tmp_path: Path, prompts: list[object]) -> None:
+    place = store(tmp_path, captioned(prompts, ["a", "b"]))
+    with pytest.raises(UserError, match="not a file of samples"):
+        read_samples(place, "t", 1)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -645,3 +645,22 @@ def test_probes_add_a_figure_and_their_rungs_are_no_measurements(
 
 def test_a_table_without_probes_has_no_figure_of_them(run_dir: Path) -> None:
     assert "knows its training images" not in page_of(run_dir).words
+
+
+def test_a_sweep_with_captions_shows_what_triggers_copies(
+    new_run: Callable[..., Path], make_rows: Callable[[int], pd.DataFrame]
+) -> None:
+    rows = make_rows(300)
+    assert "Which captions" not in write_report(new_run(rows, recommend_for=(300,))).read_text()
+    figures = {
+        "memorization_shuffled_captions": rows.memorization / 2,
+        "memorization_unseen_captions": np.nan,
+        "caption_detection_auc": 0.75,
+    }
+    report = write_report(new_run(rows.assign(**figures), recommend_for=(300,))).read_text()
+    assert "Which captions trigger copies" in report
+    assert "Shuffled captions" in report
+    assert "Unseen captions" not in report  # none were drawn
+    ended = rows[(rows.method == "ddpm") & (rows.budget == 1)]
+    assert f"<b>{ended.memorization.mean() / 2:.3f}</b>" in report
+    assert "3 trainings" in report
