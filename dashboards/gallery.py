@@ -143,7 +143,9 @@ def build_gallery(stored: Samples, total: int, copies: int | None) -> Gallery:
 
 
 def _pair(stored: Samples, index: int) -> Pair:
-    said = [str(texts[index]) if texts is not None else "" for texts in (stored.prompts, stored.captions)]
+    said = [
+        printable(texts[index]) if texts is not None else "" for texts in (stored.prompts, stored.captions)
+    ]
     return Pair(
         data_uri(stored.samples[index]),
         data_uri(stored.neighbours[index]),

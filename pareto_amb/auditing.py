@@ -31,6 +31,7 @@ JSON_SCHEMA = "pareto-amb audit 1"
 MAX_CSV_BYTES = 2**28
 MAX_SCORES = 32
 MAX_VALUES = 10_000_000
+MAX_MODELS = 2_000
 COLUMNS = (
     "audit", "image", "file", "models_in", "models_out", "mem", "standard_error", "p_value", "significant",
     "found_out", "copies", "copies_standard_error",
@@ -109,6 +110,8 @@ def _check_sizes(frame: pd.DataFrame, names: Sequence[str]) -> None:
         raise ValueError(f"{len(names)} columns of scores; from 1 to {MAX_SCORES} are needed")
     if not len(frame):
         raise ValueError("it has no rows")
+    if (models := frame["model"].nunique()) > MAX_MODELS:
+        raise ValueError(f"{models:,} models; at most {MAX_MODELS:,} are taken")
     if len(frame) * len(names) > MAX_VALUES:
         raise ValueError(f"{len(frame) * len(names):,} scores; at most {MAX_VALUES:,} are taken")
 

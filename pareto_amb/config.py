@@ -770,15 +770,22 @@ class SweepConfig(_Model):
         return self
 
     def with_absolute_path(self) -> Self:
-        """The same sweep from wherever it is resumed: a data path that is there now is made absolute.
+        """The same sweep from wherever it is resumed: paths that are there become absolute.
 
         UserError for a path that cannot be looked at.
         """
-        path = self.data.path
-        if not path or look_at(Path(path)) is None:
-            return self
-        data = self.data.model_copy(update={"path": str(Path(path).resolve())})
-        return self.model_copy(update={"data": data})
+        network, evaluation = self.training.network, self.evaluation
+        options = network.options
+        if network.name == "pipeline":
+            options = {**options, "path": _absolute(options["path"])}
+        network = network.model_copy(update={"options": options})
+        return self.model_copy(
+            update={
+                "data": self.data.model_copy(update={"path": _absolute(self.data.path)}),
+                "training": self.training.model_copy(update={"network": network}),
+                "evaluation": evaluation.model_copy(update={"clip_model": _absolute(evaluation.clip_model)}),
+            }
+        )
 
     def _check_judge(self) -> None:
         """Raise ValueError where captions cannot be judged, or what is judged is no objective."""
@@ -929,6 +936,11 @@ class SweepConfig(_Model):
     def _whole_batches(self, share: float) -> int:
         batch = self.training.batch_size
         return max(round(share * self.training.images / batch), 1) * batch
+
+
+def _absolute(path: str | None) -> str | None:
+    """A path that is there as it is from anywhere; any other text stays."""
+    return str(Path(path).resolve()) if path and look_at(Path(path)) is not None else path
 
 
 def check_minutes(minutes: float | None, called: str) -> None:

@@ -105,6 +105,7 @@ class TrialTrainable(Trainable):
         """Set up the training, as far as the sweep's storage has it."""
         trial, assets, sweep = self._trial, self._assets, self._assets.config
         method = assets.methods[trial.method].create(trial.parameters, sweep.sampling.sigma_max)
+        self.__dict__.pop("_trainer", None)  # two would not fit on a GPU that one fills
         self._training_set, self._reference = self._find_training_set(), self._find_reference()
         self._trainer = Trainer(
             self._training_set,
@@ -242,7 +243,7 @@ class TrialTrainable(Trainable):
         figures: dict[str, float] = {}
         count = sweep.evaluation.other_prompts
         for name, captions in prompts.others().items() if count else ():
-            encoded = self._sample(range(count), captions)
+            encoded = self._sample(range(count), captions, judged=False)
             other = evaluate_encoded(encoded, self._reference, {}).metrics
             figures |= {f"{figure}_{name}": other[figure] for figure in ("memorization", "similarity_mean")}
         captions = prompts.training[: len(found.copied)]
@@ -302,7 +303,7 @@ class TrialTrainable(Trainable):
             encoded = self._sample(seeds[start : start + some], self._training_set.captions or ())
             yield encoded if looked_at else encoded.without_pixels()
 
-    def _sample(self, seeds: Sequence[int], captions: Sequence[str]) -> EncodedSamples:
+    def _sample(self, seeds: Sequence[int], captions: Sequence[str], judged: bool = True) -> EncodedSamples:
         """Images from the averaged weights, by `captions`, encoded; all trials begin with the same noise."""
         sweep, method = self._assets.config, self._trainer.method
         denoiser = self._trainer.ema_denoiser()
@@ -321,7 +322,7 @@ class TrialTrainable(Trainable):
             self._assets.similarity_encoder,
             batch_size=sweep.evaluation.batch_size,
             device=self._device,
-            judge=self._assets.judge,
+            judge=self._assets.judge if judged else None,
             captions=[captions[seed % len(captions)] for seed in seeds] if captions else (),
         )
 

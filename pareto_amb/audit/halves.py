@@ -1,4 +1,4 @@
-"""Which model is trained on which images: halves, in pairs."""
+"""Which model is trained on which images: halves, drawn for each image by itself, then balanced."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,10 @@ FEWEST_MODELS = 8
 def balanced_halves(n_models: int, n_images: int, seed: int) -> NDArray[np.bool_]:
     """Which of `n_images` images each of `n_models` models is trained on: bool (n_models, n_images).
 
-    Models come in pairs: the second is trained on what the first is not. Every image is therefore in exactly
-    half of the models, and every model has half of the images, one more or less where their number is odd.
-    The draw depends on the three arguments alone.
+    Every image is in exactly half of the models, and every model has half of the images, one more or less
+    where their number is odd. The models of each image are drawn by themselves, then as few as possible are
+    exchanged until the models are equally large: what an image is in hardly tells what another one is in, as
+    it would in halves that come in pairs. The draw depends on the three arguments alone.
 
     Raises UserError for an odd number of models, fewer than FEWEST_MODELS, or fewer than 2 images.
     """
@@ -27,7 +28,12 @@ def balanced_halves(n_models: int, n_images: int, seed: int) -> NDArray[np.bool_
     if n_images < 2:
         raise UserError(f"{n_images} images: too few to halve; give at least 2")
     generator = np.random.default_rng(derive_seed(seed, "audit halves"))
-    first = np.zeros((n_models // 2, n_images), dtype=bool)
-    for row in first:
-        row[generator.permutation(n_images)[: n_images // 2]] = True
-    return np.stack([first, ~first], axis=1).reshape(n_models, n_images)
+    order = generator.random((n_models, n_images)).argsort(axis=0)
+    member = order < n_models // 2
+    while True:
+        sizes = member.sum(axis=1)
+        large, small = int(sizes.argmax()), int(sizes.argmin())
+        if sizes[large] - sizes[small] <= 1:
+            return member
+        image = generator.choice(np.flatnonzero(member[large] & ~member[small]))
+        member[[large, small], image] = False, True

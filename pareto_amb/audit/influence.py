@@ -49,10 +49,11 @@ def influence(values: Floats, member: Mask, rate: float = FALSE_DISCOVERY_RATE, 
 
     Averaged over balanced halves it is the generalization gap. The standard error is that of a difference of
     two means. The p-value is that of a randomization test: how many of the ways to choose as many of the
-    models give as large a difference; which models an image was in was drawn, so nothing is assumed of the
-    values. Significant are images by Benjamini and Hochberg (1995) at the false-discovery `rate`. Holm's
-    correction, which allows no false name at all, could name nobody in a set of some hundred images: the
-    p-values of 16 models do not become small enough.
+    models give as large a difference. That holds for any values, as long as the models of an image were drawn
+    without regard to those of the others: not where models come in pairs of which the second is trained on
+    what the first is not, and images resemble each other. Significant are images by Benjamini and Hochberg
+    (1995) at the false-discovery `rate`. Holm's correction, which allows no false name at all, could name
+    nobody in a set of some hundred images: the p-values of 16 models do not become small enough.
 
     Needs for each image at least two models of either kind.
     """

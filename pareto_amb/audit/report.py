@@ -29,7 +29,8 @@ ATTACKS = {
 
 LOWER_BOUND = (
     "Epsilon is a lower bound that an attack shows, no guarantee: a better attack may show a larger one, and "
-    "nothing here bounds it from above."
+    "nothing here bounds it from above. Its confidence takes each image of each model for a trial of its "
+    "own, although they share models and images."
 )
 
 
@@ -118,15 +119,16 @@ def audit_scores(name: str, scores: Scores, copies: Floats | None = None) -> Aud
     `copies` (m, n) are shares of a model's samples that are copies of the image, where that is known.
     """
     values, member = scores.values, scores.member
+    # Images are named by either kind: both together at the one rate.
+    rate = FALSE_DISCOVERY_RATE / (1 if copies is None else 2)
     every = {score: influence(-values[:, :, k], member) for k, score in enumerate(scores.names)}
-    only = next(iter(every.values()))
     return Audit(
         name=name,
         scores=scores,
         attacks=tuple(_attack(key, values, member) for key in ATTACKS),
-        influence=only if len(every) == 1 else influence(combined(values, member), member),
+        influence=influence(combined(values, member), member, rate),
         by_score=every,
-        copies=None if copies is None else influence(copies, member),
+        copies=None if copies is None else influence(copies, member, rate),
     )
 
 
@@ -175,6 +177,12 @@ def remarks(audit: Audit) -> list[str]:
             f"where {least:,} or more of {n:,} stand out; train more models to name fewer"
             if least <= n
             else f"{m} models are too few to name any of {n:,} images; train more"
+        )
+    signs = np.where(audit.scores.member, 1, -1)
+    if (signs @ signs.T == -n).any():
+        notes.append(
+            "some models were trained on exactly what others were not: where images resemble each other, "
+            "more of them are named than the stated share allows; draw the models of each image by itself"
         )
     others = audit.first.roc.n_others
     if others * RATES[0] < 1:

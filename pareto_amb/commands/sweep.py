@@ -157,12 +157,14 @@ def _print_plan(config: "SweepConfig", space: str | None) -> None:
 
     declared = declare()
     if config.space.auto_parameters():
-        images = load_training_images(config, make_console(quiet=True))
+        images = load_training_images(config, make_console(quiet=True), fetch=False)
         config = resolve_auto(config, declared, images.training_sets)
     print(to_yaml(config))
     trainings = sum(planned_trainings(config, declared))
     try:
-        room = describe_room(room_needed(config, METHODS, make_text_model(config, ()), trainings))
+        room = describe_room(
+            room_needed(config, METHODS, make_text_model(config, (), fetch=False), trainings)
+        )
     except UserError as error:
         room = f"storage: not known yet, {error}"
     recipe = describe_recipe(config.recipe, space)

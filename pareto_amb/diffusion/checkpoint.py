@@ -139,7 +139,9 @@ def _check_size(architecture: Any, n_weights: int) -> None:
         raise ValueError("no architecture")
     for name, value in _entries(architecture):
         numbers = value if isinstance(value, list) else [value]
-        most = n_weights if name in _COUNTS else _LARGEST
+        most = n_weights if name in _COUNTS or name.endswith("layers_per_block") else _LARGEST
+        if any(isinstance(each, (list, dict)) for each in numbers):
+            raise ValueError(f"{name} is {value!r:.80}")
         if len(numbers) > _LONGEST or any(is_number(each) and not 0 <= each <= most for each in numbers):
             raise ValueError(f"{name} is {value!r:.80}")
     if not 1 <= architecture["resolution"] <= _MAX_RESOLUTION:
@@ -155,13 +157,7 @@ def _entries(architecture: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-_COUNTS = {
-    "num_blocks",
-    "channel_mult",
-    "layers_per_block",
-    "num_hidden_layers",
-    "transformer_layers_per_block",
-}
+_COUNTS = {"num_blocks", "channel_mult", "num_hidden_layers"}
 """What of an architecture multiplies its layers."""
 
 _LARGEST, _LONGEST, _MAX_RESOLUTION = 2**20, 64, 8192

@@ -73,6 +73,10 @@ class Denoiser(nn.Module, ABC):
         """What stands for captions in a conditioning, on the CPU; ValueError where it reads none."""
         raise ValueError("this denoiser is told no captions")
 
+    def read_once(self, conditioning: Conditioning) -> Conditioning:
+        """The same with all worked out that does not depend on x and sigma, for many evaluations."""
+        return conditioning
+
     def stored(self) -> dict[str, Tensor]:
         """The state that a checkpoint holds: all but the parameters that are not trained."""
         frozen = {name for name, p in self.named_parameters() if not p.requires_grad}

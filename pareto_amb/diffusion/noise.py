@@ -62,6 +62,7 @@ class Steps:
 
     def __init__(self, sigmas: Tensor) -> None:
         self.sigmas = sigmas.double()
+        self._there: dict[torch.device, Tensor] = {}
 
     def cdf(self, sigma: float) -> float:
         return int((self.sigmas < sigma).sum()) / len(self.sigmas)
@@ -69,7 +70,9 @@ class Steps:
     def icdf(self, p: Tensor) -> Tensor:
         # A share of k / T must give step k, whatever its rounding.
         step = (p * len(self.sigmas) + 1e-9).long().clamp(max=len(self.sigmas) - 1)
-        return self.sigmas.to(p.device)[step]
+        if p.device not in self._there:
+            self._there[p.device] = self.sigmas.to(p.device)
+        return self._there[p.device][step]
 
 
 def schedule_levels(betas: str, beta_start: float, beta_end: float, steps: int) -> Tensor:

@@ -117,7 +117,7 @@ def generate(
         chunk = seeds[start : start + batch_size]
         latents = normal_per_item(base_seed, "sampling", chunk, space.shape).to(device)
         told = {name: value.to(device) for name, value in conditioning(base_seed, chunk).items()}
-        denoise = partial(denoiser, conditioning=told)
+        denoise = partial(denoiser, conditioning=denoiser.read_once(told))
         if guidance != 1:
             denoise = partial(_guided, denoise, partial(denoiser, conditioning={}), guidance)
         if clip_denoised:

@@ -127,7 +127,8 @@ class Trainer:
             shape, n_classes = (channels, height, width), training_set.n_classes
             denoiser = build_denoiser(config, shape, n_classes, type(self.method), text_model)
         if config.init_from is not None:
-            denoiser.load_state_dict(read_initial_weights(config.init_from, denoiser.architecture))
+            weights = read_initial_weights(config.init_from, denoiser.architecture)
+            denoiser.load_state_dict(weights, strict=False)
         layout = fastest_layout(denoiser, config.precision, self.device)
         return denoiser.to(self.device).to(memory_format=layout).train()
 

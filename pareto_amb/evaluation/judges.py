@@ -102,14 +102,14 @@ class ClipJudge:
         return found
 
 
-def load_clip(path: str, option: str) -> ClipJudge:
-    """The CLIP model in a folder, or of that name on the hub, in float32.
+def load_clip(path: str, option: str, fetch: bool = True) -> ClipJudge:
+    """The CLIP model in a folder or, where `fetch`, of that name on the hub, in float32.
 
     `option` is what messages say it was named by. Raises UserError, naming the culprit, where it is not
     there, is no CLIP model, lacks a part, or its weights are pickles.
     """
     clip = library("transformers", _CLIP_SCORE)
-    folder = find_folder(path, option, ("*.json", "*.txt", "*.safetensors"))
+    folder = find_folder(path, option, ("*.json", "*.txt", "*.safetensors"), fetch)
     find_weights(
         folder,
         _RESTORE,
@@ -183,14 +183,16 @@ def train_digits_judge(images: Tensor, captions: Sequence[str]) -> DigitsJudge:
     return DigitsJudge(SVC(C=10.0, gamma="scale").fit(pixels, digits), digest.hexdigest())
 
 
-def load_judge(config: EvaluationConfig, unseen: Tensor, captions: Sequence[str]) -> Judge | None:
+def load_judge(
+    config: EvaluationConfig, unseen: Tensor, captions: Sequence[str], fetch: bool = True
+) -> Judge | None:
     """The judge that a sweep names, None where it names none.
 
     That of digits learns from `unseen`, uint8 (N, C, H, W), and their N captions: images that no trial is
     trained on. Raises UserError where it cannot be had.
     """
     if config.judge == "clip":
-        return load_clip(config.clip_model, "evaluation.clip_model")
+        return load_clip(config.clip_model, "evaluation.clip_model", fetch)
     return train_digits_judge(unseen, captions) if config.judge == "digits" else None
 
 

@@ -64,13 +64,13 @@ def caption_magnitudes(
     """
     shape, total = denoiser.space.shape, torch.zeros(len(captions), dtype=torch.float64)
     noises = normal_per_item(seed, "caption magnitudes", range(DRAWS), shape).to(device) * sigma
+    untold = denoiser(noises, torch.full((DRAWS,), sigma, device=device), {})
     for start in range(0, len(captions), batch_size):
         some = captions[start : start + batch_size]
-        told = {name: value.to(device) for name, value in denoiser.tell(some).items()}
+        told = denoiser.read_once({name: value.to(device) for name, value in denoiser.tell(some).items()})
         level = torch.full((len(some),), sigma, device=device)
-        for noise in noises:
-            x = noise.expand(len(some), *shape)
-            moved = (denoiser(x, level, told) - denoiser(x, level, {})) / sigma
+        for noise, plain in zip(noises, untold, strict=True):
+            moved = (denoiser(noise.expand(len(some), *shape), level, told) - plain) / sigma
             total[start : start + len(some)] += moved.double().square().flatten(1).mean(1).cpu()
     return (total / DRAWS).sqrt()
 

@@ -1,5 +1,7 @@
 """What all trials of a sweep share, made on the cluster before the first of them."""
 
+from dataclasses import replace
+
 import ray
 import torch
 from ray.exceptions import RayTaskError
@@ -16,10 +18,9 @@ def measure_references(config: SweepConfig, materials: Materials, gpus: float) -
     UserError where they are no reference.
     """
     measure = ray.remote(num_cpus=config.resources.cpus_per_trial, num_gpus=gpus)(references_of)
+    needed = replace(materials, training_sets={}, heldout_probes={}, text_model=None, judge=None)
     try:
-        found: dict[int, TrialReference] = ray.get(
-            measure.remote(config, materials, "cuda" if gpus else "cpu")
-        )
+        found: dict[int, TrialReference] = ray.get(measure.remote(config, needed, "cuda" if gpus else "cpu"))
     except RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise error.cause from error

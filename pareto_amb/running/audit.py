@@ -39,7 +39,7 @@ from pareto_amb.running.room import check_room, room_needed
 from pareto_amb.running.stopping import put_up_sign, stopping_in_order
 from pareto_amb.running.storage_check import check_storage
 from pareto_amb.running.sweep import make_tuner
-from pareto_amb.running.trust import check_storage_is_trusted
+from pareto_amb.running.trust import check_storage_is_trusted, what_it_reads
 from pareto_amb.storage import Storage, write_text
 from pareto_amb.sweep_file import declare
 from pareto_amb.trainables.audit_trainable import AuditAssets, AuditTrainable
@@ -111,19 +111,21 @@ def start_audit(
     declared = declare().judged_by(plan.config.search.objectives)
     if resumed:
         check_storage_is_trusted(RunDirectory(path), plan.config.storage, trust_run)
+        for line in what_it_reads(plan.config):
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
     check_address(address)
     with claimed(path, resumed) as claim:
-        plan, materials = _load(plan, console)
+        plan, materials = _load(plan, console, fetch=trust_run or not resumed)
         with halting_in_order(claim, Storage(claim.run.storage_uri(plan.config)).folder):
             return _run(claim, plan, materials, declared, address, console)
 
 
-def _load(plan: AuditPlan, console: Console) -> tuple[AuditPlan, Materials]:
+def _load(plan: AuditPlan, console: Console, fetch: bool) -> tuple[AuditPlan, Materials]:
     """The images that are audited stand in the place of the training images of the one train size.
 
     They are twice the train size, so that a half of them is one, or as many as leave some out.
     """
-    materials = load_materials(plan.config, console)
+    materials = load_materials(plan.config, console, fetch=fetch)
     (size,), total = plan.config.space.train_size, len(materials.image_set.images)
     half = min(size, int(total * (1 - HELD_BACK)) // 2)
     if 2 * half < FEWEST_IMAGES:
@@ -140,7 +142,7 @@ def _load(plan: AuditPlan, console: Console) -> tuple[AuditPlan, Materials]:
     part = split(materials.image_set, 2 * half, config.seed, config.data.conditional)
     space = config.space.model_copy(update={"train_size": (half,)})
     config = config.model_copy(update={"space": space})
-    images = take_images(config, materials.image_set, {half: part}, console)
+    images = take_images(config, materials.image_set, {half: part}, console, fetch)
     return replace(plan, config=config), replace(materials, **vars(images))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pareto_amb import search_spaces
 from pareto_amb.audit.halves import FEWEST_MODELS
-from pareto_amb.config import SweepConfig
+from pareto_amb.config import SearchConfig, SweepConfig
 from pareto_amb.config_file import apply_overrides, read_yaml
 from pareto_amb.core_yaml import dump_yaml
 from pareto_amb.declared import BASELINE
@@ -181,8 +181,10 @@ def make_plan(config: SweepConfig, method: str, parameters: Mapping[str, float],
         raise UserError(
             f"space.train_size: an audit has one; name one of {sizes}: --set space.train_size=[N]"
         )
-    once = {"rungs": (1.0,), "probes": (), "final_samples": None}
+    once = {"rungs": (1.0,), "probes": (), "final_samples": None, "other_prompts": 0, "judge": None}
     evaluation = config.evaluation.model_copy(update=once)
-    search = config.search.model_copy(update={"branch_from": None, "controls": False})
+    search = config.search.model_copy(
+        update={"branch_from": None, "controls": False, "objectives": SearchConfig().objectives}
+    )
     config = config.model_copy(update={"evaluation": evaluation, "search": search})
     return AuditPlan(without_secrets(config).with_absolute_path(), method, parameters, models)

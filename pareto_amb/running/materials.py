@@ -123,13 +123,17 @@ def _known_level(config: SweepConfig, train_size: int) -> float | None:
 
 
 def load_materials(
-    config: SweepConfig, console: Console, methods: Mapping[str, type[Method]] = METHODS
+    config: SweepConfig,
+    console: Console,
+    methods: Mapping[str, type[Method]] = METHODS,
+    fetch: bool = True,
 ) -> Materials:
     """Load images and encoders, and check that the network fits each of the methods that are compared.
 
+    Without `fetch` no model is fetched that the configuration names by its name on the hub.
     UserError names what cannot be used.
     """
-    images = load_training_images(config, console)
+    images = load_training_images(config, console, fetch)
     _check_training(config, images.image_set, methods, images.text_model)
     evaluation = config.evaluation
     with console.status("loading encoders"):
@@ -137,18 +141,20 @@ def load_materials(
         similarity = fid
         if evaluation.similarity_encoder != evaluation.fid_encoder:
             similarity = load_encoder(evaluation.similarity_encoder, evaluation.preprocessing)
-        judge = _load_judge(config, images)
+        judge = _load_judge(config, images, fetch)
     return Materials(**vars(images), fid_encoder=fid, similarity_encoder=similarity, judge=judge)
 
 
-def _load_judge(config: SweepConfig, images: LoadedImages) -> Judge | None:
+def _load_judge(config: SweepConfig, images: LoadedImages, fetch: bool) -> Judge | None:
     """The judge of the sweep, which may learn from images that no trial is trained on."""
+    if config.evaluation.judge != "digits":
+        return load_judge(config.evaluation, images.image_set.images[:0], (), fetch)
     unseen, captions = images.splits[max(images.splits)].heldout, images.image_set.captions or ()
-    known = [captions[k] for k in unseen.tolist()] if captions else []
+    known = [captions[k] for k in unseen.tolist()]
     return load_judge(config.evaluation, images.image_set.images[unseen], known)
 
 
-def load_training_images(config: SweepConfig, console: Console) -> LoadedImages:
+def load_training_images(config: SweepConfig, console: Console, fetch: bool = True) -> LoadedImages:
     """Load the images and split them for each train size; for a model of text, encode them and read captions.
 
     UserError names what cannot be used.
@@ -159,11 +165,15 @@ def load_training_images(config: SweepConfig, console: Console) -> LoadedImages:
         console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
     sizes, conditional = config.space.train_size, config.data.conditional
     splits = {size: split(image_set, size, config.seed, conditional) for size in sizes}
-    return take_images(config, image_set, splits, console)
+    return take_images(config, image_set, splits, console, fetch)
 
 
 def take_images(
-    config: SweepConfig, image_set: ImageSet, splits: Mapping[int, Split], console: Console
+    config: SweepConfig,
+    image_set: ImageSet,
+    splits: Mapping[int, Split],
+    console: Console,
+    fetch: bool = True,
 ) -> LoadedImages:
     """The training images of each train size and held-out ones to probe, as the model denoises them.
 
@@ -175,7 +185,7 @@ def take_images(
         size: take_training_set(image_set, part.heldout[:N_PROBES], conditional)
         for size, part in splits.items()
     }
-    text_model = make_text_model(config, image_set.captions or ())
+    text_model = make_text_model(config, image_set.captions or (), fetch)
     if text_model is not None:
         with console.status("encoding images and captions"):
             training, heldout = (
@@ -283,12 +293,18 @@ def _first_step(
     encoded = training_set.encoded or denoiser.space.encode(training_set.images)
     material, told = tried.material(encoded.mean, training_set.ids, seed), training_conditioning(training_set)
     generator, index = make_generator(seed, "rehearsal"), torch.arange(len(training_set.images))
-    examples = tried.draw(material, index, noise, generator, lambda moved, exact: (moved, {})).told(told)
+    examples = tried.draw(material, index, noise, generator, lambda moved, exact: (moved, {}))
+    examples = examples.told(tried.tell(told, _untold(told), generator))
     with torch.no_grad():
         meta = {name: value.to("meta") for name, value in examples.conditioning.items()}
         denoiser(examples.noisy.to("meta"), examples.sigma.to("meta"), meta)
         memory, sigma_data = tried.first_memory(), denoiser.space.sigma_data
         tried.losses(lambda x, *_: torch.zeros_like(x), examples, sigma_data, memory).mean()
+
+
+def _untold(told: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What stands for nothing said, in a rehearsal: of captions one of no words."""
+    return {name: torch.zeros_like(value[:1]) for name, value in told.items() if name != "labels"}
 
 
 def _check_training(

@@ -53,7 +53,7 @@ def start_sweep(
             console.print(line, soft_wrap=True, highlight=False, markup=False)
     check_address(address)
     with mlflow_left_as_it_was(), claimed(path, resumed) as claim:
-        materials = load_materials(config, console, methods)
+        materials = load_materials(config, console, methods, fetch=trust_run or not resumed)
         with console.status("measuring the collapse level"):
             config = resolve_auto(config, declared, materials.training_sets)
             levels = materials.collapse_levels(config)

@@ -272,6 +272,12 @@ def test_lora_trains_and_stores_only_what_it_adds(write_pipeline: Callable[..., 
     assert all("lora_" in name for name in changed)
     stored = unpack(trainer.checkpoint(), "")[1]
     assert all("lora_" in name for name in stored if name.startswith(("model.", "ema.")))
+    averaged: Any = trainer.ema_denoiser()
+    frozen = {name: p for name, p in trainer.denoiser.named_parameters() if not p.requires_grad}
+    copied = dict(averaged.named_parameters())
+    assert frozen
+    assert all(copied[name].data_ptr() == p.data_ptr() for name, p in frozen.items())
+    assert averaged.model is model
     again = load_denoiser(trainer.checkpoint(), "checkpoint")
     for name, value in trainer.ema_denoiser().state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name

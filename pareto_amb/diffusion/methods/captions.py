@@ -199,7 +199,7 @@ class W24(_Captioned):
 
     That is the root mean square, over the values of an image, of eps(x, caption) - eps(x, nothing), which is
     large where a prompt is memorized. Its limit is what a share `skip_share` of the examples exceeds in the
-    first OBSERVED_STEPS steps, in which none is skipped. The loss is averaged over the others.
+    first OBSERVED_STEPS steps, in which none is skipped.
     """
 
     skip_share: float = 0.0
@@ -216,7 +216,7 @@ class W24(_Captioned):
     def losses(
         self, denoise: Denoise, batch: Batch, sigma_data: float, memory: Mapping[str, Tensor]
     ) -> Tensor:
-        """The losses of the examples that are not skipped, which stand for the others."""
+        """The losses of the examples, 0 of those that are skipped."""
         if not self.skip_share:
             return super().losses(denoise, batch, sigma_data, memory)
         denoised = denoise(batch.noisy, batch.sigma, batch.conditioning)
@@ -226,7 +226,7 @@ class W24(_Captioned):
             magnitude = ((denoised - untold) / level).square().flatten(1).mean(1).sqrt()
             kept = (magnitude <= self._limit(memory)).float()
             _observe(memory, magnitude)
-        return self.loss(denoised, batch, sigma_data) * kept * (len(kept) / kept.sum().clamp(min=1))
+        return self.loss(denoised, batch, sigma_data) * kept
 
     def _limit(self, memory: Mapping[str, Tensor]) -> Tensor:
         """The magnitude above which an example is skipped; infinite as long as there is none."""

@@ -54,11 +54,13 @@ def small_options(options: Mapping[str, Any]) -> SmallOptions:
         raise UserError(f"network 'captioned', option {first['loc'][0]}: {first['msg']}") from error
 
 
-def make_text_model(config: SweepConfig | TrainingRun, captions: Sequence[str]) -> TextModel | None:
+def make_text_model(
+    config: SweepConfig | TrainingRun, captions: Sequence[str], fetch: bool = True
+) -> TextModel | None:
     """The text-to-image model that a configuration names, None for another network.
 
-    A small one learns its words from `captions`. Raises UserError where it cannot be had, or its schedule is
-    not the one that is trained and sampled with.
+    A small one learns its words from `captions`; one of the hub is fetched where `fetch`. Raises UserError
+    where it cannot be had, or its schedule is not the one that is trained and sampled with.
     """
     training, data = config.training, config.data
     if training.network.name not in TEXT_NETWORKS:
@@ -66,7 +68,7 @@ def make_text_model(config: SweepConfig | TrainingRun, captions: Sequence[str]) 
     noise = training.noise
     schedule = noise if isinstance(noise, ScheduleConfig) else ScheduleConfig()
     if training.network.name == PIPELINE:
-        model = load_pipeline(training.network.options["path"])
+        model = load_pipeline(training.network.options["path"], fetch)
         if isinstance(noise, ScheduleConfig) and noise != model.schedule:
             raise UserError(
                 f"training.noise: the steps of {model.origin} are {_words(model.schedule)}; set it to these"

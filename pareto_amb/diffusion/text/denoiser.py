@@ -87,6 +87,13 @@ class TextDenoiser(Denoiser):
         """What stands for captions in a conditioning, on the CPU."""
         return {"tokens": self.model.tokens(captions)}
 
+    def read_once(self, conditioning: Conditioning) -> Conditioning:
+        """What the text encoder makes of the tokens in their place."""
+        if "tokens" not in conditioning or "text" in conditioning:
+            return conditioning
+        rest = {name: value for name, value in conditioning.items() if name != "tokens"}
+        return {**rest, "text": self.read(conditioning["tokens"])}
+
     def steps(self, sigma: Tensor) -> Tensor:
         """The schedule's step at each of `sigma` (B,), from 0 to T - 1, between two steps a fraction."""
         wanted = sigma.double().log()

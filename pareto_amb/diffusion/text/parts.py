@@ -31,10 +31,12 @@ class Part:
     def build(self) -> nn.Module:
         """The network; fresh weights are drawn from torch's global generator."""
         made = getattr(library(CLASSES[self.kind]), self.kind)
+        # A configuration may be anyone's: it must not choose an implementation, which may be fetched.
+        config = {k: v for k, v in self.config.items() if not k.startswith("_") and "attn_impl" not in k}
         if self.kind == "CLIPTextModel":
-            network = made(library("transformers").CLIPTextConfig(**self.config))
+            network = made(library("transformers").CLIPTextConfig(**config))
         else:
-            network = made.from_config(dict(self.config))
+            network = made.from_config(config)
         if self.weights is not None and next(network.parameters()).device.type != "meta":
             network.load_state_dict(self.weights)
         assert isinstance(network, nn.Module)
@@ -58,6 +60,10 @@ class TextModel:
     schedule: ScheduleConfig
     origin: str | None = None
     fingerprint: str = ""
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "TextModel":
+        """Itself: its weights are never changed, and copying a denoiser must not copy them."""
+        return self
 
     def tokens(self, captions: Sequence[str]) -> Tensor:
         """The captions as token numbers, cut or filled up to one length: int64 (N, L)."""

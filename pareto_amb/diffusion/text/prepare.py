@@ -6,12 +6,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from pareto_amb.data.subsets import TrainingSet
+from pareto_amb.data.subsets import Encoded, TrainingSet
+from pareto_amb.diffusion.denoiser import Space
 from pareto_amb.diffusion.text.denoiser import space_of
 from pareto_amb.diffusion.text.parts import TextModel
 
 _AT_ONCE = 64
-"""Captions that are read at once."""
+"""Captions that are read, or images that are encoded, at once."""
 
 
 def with_text(images: TrainingSet, model: TextModel, device: torch.device | str = "cpu") -> TrainingSet:
@@ -21,9 +22,19 @@ def with_text(images: TrainingSet, model: TextModel, device: torch.device | str 
     """
     encoded = None
     if model.vae is not None:
-        found = space_of(model, images.images.shape[1:]).encode(images.images.to(device))
-        encoded = replace(found, mean=found.mean.cpu(), deviation=found.deviation.cpu())  # type: ignore[union-attr]
+        encoded = _encode(images.images, space_of(model, images.images.shape[1:]), device)
     return replace(images, encoded=encoded, told=read_captions(images.captions or (), model, device))
+
+
+def _encode(images: Tensor, space: Space, device: torch.device | str) -> Encoded:
+    """Images (N, C, H, W) in a latent space, on the CPU, some at a time on the `device`."""
+    means, deviations = [], []
+    for some in torch.split(images, _AT_ONCE):
+        found = space.encode(some.to(device))
+        assert found.deviation is not None
+        means.append(found.mean.cpu())
+        deviations.append(found.deviation.cpu())
+    return Encoded(torch.cat(means), torch.cat(deviations))
 
 
 def read_captions(

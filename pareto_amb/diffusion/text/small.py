@@ -10,6 +10,7 @@ from pareto_amb.config import ScheduleConfig
 from pareto_amb.diffusion.text.parts import Part, TextModel
 from pareto_amb.errors import UserError
 from pareto_amb.pretrained import library
+from pareto_amb.printable import reason
 
 MAX_TOKENS = 64
 """A caption is cut to as many tokens."""
@@ -116,7 +117,10 @@ def _learn_tokenizer(captions: Sequence[str]) -> tuple[str, int]:
 
 def read_tokenizer(text: str, max_tokens: int) -> Any:
     """A tokenizer of transformers, from its JSON; ValueError or TypeError where it is none."""
-    made = library("tokenizers").Tokenizer.from_str(text)
+    try:
+        made = library("tokenizers").Tokenizer.from_str(text)
+    except Exception as error:  # of no narrower type
+        raise ValueError(f"the tokenizer cannot be read: {reason(error)}") from error
     return library("transformers").PreTrainedTokenizerFast(
         tokenizer_object=made,
         model_max_length=max_tokens,
