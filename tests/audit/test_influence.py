@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import ttest_ind
 
+from pareto_amb.audit.halves import balanced_halves
 from pareto_amb.audit.influence import FALSE_DISCOVERY_RATE, combined, influence
 
 Draw = Callable[..., tuple[NDArray[np.float64], NDArray[np.bool_]]]
@@ -79,9 +80,9 @@ def test_with_many_models_some_ways_are_drawn_and_the_observed_one_counts_among_
     for i in range(40):
         inside, outside = -scores[member[:, i], i, 0], -scores[~member[:, i], i, 0]
         t = ttest_ind(inside, outside, alternative="greater")
-        assert found.p_value[i] == pytest.approx(t.pvalue, abs=0.02)
+        assert found.p_value[i] == pytest.approx(t.pvalue, abs=0.03)
     certain = influence(member.astype(float), member)
-    assert (certain.p_value == certain.smallest_p).all()
+    assert (certain.p_value <= 2 * certain.smallest_p).all()  # a drawn way may be the observed one
     assert certain.smallest_p == 1 / 20_001
 
 
@@ -109,3 +110,17 @@ def test_of_several_scores_one_value_that_does_not_depend_on_their_units(scores_
     assert found.mem == pytest.approx(expected.mem)
     assert expected.mem.mean() == pytest.approx(1, abs=0.1)
     assert (combined(scores[:, :, :1], member) == -scores[:, :, 0]).all()
+
+
+def test_images_that_resemble_each_other_are_not_named_for_one_another() -> None:
+    """What a model says of an image depends on which others it was trained on, not on the image itself."""
+    small, named = [], 0
+    for seed in range(12):
+        effects = np.random.default_rng(seed).normal(size=(200, 200))
+        np.fill_diagonal(effects, 0)
+        member = balanced_halves(16, 200, seed)
+        found = influence(member @ effects, member)
+        small.append(found.p_value <= 0.01)
+        named += bool(found.significant.any())
+    assert np.mean(small) < 0.02  # 0.045 with halves in pairs
+    assert named <= 4
