@@ -596,6 +596,12 @@ class SpaceConfig(BaseModel):
         """The same space with a parameter's range for each train size."""
         return self.model_copy(update={name: dict(ranges)})
 
+    def only(self, names: Iterable[str]) -> Self:
+        """The same space with these parameters alone."""
+        space = self.model_copy()
+        object.__setattr__(space, "__pydantic_extra__", {name: self[name] for name in names})
+        return space
+
 
 def _declared(info: ValidationInfo) -> Declared | None:
     """What the caller of `parse` says is declared; None where only the form is checked."""

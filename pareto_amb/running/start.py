@@ -58,6 +58,7 @@ def start_sweep(
             config = resolve_auto(config, declared, materials.training_sets)
             levels = materials.collapse_levels(config)
         declared = declared.training(trained_methods(config, methods))
+        config = config.model_copy(update={"space": config.space.only(declared.parameters)})
         rehearse(config, declared, methods, materials)
         seconds = minutes * 60 if minutes else None
         plan = Plan(
