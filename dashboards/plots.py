@@ -300,7 +300,10 @@ def _pointer(size: SizeResults, rows: pd.DataFrame, comparison: Comparison | Non
 def _parameter_plots(
     size: SizeResults, config: SweepConfig, recommendation: Recommendation | None
 ) -> Iterator[Plot]:
-    """A figure for the first parameter of each method that took part, methods that share one together."""
+    """A figure for the first parameter of each method that took part, methods that share one together.
+
+    None for one of a single value, which shows nothing, unless the answer is about it.
+    """
     methods = took_part(config, size.declared, size.frame)
     encoder = config.evaluation.fid_encoder
     mains: dict[str, Parameter] = {}
@@ -311,6 +314,9 @@ def _parameter_plots(
         recommended = any(m.recommended and m.parameter_names[:1] == (name,) for m in methods)
         if recommendation is not None:
             recommended = recommendation.main == name
+        searched = config.space[name]
+        if not recommended and isinstance(searched, tuple) and len(searched) == 1:
+            continue
 
         def make(main: Parameter = main) -> go.Figure:
             return parameter_figure(size, main, encoder, recommendation)

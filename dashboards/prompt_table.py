@@ -6,7 +6,7 @@ import pandas as pd
 
 from pareto_amb.config import SweepConfig
 from pareto_amb.dashboards import theme
-from pareto_amb.dashboards.formats import ABSENT, count, number
+from pareto_amb.dashboards.formats import ABSENT, count
 from pareto_amb.dashboards.looks import look
 from pareto_amb.dashboards.tables import Cell, Row, Table
 from pareto_amb.declared import BASELINE
@@ -63,6 +63,6 @@ def _row(method: str, group: pd.DataFrame, size: SizeResults, shown: list[str]) 
     cells = []
     for name in shown:
         mean = float(group[name].mean())
-        cells.append(Cell(ABSENT if math.isnan(mean) else number(mean, 3), ""))
+        cells.append(Cell(ABSENT if math.isnan(mean) else f"{mean:.3f}", ""))
     colour = theme.DDPM if method == BASELINE else drawn.colour
     return Row(drawn.label, ", ".join(filter(None, (chosen, counted))), colour, cells)

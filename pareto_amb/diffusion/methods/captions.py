@@ -24,6 +24,7 @@ TEXT_NOISE = Parameter(
     limits=(0.0, 1000.0),
     default=[0.1],
     unit="of noise on the text",
+    plain="text noise",
 )
 CAPTION_REPLACEMENT = Parameter(
     "caption_replacement",
@@ -32,6 +33,7 @@ CAPTION_REPLACEMENT = Parameter(
     kind="share",
     default=[0.1],
     unit="of the captions replaced",
+    plain="caption replacement",
 )
 TOKEN_REPLACEMENT = Parameter(
     "token_replacement",
@@ -40,6 +42,7 @@ TOKEN_REPLACEMENT = Parameter(
     kind="share",
     default=[0.1],
     unit="of the tokens replaced",
+    plain="token replacement",
 )
 SKIP_SHARE = Parameter(
     "skip_share",
@@ -49,6 +52,7 @@ SKIP_SHARE = Parameter(
     kind="share",
     default=[0.05],
     unit="of the first examples would have been skipped",
+    plain="skipped share",
 )
 
 
