@@ -156,8 +156,8 @@ CAPTIONS = (
     ),
     Metric(
         "trained_prompt_copies", "Copies, by a training caption", "share",
-        "Copies among the generated images whose caption is that of a training image. The interval takes images "
-        "for independent: where many are of one caption it is too narrow.",
+        "Copies among the generated images whose caption is that of a training image. The interval takes "
+        "images for independent: where many are of one caption it is too narrow.",
     ),
     Metric(
         "own_image_copies", "… of an image with that very caption", "share",
