@@ -675,8 +675,5 @@ def test_a_killed_text_to_image_sweep_goes_on_to_a_model_that_diffusers_loads(
         assert len(stored["prompt"]) == len(stored["caption"]) == len(stored["samples"])
     assert "recommendation.yaml" in {path.name for path in (tmp_path / "run").iterdir()}
 
-    recommendation = yaml.safe_load((tmp_path / "run" / "recommendation.yaml").read_text())
-    if not recommendation.get("recommendations"):
-        return
     call("train", "run/recommendation.yaml", cwd=tmp_path)
     assert (tmp_path / "run" / "training" / "lora").is_dir()
