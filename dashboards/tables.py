@@ -13,7 +13,7 @@ from pareto_amb.declared import Objective
 from pareto_amb.results.baseline import Figures
 from pareto_amb.results.recommendation import Recommendation
 from pareto_amb.results.size import SizeResults
-from pareto_amb.results.words import capitalized, gained, seeds
+from pareto_amb.results.words import capitalized, gained, joined, seeds, without_copies
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def _gain(found: Recommendation, size: SizeResults) -> Table | None:
     steps = [
         ("DDPM", "stopped at the same point", theme.DDPM, gain.ddpm),
         (
-            "+ the noise levels alone",
+            f"+ {without_copies(gain)}",
             f"{control.label}, {n_seeds}",
             control.colour,
             gain.control,
@@ -82,11 +82,12 @@ def _gain(found: Recommendation, size: SizeResults) -> Table | None:
     for name, note, colour, figures in steps:
         rows.append(Row(name, note, colour, _cells(figures, objectives, before)))
         before = figures
+    also = f", with the same {joined(gain.beside)}" if gain.beside else ""
     caption = (
         f"Three trainings, each stopped after {images_and_share(stop_of(found, size), size)}. {method.label} "
         "trains at other noise levels than DDPM, and on noisy copies at some of them; its control sees clean "
-        "images at the very same levels. Beside each figure its change from the row above, below it the "
-        "interval of 95%; changes of shares are in percentage points."
+        f"images at the very same levels{also}. Beside each figure its change from the row above, below it "
+        "the interval of 95%; changes of shares are in percentage points."
     )
     return Table(
         GAIN, caption, _heads(objectives), rows, [f"{capitalized(gained(gain, found, size.objectives))}."]

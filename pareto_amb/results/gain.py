@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pareto_amb.declared import BASELINE
+from pareto_amb.declared import BASELINE, Declared
 from pareto_amb.results.baseline import Figures
 from pareto_amb.results.points import average_seeds, finished
 from pareto_amb.results.recommendation import FinalFigures, Gain
@@ -26,9 +26,17 @@ def gain_over_ddpm(size: SizeResults, chosen: "pd.Series[Any]") -> Gain | None:
     control = size.with_noise(average_seeds(rows.assign(confirms=rows.controls), size.declared)).iloc[0]
     return Gain(
         trials=sorted(rows.trial_id),
+        beside=_beside(size.declared, chosen.method),
         ddpm=Figures(**size.spreads(ddpm.iloc[0])),
         control=Figures(**size.spreads(control)),
     )
+
+
+def _beside(declared: Declared, method: str) -> list[str]:
+    """What a method and its control do, in words, beside what chooses noise levels."""
+    control = declared.method(declared.method(method).control)
+    others = [p for p in control.parameters if p.kind != "level" and p.name != "mix_ratio"]
+    return [p.plain or p.label for p in others]
 
 
 def final_figures(size: SizeResults, chosen: "pd.Series[Any]") -> FinalFigures | None:

@@ -69,11 +69,13 @@ class Confirmation(BaseModel):
 class Gain(BaseModel):
     """What the recommended training gains over DDPM stopped at the same point, in two steps.
 
-    `control` are means over `trials`: clean images at the recommended training's noise levels and seeds.
-    From `ddpm` to it is what the noise levels gain, from it to the recommendation what the noisy copies do.
+    `control` are means over `trials`: clean images at the recommended training's noise levels and seeds, and
+    with what the method does `beside` noisy copies. From `ddpm` to it is what these gain, from it to the
+    recommendation what the noisy copies do.
     """
 
     trials: list[str]
+    beside: list[str] = []
     ddpm: Figures
     control: Figures
 

@@ -58,10 +58,15 @@ def gained(gain: Gain, found: Recommendation, objectives: Sequence[Objective]) -
     """What the noise levels alone change, and what the noisy copies do, at one stopping point."""
     control = figures(objectives, {o.name: gain.control[o.name].value for o in objectives})
     return (
-        "against DDPM stopped at the same point the noise levels alone (clean images at the same levels, "
+        f"against DDPM stopped at the same point {without_copies(gain)} (clean images at the same levels, "
         f"{seeds(len(gain.trials))}: {control}) change {_changes(objectives, gain.ddpm, gain.control)}, the "
         f"noisy copies then {_changes(objectives, gain.control, found)}"
     )
+
+
+def without_copies(gain: Gain) -> str:
+    """What a control has of the training that it controls, noisy copies left out."""
+    return f"the noise levels and the {joined(gain.beside)}" if gain.beside else "the noise levels alone"
 
 
 def _changes(objectives: Sequence[Objective], before: Figures, after: Figures) -> str:

@@ -284,7 +284,9 @@ def test_lora_trains_and_stores_only_what_it_adds(write_pipeline: Callable[..., 
 
 
 @pytest.mark.parametrize("adapt", ["lora", "full", "captioned"])
-def test_a_resumed_training_is_the_same_bit_for_bit(adapt: str, write_pipeline: Callable[..., Path]) -> None:
+def test_a_training_goes_on_from_its_checkpoint_and_another_from_its_average_bit_for_bit(
+    adapt: str, write_pipeline: Callable[..., Path], tmp_path: Path
+) -> None:
     if adapt == "captioned":
         model, config, images = small(), small_config(), training_set(8, 1)
     else:
@@ -293,8 +295,9 @@ def test_a_resumed_training_is_the_same_bit_for_bit(adapt: str, write_pipeline: 
         model, config, images = load_pipeline(str(folder)), pipeline_config(folder, **changes), training_set()
     images = with_text(images, model)
 
-    def trainer() -> Trainer:
-        return Trainer(images, config, Algorithm1(0.3, 0.5), seed=0, text_model=model)
+    def trainer(**changes: Any) -> Trainer:
+        changed = config.model_copy(update=changes)
+        return Trainer(images, changed, Algorithm1(0.3, 0.5), seed=0, text_model=model)
 
     whole, cut, resumed = trainer(), trainer(), trainer()
     whole.train(32)
@@ -304,6 +307,11 @@ def test_a_resumed_training_is_the_same_bit_for_bit(adapt: str, write_pipeline: 
     first, second = unpack(whole.checkpoint(), "")[1], unpack(resumed.checkpoint(), "")[1]
     assert first.keys() == second.keys()
     assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+    (tmp_path / "first.safetensors").write_bytes(whole.checkpoint())
+    tuned = trainer(init_from=str(tmp_path / "first.safetensors"))
+    assert all(torch.equal(a, b) for a, b in zip(tuned.ema, whole.ema, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(tuned._trained.values(), whole.ema, strict=True))
 
 
 def test_a_small_model_is_rebuilt_from_its_checkpoint_alone_and_follows_its_captions() -> None:

@@ -15,6 +15,7 @@ from pareto_amb import interface, search_spaces
 from pareto_amb.cli import app
 from pareto_amb.config_file import apply_overrides, to_yaml
 from pareto_amb.dashboards.report import write_report
+from pareto_amb.dashboards.tables import tables
 from pareto_amb.errors import UserError
 from pareto_amb.results.policies import POLICIES
 from pareto_amb.results.recommend import recommend
@@ -283,6 +284,19 @@ def test_an_early_stop_that_copies_no_less_beyond_noise_is_no_gain() -> None:
     assert (found.method, found.images_seen, found.verdict) == ("ddpm", 72_000, "no-gain")
     assert "the policy match-ddpm would take DDPM (stopped after 72,000 of 96,000 images)" in found.summary
     assert not found.advised
+
+
+def test_a_control_that_shares_a_mitigation_says_so_wherever_the_gain_is_split() -> None:
+    rows = pd.DataFrame([row for rows in (*DIGITS, repeats("a", 3, (122.0, 0.015)),
+                                          controls("a", 3, (132.0, 0.04))) for row in rows])  # fmt: skip
+    mitigated = {"algorithm1": "s23_algorithm1", "control": "s23_control"}
+    rows = rows.assign(method=rows.method.replace(mitigated), text_noise=rows.sigma_tn.gt(0) * 0.1)
+    size = Results(rows, DECLARED).size(50)
+    found = recommend(size, "match-ddpm")
+    assert found.gain is not None
+    assert found.gain.beside == ["text noise"]
+    assert "the noise levels and the text noise (clean images at the same levels" in found.summary
+    assert "with the same text noise" in tables(found, size, CONFIG)[0].caption
 
 
 def test_controls_take_no_part_and_split_the_gain() -> None:

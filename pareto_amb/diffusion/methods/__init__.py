@@ -2,7 +2,8 @@
 
 The paper's Table 2 compares Algorithm 1 (DDPM is its sigma_tn = 0 case), missing pixels and noisy copies
 alone; each of the last two comes in two readings. The control tells what of Algorithm 1's gain is due to its
-noise levels. Table 3 compares mitigations for text-to-image models, alone and with Algorithm 1.
+noise levels. Table 3 compares mitigations for text-to-image models, alone and with Algorithm 1; the latter
+have controls of their own.
 """
 
 from pareto_amb.diffusion.methods.algorithm1 import DDPM, Algorithm1
@@ -13,9 +14,13 @@ from pareto_amb.diffusion.methods.captions import (
     S23Algorithm1,
     S23Captions,
     S23CaptionsAlgorithm1,
+    S23CaptionsControl,
+    S23Control,
     S23Tokens,
     S23TokensAlgorithm1,
+    S23TokensControl,
     W24Algorithm1,
+    W24Control,
 )
 from pareto_amb.diffusion.methods.control import Control
 from pareto_amb.diffusion.methods.masking import Masking, MaskingReweighted
@@ -34,12 +39,16 @@ METHODS: dict[str, type[Method]] = {
         NoiseOnlyConsistent,
         S23,
         S23Algorithm1,
+        S23Control,
         S23Captions,
         S23CaptionsAlgorithm1,
+        S23CaptionsControl,
         S23Tokens,
         S23TokensAlgorithm1,
+        S23TokensControl,
         W24,
         W24Algorithm1,
+        W24Control,
     )
 }
 """The methods that ship with pareto-amb, by name."""
@@ -61,7 +70,11 @@ __all__ = [
     "S23Algorithm1",
     "S23Captions",
     "S23CaptionsAlgorithm1",
+    "S23CaptionsControl",
+    "S23Control",
     "S23Tokens",
     "S23TokensAlgorithm1",
+    "S23TokensControl",
     "W24Algorithm1",
+    "W24Control",
 ]

@@ -1,7 +1,7 @@
 """Mitigations of copying that change what a text-to-image model is told in training, or what it is shown.
 
-Each comes alone, beside DDPM, and with the noisy copies of Algorithm 1. Images are always sampled by their
-captions as they are.
+Each comes alone, beside DDPM; with the noisy copies of Algorithm 1; and with clean images at its noise
+levels, the control of the latter. Images are always sampled by their captions as they are.
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ from pareto_amb.declared import Parameter
 from pareto_amb.diffusion.denoiser import Conditioning
 from pareto_amb.diffusion.methods.algorithm1 import MIX_RATIO, SIGMA_TN, Algorithm1
 from pareto_amb.diffusion.methods.base import Batch, Denoise
+from pareto_amb.diffusion.methods.control import Control
 from pareto_amb.diffusion.noise import NoiseDistribution
 
 TEXT_NOISE = Parameter(
@@ -104,6 +105,16 @@ class S23Algorithm1(S23):
     color = "#8C6BB1"
     parameters = (SIGMA_TN, MIX_RATIO, TEXT_NOISE)
     recommended = True
+    control = "s23_control"
+
+
+@dataclass(frozen=True)
+class S23Control(Control, S23):
+    """The control of Algorithm 1 with Gaussian noise on the text embeddings."""
+
+    name = "s23_control"
+    label = "S23, control (clean images)"
+    parameters = (SIGMA_TN, MIX_RATIO, TEXT_NOISE)
 
 
 @dataclass(frozen=True)
@@ -137,6 +148,16 @@ class S23CaptionsAlgorithm1(S23Captions):
     color = "#661100"
     parameters = (SIGMA_TN, MIX_RATIO, CAPTION_REPLACEMENT)
     recommended = True
+    control = "s23_captions_control"
+
+
+@dataclass(frozen=True)
+class S23CaptionsControl(Control, S23Captions):
+    """The control of Algorithm 1 with some captions replaced by random words."""
+
+    name = "s23_captions_control"
+    label = "S23, captions replaced, control (clean images)"
+    parameters = (SIGMA_TN, MIX_RATIO, CAPTION_REPLACEMENT)
 
 
 @dataclass(frozen=True)
@@ -170,6 +191,16 @@ class S23TokensAlgorithm1(S23Tokens):
     color = "#6699CC"
     parameters = (SIGMA_TN, MIX_RATIO, TOKEN_REPLACEMENT)
     recommended = True
+    control = "s23_tokens_control"
+
+
+@dataclass(frozen=True)
+class S23TokensControl(Control, S23Tokens):
+    """The control of Algorithm 1 with some tokens of each caption replaced."""
+
+    name = "s23_tokens_control"
+    label = "S23, tokens replaced, control (clean images)"
+    parameters = (SIGMA_TN, MIX_RATIO, TOKEN_REPLACEMENT)
 
 
 def replace_tokens(
@@ -257,3 +288,13 @@ class W24Algorithm1(W24):
     color = "#117733"
     parameters = (SIGMA_TN, MIX_RATIO, SKIP_SHARE)
     recommended = True
+    control = "w24_control"
+
+
+@dataclass(frozen=True)
+class W24Control(Control, W24):
+    """The control of Algorithm 1 that skips examples whose caption moves the predicted noise too far."""
+
+    name = "w24_control"
+    label = "W24, control (clean images)"
+    parameters = (SIGMA_TN, MIX_RATIO, SKIP_SHARE)
