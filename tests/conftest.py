@@ -14,6 +14,11 @@ settings.register_profile("busy machines", deadline=None)
 settings.load_profile("busy machines")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole sweeps first: each waits for much, beside which the rest of the tests runs."""
+    items.sort(key=lambda item: item.path.name != "test_sweep.py")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _sigint_interrupts() -> None:
     """As at a terminal: a shell lets its background jobs ignore it."""
