@@ -27,9 +27,10 @@ FLOORS = [
         "signals",
         "terminal",
         "untrusted",
+        "weights",
     }
     | {"environment", "notebook"},
-    {"declared", "trial", "config", "config_file", "core_yaml"},
+    {"declared", "trial", "config", "config_file", "core_yaml", "needs"},
     {"data", "search_spaces"},
     {"diffusion"},
     {"evaluation", "sweep_file"},
@@ -168,9 +169,9 @@ def test_no_room_imports_a_library_that_belongs_elsewhere() -> None:
 @pytest.mark.parametrize(
     ("rooms", "forbidden"),
     [
-        ({"errors", "terminal", "storage", "environment", "notebook"},
+        ({"errors", "terminal", "storage", "environment", "notebook", "weights"},
          {"torch", "ray", "optuna", "mlflow", "pandas"}),
-        ({"declared", "trial", "config", "config_file", "search_spaces"},
+        ({"declared", "trial", "config", "config_file", "needs", "search_spaces"},
          {"torch", "ray", "optuna", "mlflow", "pandas"}),
         ({"search"}, {"ray", "mlflow", "torch"}),
         ({"theory", "audit"}, {"torch", "ray", "mlflow", "optuna", "pandas"}),

@@ -10,10 +10,12 @@ import typer
 
 from pareto_amb.commands.options import Overrides, Recipe
 from pareto_amb.errors import ExitCode, UserError
+from pareto_amb.printable import reason
 from pareto_amb.signals import continued_by
 
 if TYPE_CHECKING:
     from pareto_amb.config import SweepConfig
+    from pareto_amb.declared import Declared
     from pareto_amb.running.sweep import SweepOutcome
 
 
@@ -78,7 +80,7 @@ def sweep(
         raise UserError("--trust-run and --retry-failed go with --resume RUN_DIR")
     if resume is not None and (space or recipe or overrides or output):
         raise UserError("--resume RUN_DIR takes its space, recipe, keys and output from the run itself")
-    config, path = _resolve(space, recipe, resume, changes, output)
+    config, path = _resolve(space, recipe, resume, changes, output, dry_run)
     if dry_run:
         _print_plan(config, space)
         return
@@ -92,15 +94,26 @@ def sweep(
 
 
 def _resolve(
-    space: str | None, recipe: str | None, resume: Path | None, changes: list[str], output: Path | None
+    space: str | None,
+    recipe: str | None,
+    resume: Path | None,
+    changes: list[str],
+    output: Path | None,
+    dry_run: bool,
 ) -> "tuple[SweepConfig, Path]":
-    """The configuration and run directory that the arguments of `sweep` stand for."""
+    """The configuration and run directory that the arguments of `sweep` stand for.
+
+    What is not there is refused before anything that takes seconds to import; a dry run reports it.
+    """
     from pareto_amb import search_spaces
-    from pareto_amb.config_file import apply_overrides
-    from pareto_amb.results.run_directory import RunDirectory
-    from pareto_amb.sweep_file import parse_sweep, without_secrets
+    from pareto_amb.config import SweepConfig
+    from pareto_amb.config_file import apply_overrides, parse
+    from pareto_amb.needs import refuse_missing
 
     if resume is not None:
+        from pareto_amb.results.run_directory import RunDirectory
+        from pareto_amb.sweep_file import parse_sweep, without_secrets
+
         values = RunDirectory(resume).config().model_dump(mode="json")
         return without_secrets(parse_sweep(apply_overrides(values, changes), str(resume))), resume
     if space is None:
@@ -109,8 +122,12 @@ def _resolve(
     values = apply_overrides(loaded, changes)
     if values.get("recipe") != loaded.get("recipe"):
         raise UserError("--set recipe: a recipe is chosen with --recipe NAME")
-    config = parse_sweep(values, space)
-    config = without_secrets(config).with_absolute_path()
+    form = parse(SweepConfig, values, space)
+    if not dry_run:
+        refuse_missing(form)
+    from pareto_amb.sweep_file import parse_sweep, without_secrets
+
+    config = without_secrets(parse_sweep(values, space)).with_absolute_path()
     return config, output or Path("runs") / f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
@@ -143,11 +160,11 @@ def _run(
 
 
 def _print_plan(config: "SweepConfig", space: str | None) -> None:
-    """The resolved configuration and what it costs; loads images only where `auto` needs them."""
+    """The resolved configuration, what is missing and what it costs; images are loaded for `auto` alone."""
     from pareto_amb.config_file import to_yaml
     from pareto_amb.diffusion.methods import METHODS
     from pareto_amb.diffusion.text.build import make_text_model
-    from pareto_amb.errors import UserError
+    from pareto_amb.needs import data_problem, describe_encoders, missing, with_encoders
     from pareto_amb.running.materials import describe_auto, load_training_images, resolve_auto
     from pareto_amb.running.room import describe_room, room_needed
     from pareto_amb.search.cost import describe_plan, planned_trainings
@@ -155,8 +172,9 @@ def _print_plan(config: "SweepConfig", space: str | None) -> None:
     from pareto_amb.sweep_file import declare
     from pareto_amb.terminal import make_console
 
-    declared = declare()
-    if config.space.auto_parameters():
+    declared, absent = declare(), missing(config)
+    encoders, config = describe_encoders(config), with_encoders(config)
+    if config.space.auto_parameters() and not data_problem(config.data):
         images = load_training_images(config, make_console(quiet=True), fetch=False)
         config = resolve_auto(config, declared, images.training_sets)
     print(to_yaml(config))
@@ -167,9 +185,27 @@ def _print_plan(config: "SweepConfig", space: str | None) -> None:
         )
     except UserError as error:
         room = f"storage: not known yet, {error}"
-    recipe = describe_recipe(config.recipe, space)
-    for line in (*recipe, *describe_auto(config, declared), *describe_plan(config, declared), room):
+    recipe, auto = describe_recipe(config.recipe, space), describe_auto(config, declared)
+    for line in (*recipe, *encoders, *auto, *describe_plan(config, declared), room):
         print(f"# {line}")
+    for line in (*(f"missing: {each}" for each in absent), *_measured(config, declared)):
+        print(f"# {line}", flush=True)
+
+
+def _measured(config: "SweepConfig", declared: "Declared") -> list[str]:
+    """The hours and the memory that the sweep takes here, or why they are not known."""
+    from pareto_amb.diffusion.methods import METHODS
+    from pareto_amb.running.estimate import describe_speed, measure_speed
+    from pareto_amb.search import cost
+    from pareto_amb.terminal import make_console
+
+    if not cost.MEASURED_SECONDS:
+        return []
+    try:
+        with make_console().status("measuring how fast this machine is"):
+            return describe_speed(config, declared, measure_speed(config, METHODS, cost.MEASURED_SECONDS))
+    except (UserError, RuntimeError) as error:  # RuntimeError: memory, of a GPU too
+        return [f"hours and memory: not known, {reason(error)}"]
 
 
 def _print_summary(outcome: "SweepOutcome", resume: str, trusting: list[str]) -> None:
