@@ -14,6 +14,7 @@ No library of networks is needed to look, or to fetch.
 import hashlib
 import logging
 import os
+import re
 import urllib.request
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -142,6 +143,24 @@ def sha256_of(path: Path) -> str:
     """The SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def published_sha256(name: str, path: Path) -> str:
+    """The SHA-256 that the file of an encoder's weights is to have, empty where nothing says it.
+
+    The hub's cache names a file after it; a file converted to another format has none.
+    """
+    entry, stored = PUBLISHED[name], path.resolve().name
+    if re.fullmatch("[0-9a-f]{64}", stored):
+        return stored
+    return entry.sha256 if path.suffix == Path(entry.address).suffix else ""
+
+
+def check_published(name: str, path: Path) -> None:
+    """Raise UserError where a weights file is not the published one, as far as that can be told."""
+    wanted = published_sha256(name, path)
+    if wanted and sha256_of(path) != wanted:
+        raise UserError(f"{path}: not the published weights of {name}; remove it, and fetch it again")
 
 
 def repository_of(address: str) -> tuple[str, str] | None:

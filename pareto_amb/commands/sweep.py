@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pareto_amb.commands.options import Overrides, Recipe
+from pareto_amb.commands.options import Overrides, Recipe, complete_space
 from pareto_amb.errors import ExitCode, UserError
 from pareto_amb.printable import reason
 from pareto_amb.signals import continued_by
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 def sweep(
     space: Annotated[
-        str | None, typer.Argument(metavar="NAME|FILE.yaml", help="A search space; see: spaces.")
+        str | None,
+        typer.Argument(
+            metavar="NAME|FILE.yaml", help="A search space; see: spaces.", autocompletion=complete_space
+        ),
     ] = None,
     recipe: Recipe = None,
     overrides: Overrides = None,

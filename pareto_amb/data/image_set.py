@@ -22,7 +22,7 @@ from pareto_amb.config import DataConfig
 from pareto_amb.data.captioned_digits import caption_digits
 from pareto_amb.data.captions import Uncaptioned, read_captions
 from pareto_amb.data.decoding import decode, fit
-from pareto_amb.data.files import open_files, read_labels
+from pareto_amb.data.files import open_files, read_labels, read_originals
 from pareto_amb.errors import UserError
 from pareto_amb.needs import DATA_VARIABLE, find_data, origin_of
 from pareto_amb.printable import reason
@@ -39,8 +39,8 @@ class Pictures:
     """An image set that is decoded one image at a time.
 
     `load(index)` returns uint8 pixels (C, H, W) and what was changed on the way; it may be called from
-    several threads. `names` are those of the files, empty where there are none; `captions` is None where they
-    are not wanted, or the set has none.
+    several threads. `names` are those of the files, or of the files that those were made of, empty where
+    there are none; `captions` is None where they are not wanted, or the set has none.
     """
 
     name: str
@@ -151,7 +151,9 @@ def _open_files(
             shown = f"{path}: {name!r:.200}"
             return decode(files.read(name), shown, config.resolution, config.channels)
 
-        yield Pictures(path.name, len(names), load, labels, notes, names, captions)
+        originals = read_originals(files)
+        called = [originals.get(name, name) for name in names]
+        yield Pictures(path.name, len(names), load, labels, notes, called, captions)
 
 
 @contextmanager

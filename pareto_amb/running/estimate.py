@@ -22,7 +22,7 @@ from pareto_amb.diffusion.text.build import make_text_model
 from pareto_amb.diffusion.text.parts import TextModel
 from pareto_amb.diffusion.text.prepare import with_text
 from pareto_amb.diffusion.trainer import Trainer
-from pareto_amb.evaluation.encoders import load_encoder
+from pareto_amb.evaluation.encoders import Encoder, load_encoder
 from pareto_amb.search.cost import expected_trainings, planned_samples, planned_trainings
 
 Work = Callable[[int], None]
@@ -61,9 +61,11 @@ def measure_speed(config: SweepConfig, methods: Mapping[str, type[Method]], seco
     text_model = make_text_model(config, _CAPTIONS, fetch=False)
     with _threads(config.resources.cpus_per_trial):
         make = _trainers(config, methods, text_model, device)
-        training, batch = _seconds_an_image(
-            lambda n: make(n).train(make(n).images_seen + n), config.training.batch_size, seconds / 2
-        )
+
+        def train(count: int) -> None:
+            make(count).train(make(count).images_seen + count)
+
+        training, batch = _seconds_an_image(train, config.training.batch_size, seconds / 2)
         sampling = _measure_sampling(config, make(batch), device, seconds / 4)
         encoding, absent = _measure_encoding(config, device, seconds / 4)
     memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else _resident()
@@ -123,9 +125,13 @@ def _measure_sampling(config: SweepConfig, trainer: Trainer, device: torch.devic
             device=device,
         )
 
-    evaluations = {"heun": lambda steps: 2 * steps - 1}.get(sampling.solver, lambda steps: steps)
     each, _ = _seconds_an_image(sample, sampling.batch_size, seconds)
-    return each * evaluations(sampling.steps) / evaluations(2)
+    return each * _evaluations(sampling.solver, sampling.steps) / _evaluations(sampling.solver, 2)
+
+
+def _evaluations(solver: str, steps: int) -> int:
+    """How often a sample asks the network."""
+    return 2 * steps - 1 if solver == "heun" else steps
 
 
 def _measure_encoding(config: SweepConfig, device: torch.device, seconds: float) -> tuple[float, list[str]]:
@@ -137,7 +143,7 @@ def _measure_encoding(config: SweepConfig, device: torch.device, seconds: float)
     for name in (name for name in names if name not in absent):
         encoder = load_encoder(name, evaluation.preprocessing)
 
-        def encode(count: int, encoder: torch.nn.Module = encoder) -> None:
+        def encode(count: int, encoder: Encoder = encoder) -> None:
             shape = (count, data.channels, data.resolution, data.resolution)
             encoder.encode(torch.zeros(shape, dtype=torch.uint8), count, device)
 
