@@ -132,6 +132,8 @@ def _compared(
     found: EvaluationReport, run: RunDirectory, evaluation: EvaluationConfig, train_size: int
 ) -> EvaluationReport:
     """The evaluation with a note where its threshold is another than the run's."""
+    if not run.results.exists():
+        return found
     rows = run.load().frame
     used = rows[rows.train_size == train_size].threshold.dropna()
     threshold = found.encoders[0].threshold

@@ -218,7 +218,9 @@ def test_the_recipe_of_every_cell_is_in_the_dry_run(call: Callable[..., Done], t
 def test_the_folder_space_asks_for_the_folder(call: Callable[..., Done], tmp_path: Path) -> None:
     assert_refused(call("sweep", "folder", cwd=tmp_path), "data.path is missing", "--set data.path=")
     save_images(tmp_path / "set", "0.png", "1.png")
-    refused = call("sweep", "folder", "--set", "data.path=set", cwd=tmp_path)
+    plain = [f"evaluation.{role}_encoder=pixels" for role in ("fid", "similarity")]
+    changes = [word for change in ("data.path=set", *plain) for word in ("--set", change)]
+    refused = call("sweep", "folder", *changes, cwd=tmp_path)
     assert_refused(refused, "space.train_size: 300 is more than the 2 images of set")
 
 
@@ -263,5 +265,5 @@ def test_spaces_and_version(tmp_path: Path) -> None:
     named = [line.split()[0] for line in listed.splitlines()]
     paper = ["cifar10", "ffhq", "ffhq-table2", "ffhq300", "tiny-imagenet"]
     text = ["captioned-digits", "captions", "laion10k"]
-    assert named == sorted([*paper, *text, "digits", "folder", "smoke"])
+    assert named == sorted([*paper, *text, "digits", "folder", "folder-cpu", "smoke"])
     assert run("--version", cwd=tmp_path).stdout.startswith("pareto-amb ")

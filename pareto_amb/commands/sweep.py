@@ -32,6 +32,10 @@ def sweep(
         int | None,
         typer.Option(help="Trials for each train size and method, baselines apart (search.trials)."),
     ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="Of the sweep and its report. Default: that of the space, or of your images."),
+    ] = None,
     time_budget: Annotated[
         float | None, typer.Option(metavar="MINUTES", help="Stop after so long; --resume goes on.")
     ] = None,
@@ -81,9 +85,9 @@ def sweep(
     check_minutes(time_budget, "--time-budget")
     if resume is None and (trust_run or retry_failed):
         raise UserError("--trust-run and --retry-failed go with --resume RUN_DIR")
-    if resume is not None and (space or recipe or overrides or output):
-        raise UserError("--resume RUN_DIR takes its space, recipe, keys and output from the run itself")
-    config, path = _resolve(space, recipe, resume, changes, output, dry_run)
+    if resume is not None and (space or recipe or overrides or output or name):
+        raise UserError("--resume RUN_DIR takes its space, recipe, keys, name and output from the run itself")
+    config, path = _resolve(space, recipe, resume, changes, output, name, dry_run)
     if dry_run:
         _print_plan(config, space)
         return
@@ -102,6 +106,7 @@ def _resolve(
     resume: Path | None,
     changes: list[str],
     output: Path | None,
+    name: str | None,
     dry_run: bool,
 ) -> "tuple[SweepConfig, Path]":
     """The configuration and run directory that the arguments of `sweep` stand for.
@@ -122,7 +127,7 @@ def _resolve(
     if space is None:
         raise UserError("name a search space (see: pareto-amb spaces), a sweep file, or --resume RUN_DIR")
     loaded = search_spaces.load(space, recipe)
-    values = apply_overrides(loaded, changes)
+    values = search_spaces.titled(apply_overrides(loaded, changes), space, name)
     if values.get("recipe") != loaded.get("recipe"):
         raise UserError("--set recipe: a recipe is chosen with --recipe NAME")
     form = parse(SweepConfig, values, space)
