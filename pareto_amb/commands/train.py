@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pareto_amb.commands.options import Overrides
+from pareto_amb.commands.options import Overrides, must_exist
 from pareto_amb.errors import print_error
 from pareto_amb.signals import continued_by
 
@@ -29,6 +29,7 @@ def train(
 
     On several GPUs: torchrun --nproc-per-node 4 -m pareto_amb train RECOMMENDATION.yaml
     """
+    must_exist(recommendation)
     from pareto_amb.config_file import apply_overrides
     from pareto_amb.diffusion.parallel import join_world
     from pareto_amb.production import CHECKPOINT, train_model
