@@ -12,11 +12,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from pareto_amb import search_spaces
 from pareto_amb.cli import app, main
 from pareto_amb.commands.options import complete_encoder, complete_space
-from pareto_amb.config_file import to_yaml
-from pareto_amb.sweep_file import parse_sweep
 
 Done = subprocess.CompletedProcess[str]
 COMMAND = [sys.executable, "-m", "pareto_amb"]
@@ -158,11 +155,12 @@ def test_a_dry_run_names_what_is_missing_and_measures_what_can_be(
               "evaluation.clip_model: openai/"]  # fmt: skip
     assert [line.startswith(start) for line, start in zip(missing, starts, strict=True)] == [True] * 5
     monkeypatch.setattr("pareto_amb.search.cost.MEASURED_SECONDS", 0.3)
-    done = call("sweep", "smoke", "--dry-run", "--set", "evaluation.fid_encoder=inception_v3", cwd=tmp_path)
+    changes = ["--set", "evaluation.fid_encoder=inception_v3", "--set", "training.batch_size=1"]
+    done = call("sweep", "smoke", "--dry-run", *changes, cwd=tmp_path)
     lines = [line.lstrip("# ") for line in done.stdout.splitlines() if line.startswith("#")]
     assert lines[-6].startswith("missing: the weights of inception_v3")
     assert lines[-5].startswith("measured in ")
-    assert "(in batches of 64), samples " in lines[-5]
+    assert "(in batches of 1), samples " in lines[-5]
     assert lines[-4].startswith("an estimate from that: about ")
     assert lines[-4].endswith("encoding (without inception_v3: weights that are not here)")
     assert [line.split()[0] for line in lines[-3:]] == ["about", "memory:", "there"]
@@ -190,11 +188,12 @@ def test_a_sweep_is_called_after_its_images_or_as_it_is_told(
 ) -> None:
     save_images(tmp_path / "My photos!", "0.png", "1.png")
     mine = ["--dry-run", "--set", "data.path=My photos!", "--set", "space.train_size=[2]"]
+    theirs = [*mine[:-1], "space.train_size=[300]"]
     plan = yaml.safe_load(call("sweep", "folder-cpu", *mine, cwd=tmp_path).stdout)
     assert (plan["name"], plan["description"]) == ("My-photos", "")
     plan = yaml.safe_load(call("sweep", "folder-cpu", *mine, "--name", "1e5", cwd=tmp_path).stdout)
     assert plan["name"] == "1e5"
-    plan = yaml.safe_load(call("sweep", "ffhq300", *mine, cwd=tmp_path).stdout)
+    plan = yaml.safe_load(call("sweep", "ffhq300", *theirs, cwd=tmp_path).stdout)
     assert plan["name"] == "ffhq300"
     assert plan["description"].startswith("300 FFHQ faces")
 
@@ -214,7 +213,6 @@ def test_no_help_names_a_page_that_a_wheel_lacks(call: Callable[..., Done], tmp_
 
 
 def test_a_limit_needs_its_policy(call: Callable[..., Done], tmp_path: Path) -> None:
-    (tmp_path / "sweep.yaml").write_text(to_yaml(parse_sweep(search_spaces.load("smoke"), "smoke")))
     refused = call("recommend", ".", "--max-memorization", "0.1", cwd=tmp_path)
     assert_refused(refused, "--max-memorization", "belongs to policy max-memorization")
 

@@ -59,6 +59,7 @@ def commands() -> list[list[str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_page_leads_from_a_folder_to_a_checked_model(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for k, digit in enumerate(load_digits().images[:240]):
@@ -74,7 +75,7 @@ def test_the_page_leads_from_a_folder_to_a_checked_model(tmp_path: Path) -> None
         env=environment,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=580,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "mine.zip: 240 images of 16 x 16, no labels" in done.stdout

@@ -219,8 +219,9 @@ def _measured(config: "SweepConfig", declared: "Declared") -> list[str]:
 def _print_summary(outcome: "SweepOutcome", resume: str, trusting: list[str]) -> None:
     from pareto_amb.results.words import describe
     from pareto_amb.running.progress import format_duration
+    from pareto_amb.terminal import make_console
 
-    run = outcome.run
+    run, console = outcome.run, make_console()
     print(f"\nfinished in {format_duration(outcome.seconds)}")
     if outcome.stopped:
         print(outcome.stopped)
@@ -238,7 +239,7 @@ def _print_summary(outcome: "SweepOutcome", resume: str, trusting: list[str]) ->
     else:
         objectives = run.load().objectives
         for found in outcome.recommendation.recommendations:
-            print("\n".join(describe(found, objectives)))
+            console.print("\n".join(describe(found, objectives)))
         for size, reason in outcome.recommendation.not_recommended.items():
             print(f"no recommendation for train size {size}: {reason}")
     if outcome.unfinished:

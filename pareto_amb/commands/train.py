@@ -52,4 +52,11 @@ def train(
         why = why_it_stops(entry, images)
         console.print(f"stops after {images:,} images, {why}", markup=False, soft_wrap=True)
         checkpoint = train_model(run, folder, console, world)
-        console.print(f"next:\n  pareto-amb sample {checkpoint}", markup=False)
+        console.print(f"next:\n  {_next(recommendation.parent, checkpoint)}", markup=False)
+
+
+def _next(run: Path, checkpoint: Path) -> str:
+    """What to do with a trained model: check it against the images of its run, where it lies in one."""
+    if (run / "sweep.yaml").is_file():
+        return shlex.join(["pareto-amb", "evaluate", "--run", str(run), "--checkpoint", str(checkpoint)])
+    return shlex.join(["pareto-amb", "sample", str(checkpoint)])
