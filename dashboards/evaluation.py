@@ -198,7 +198,7 @@ def _shown(pair: Pair) -> ShownPair:
         generated=data_uri(_shrunk(pair.generated_pixels)),
         train=data_uri(_shrunk(pair.train_pixels)),
         generated_name=printable(pair.names.generated),
-        train_name=printable(pair.names.train),
+        train_name=printable(pair.names.train_original or pair.names.train),
         similarity=f"{pair.names.similarity:.3f}",
         copied=pair.copied,
         identical=pair.names.identical,

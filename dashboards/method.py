@@ -22,6 +22,16 @@ SOURCES = {
 }
 
 
+def subject(run: Run) -> str:
+    """What the sweep is of, in a line: the images, how many there are, and how many are trained on."""
+    data, known = run.config.data, dict(run.environment)
+    name = known.get("data.name") or data.path or SOURCES[data.source]
+    total = known.get("data.images", "")
+    images = f"{int(total):,} images" if total.isdecimal() else "images"
+    sizes = ", ".join(f"{size:,}" for size in run.train_sizes())
+    return f"{images} of {name}, {data.resolution}×{data.resolution} pixels; {sizes} are trained on"
+
+
 def facts(run: Run) -> list[tuple[str, str]]:
     """What a reviewer must know to judge the figures, in the order they would ask."""
     config, evaluation = run.config, run.config.evaluation

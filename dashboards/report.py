@@ -11,7 +11,7 @@ from pareto_amb.dashboards.answer import Answer, answer, stop_of
 from pareto_amb.dashboards.formats import count
 from pareto_amb.dashboards.gallery import Gallery, build_gallery, read_samples
 from pareto_amb.dashboards.marks import recommended_value
-from pareto_amb.dashboards.method import facts
+from pareto_amb.dashboards.method import facts, subject
 from pareto_amb.dashboards.page import render_page
 from pareto_amb.dashboards.plots import Plot, draw_plots, took_part
 from pareto_amb.dashboards.prompt_table import prompt_table
@@ -83,6 +83,7 @@ def render(run: Run) -> str:
         TEMPLATE,
         drawn,
         run=run,
+        subject=subject(run),
         declared=declared,
         objectives=run.results.objectives,
         parameters=parameters,

@@ -11,8 +11,10 @@ from typing import IO, Annotated
 import typer
 
 from pareto_amb.commands.audit import audit
+from pareto_amb.commands.doctor import doctor
 from pareto_amb.commands.encode import encode
 from pareto_amb.commands.evaluate import evaluate
+from pareto_amb.commands.fetch import fetch
 from pareto_amb.commands.mlflow import sync
 from pareto_amb.commands.prepare import prepare
 from pareto_amb.commands.recommend import recommend
@@ -20,6 +22,7 @@ from pareto_amb.commands.report import report
 from pareto_amb.commands.sample import sample
 from pareto_amb.commands.scan import scan
 from pareto_amb.commands.spaces import spaces
+from pareto_amb.commands.split import split
 from pareto_amb.commands.sweep import sweep
 from pareto_amb.commands.train import train
 from pareto_amb.errors import ExitCode, UserError, print_error, print_fault
@@ -37,12 +40,19 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (spaces, sweep, report, recommend, train, sample, scan, evaluate, audit, encode):
+for command in (spaces, sweep, report, recommend, train, sample, scan, evaluate, audit, encode, doctor):
     app.command()(command)
 
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 data_app.command()(prepare)
-app.add_typer(data_app, name="data", help="Bring images into the form that sweeps read fastest.")
+data_app.command()(split)
+app.add_typer(
+    data_app, name="data", help="Image sets: one zip that sweeps read fastest, and what they train on."
+)
+
+weights_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+weights_app.command()(fetch)
+app.add_typer(weights_app, name="weights", help="Fetch the weights of encoders and pretrained models.")
 
 mlflow_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 mlflow_app.command()(sync)
@@ -113,11 +123,11 @@ def _options(
     pass
 
 
-@data_app.callback()
-def _data() -> None:
-    """Keep `prepare` a command of its own, though it is the only one."""
-
-
 @mlflow_app.callback()
 def _mlflow() -> None:
-    """As for `prepare`."""
+    """Keep `sync` a command of its own, though it is the only one."""
+
+
+@weights_app.callback()
+def _weights() -> None:
+    """As for `sync`."""

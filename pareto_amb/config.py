@@ -315,7 +315,7 @@ class SamplingConfig(_Model):
 
     solver: Annotated[str, AfterValidator(_is_registered("solver"))] = Field(
         "heun",
-        description="heun: EDM's, as published; dpmpp_2m: better with few evaluations, see docs/samplers.md",
+        description="heun: EDM's, as published; dpmpp_2m: better with few evaluations",
     )
     steps: int = Field(18, ge=2, le=10_000, description="noise levels from sigma_max down to sigma_min")
     sigma_min: Level = Field(0.002, description="lowest noise level before 0, EDM units")
@@ -373,9 +373,12 @@ EncoderName = Annotated[str, AfterValidator(_is_registered("encoder"))]
 class EvaluationConfig(_Model):
     """How a training is measured, and when."""
 
-    fid_encoder: EncoderName = Field("inception_v3", description="network whose features FID is of")
+    fid_encoder: EncoderName = Field(
+        "inception_v3",
+        description="network whose features FID is of; auto: the best whose weights are on this machine",
+    )
     similarity_encoder: EncoderName = Field(
-        "dinov2_vitg14", description="network in whose features copies are looked for"
+        "dinov2_vitg14", description="network in whose features copies are looked for; auto: as above"
     )
     preprocessing: Literal["standard", "paper"] = Field(
         "standard", description="of images for DINOv2: as usual, or as the paper's code does it"
@@ -652,7 +655,7 @@ class SearchConfig(_Model):
 
     sampler: Literal["gp", "tpe", "random", "grid"] = Field(
         "gp",
-        description="compared in docs/search.md; grid: every combination of the listed values once, in full "
+        description="gp: by a Gaussian process; grid: every combination of the listed values once, in full "
         "with early_stopping false",
     )
     methods: tuple[Annotated[str, AfterValidator(_is_declared("method"))], ...] = Field(

@@ -1,8 +1,10 @@
 """The one exception a user is meant to read, and what the command line exits with."""
 
 import os
+import shutil
 import sys
 import tempfile
+import textwrap
 import traceback
 from contextlib import suppress
 from enum import IntEnum
@@ -48,7 +50,11 @@ def print_error(error: UserError) -> None:
 
 def _say(line: str) -> None:
     with suppress(OSError):  # nobody listens: the exit code is all that is left to say
-        print(f"pareto-amb: {line}", file=sys.stderr, flush=True)
+        said = f"pareto-amb: {line}"
+        if sys.stderr.isatty():  # which would break words
+            width = shutil.get_terminal_size().columns
+            said = textwrap.fill(said, width, break_long_words=False, break_on_hyphens=False)
+        print(said, file=sys.stderr, flush=True)
 
 
 def print_fault(fault: BaseException) -> None:

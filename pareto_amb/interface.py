@@ -22,7 +22,7 @@ from pareto_amb.results.run import Run
 from pareto_amb.results.run_directory import RunDirectory
 from pareto_amb.scanning import Scan, scan_images, source_of
 from pareto_amb.search_spaces import load as load_space
-from pareto_amb.search_spaces import with_recipe
+from pareto_amb.search_spaces import titled, with_recipe
 from pareto_amb.signals import continued_by
 from pareto_amb.sweep_file import declare, parse_sweep
 
@@ -63,10 +63,10 @@ def sweep(
     `space` is the name of a search space that ships, a sweep file, or its content; `recipe` names one of its
     recipes, where it has some, and `changes` sets keys of it, such as {"search.trials": 8}. `output` is the
     run directory, by default runs/NAME-TIME; `resume` one to go on with. A program's own `methods` compete
-    beside those that the space names, and its own `objectives` join FID and memorization; docs/extending.md
-    has an example. `address` names a running Ray cluster; after `minutes` trials stop, to be resumed. Of a
-    run to resume, `trust_run` lets this process call the servers that its files name, and `retry_failed`
-    tries its failed trials again. With `verbose`, progress is printed.
+    beside those that the space names, and its own `objectives` join FID and memorization. `address` names a
+    running Ray cluster; after `minutes` trials stop, to be resumed. Of a run to resume, `trust_run` lets this
+    process call the servers that its files name, and `retry_failed` tries its failed trials again. With
+    `verbose`, progress is printed.
 
     Raises UserError where something handed in cannot be used, before anything is made.
     """
@@ -85,6 +85,8 @@ def sweep(
     values = apply_changes(loaded, changes or {})
     if values.get("recipe") != loaded.get("recipe"):
         raise UserError("sweep: changes: a recipe is chosen with sweep(..., recipe=NAME)")
+    if resume is None:
+        values = titled(values, origin)
     values = _with_own(values, methods, objectives)
     config = parse_sweep(values, origin, declared).with_absolute_path()
     path = Path(resume or output or f"runs/{config.name}-{datetime.now():%Y%m%d-%H%M%S}")

@@ -1,20 +1,23 @@
 """What comes after a sweep: one training at the recommended sigma_tn, and images from its checkpoint."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
+from torch import Tensor
 
 from pareto_amb import signals
 from pareto_amb.config import SamplingConfig, TrainingRun
-from pareto_amb.config_file import to_yaml
+from pareto_amb.config_file import read_yaml, to_yaml
 from pareto_amb.data import load_images, split, take_training_set
 from pareto_amb.diffusion.checkpoint import load_denoiser, sampling_options
 from pareto_amb.diffusion.conditioning import sampling_conditioning
+from pareto_amb.diffusion.denoiser import Denoiser
 from pareto_amb.diffusion.methods import METHODS
 from pareto_amb.diffusion.parallel import AgreedError, World, best_device
 from pareto_amb.diffusion.sampler import generate
@@ -24,8 +27,10 @@ from pareto_amb.diffusion.text.export import export
 from pareto_amb.diffusion.text.prepare import with_text
 from pareto_amb.diffusion.trainer import Trainer, TrainingDivergedError
 from pareto_amb.errors import UserError
-from pareto_amb.reading import read_file
+from pareto_amb.reading import is_folder, is_regular, read_file
+from pareto_amb.results.run_directory import RunDirectory
 from pareto_amb.storage import MAX_OBJECT_BYTES, Storage, check_folder, replace_file, write_text, writing
+from pareto_amb.sweep_file import parse_training
 
 CHECKPOINT = "checkpoint.safetensors"
 REPORTS = 200
@@ -134,48 +139,98 @@ def _train_with_progress(
                 console.print(line)
 
 
+def recorded_training(checkpoint: Path) -> TrainingRun | None:
+    """The settings that `train` wrote beside its checkpoint, or in its folder; None where there are none.
+
+    Raises UserError for settings that cannot be used.
+    """
+    path = find_checkpoint(checkpoint).parent / "training.yaml"
+    return parse_training(read_yaml(path), str(path)) if is_regular(path) else None
+
+
+def recorded_sampling(checkpoint: Path) -> SamplingConfig | None:
+    """How the sweep sampled that a checkpoint, or a recommendation for it, came from; None where unknown.
+
+    Raises UserError for files beside it that cannot be used.
+    """
+    training = recorded_training(checkpoint)
+    if training is not None:
+        return training.sampling
+    run = RunDirectory(checkpoint.absolute().parent.parent)
+    return run.config().sampling if is_regular(run.sweep) else None
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint itself where `path` is the folder of a training."""
+    return path / CHECKPOINT if is_folder(path) else path
+
+
+def draw_images(
+    checkpoint: Path,
+    count: int,
+    seed: int,
+    console: Console,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    prompts: Sequence[str] = (),
+) -> Tensor:
+    """Images, uint8 (count, C, H, W), from the averaged weights of a checkpoint or the folder of a training.
+
+    They are drawn as the sweep did, but for the `changes` of the sampling; where that is not recorded, by its
+    defaults, which is printed. A text-to-image model draws image i by prompt i mod their number, and by none
+    without any. Raises UserError when the checkpoint cannot be used.
+    """
+    path = find_checkpoint(checkpoint)
+    content = read_file(path, MAX_OBJECT_BYTES)
+    device = best_device()
+    denoiser = load_denoiser(content, str(path), device)
+    recorded = recorded_sampling(checkpoint)
+    sampling = recorded or _default_sampling(denoiser)
+    sampling = sampling.model_copy(update=dict(changes or {}))
+    if not isinstance(denoiser, TextDenoiser) and (prompts or sampling.guidance != 1):
+        raise UserError(f"{path}: its model reads no captions; leave out --prompt and --guidance")
+    how = "as recorded" if recorded else "the default, since nothing beside the checkpoint says how"
+    if changes:
+        how = "as set"
+    console.print(f"{sampling.steps} steps of {sampling.solver}, {how}", markup=False)
+    asked = sampling_options(content, str(path))
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("sampling", total=count)
+        return generate(
+            denoiser,
+            range(count),
+            sampling_conditioning(denoiser, asked.hidden, prompts),
+            base_seed=seed,
+            sigma_stop=asked.sigma_stop,
+            device=device,
+            progress=lambda n: progress.advance(task, n),
+            **sampling.model_dump(),
+        )
+
+
+def _default_sampling(denoiser: Denoiser) -> SamplingConfig:
+    levels = SamplingConfig()
+    if isinstance(denoiser, TextDenoiser):
+        ends = {"sigma_min": denoiser.lowest_level, "sigma_max": denoiser.highest_level}
+        return levels.model_copy(update=ends)
+    return levels
+
+
 def sample_images(
     checkpoint: Path,
     folder: Path,
     count: int,
     seed: int,
-    solver: str,
-    steps: int,
     console: Console,
+    *,
+    changes: Mapping[str, Any] | None = None,
     prompts: Sequence[str] = (),
-    guidance: float = 1.0,
 ) -> None:
-    """Write `count` PNG files to `folder`, drawn from the averaged weights of `checkpoint`.
+    """Write `count` PNG files to `folder`, as `draw_images` draws them.
 
-    A text-to-image model draws image i by prompt i mod their number, and by none without any. Raises
-    UserError when the checkpoint cannot be used or the folder cannot be written.
+    Raises UserError when the checkpoint cannot be used or the folder cannot be written.
     """
-    content = read_file(checkpoint, MAX_OBJECT_BYTES)
-    device = best_device()
-    denoiser = load_denoiser(content, str(checkpoint), device)
-    levels = SamplingConfig()
-    lowest, highest = levels.sigma_min, levels.sigma_max
-    if isinstance(denoiser, TextDenoiser):
-        lowest, highest = denoiser.lowest_level, denoiser.highest_level
-    elif prompts or guidance != 1:
-        raise UserError(f"{checkpoint}: its model reads no captions; leave out --prompt and --guidance")
-    asked = sampling_options(content, str(checkpoint))
-    with Progress(console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("sampling", total=count)
-        images = generate(
-            denoiser,
-            range(count),
-            sampling_conditioning(denoiser, asked.hidden, prompts),
-            base_seed=seed,
-            solver=solver,
-            steps=steps,
-            guidance=guidance,
-            sigma_stop=asked.sigma_stop,
-            device=device,
-            progress=lambda n: progress.advance(task, n),
-            sigma_min=lowest,
-            sigma_max=highest,
-        )
+    images = draw_images(checkpoint, count, seed, console, changes=changes, prompts=prompts)
     with writing(folder):
         if prompts:
             write_text(folder / "metadata.jsonl", _metadata(count, prompts))

@@ -15,6 +15,7 @@ from pareto_amb.diffusion.text.build import check_options
 from pareto_amb.errors import UserError
 from pareto_amb.evaluation.encoders import ENCODERS
 from pareto_amb.evaluation.objectives import OBJECTIVES
+from pareto_amb.weights import AUTO
 
 
 def declare(methods: Iterable[type[Method]] = (), objectives: Iterable[Objective] = ()) -> Declared:
@@ -48,7 +49,7 @@ def context(declared: Declared | None = None) -> dict[str, Any]:
         "network_options": _check_options,
         "build_network": _check_network,
         "solver": tuple(SOLVERS),
-        "encoder": tuple(ENCODERS),
+        "encoder": (*ENCODERS, AUTO),
     }
 
 

@@ -35,6 +35,12 @@ class _PrintableConsole(Console):
     def file(self, stream: IO[str]) -> None:
         self._file = stream
 
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As rich's; on a terminal text is wrapped between words alone, and nothing is cut off."""
+        if self.is_terminal and options.get("soft_wrap") is None and all(isinstance(o, str) for o in objects):
+            options |= {"soft_wrap": False, "overflow": "ignore", "crop": False}
+        super().print(*objects, **options)
+
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(printable_lines(text), **options)
 
@@ -44,7 +50,10 @@ class _PrintableConsole(Console):
 
 
 def make_console(quiet: bool = False) -> Console:
-    """A console that neither wraps lines nor colours numbers, and prints text of any origin as it is."""
+    """A console that colours no numbers, and prints text of any origin as it is.
+
+    Lines stay whole; on a terminal they are wrapped between words.
+    """
     return _PrintableConsole(highlight=False, soft_wrap=True, quiet=quiet, markup=False, emoji=False)
 
 

@@ -4,6 +4,7 @@ A sweep file may hold `recipes`: readings of what it stands for, each a mapping 
 of them is applied when the file is loaded, `recipe` being its name from then on.
 """
 
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -63,6 +64,37 @@ def with_recipe(values: Mapping[str, Any], recipe: str | None, origin: str) -> d
         raise UserError(f"{origin}: unknown recipe {_shown(chosen)}: {nearest(str(chosen), recipes)}")
     rest = {key: value for key, value in values.items() if key != "recipes"}
     return {**apply_changes(rest, recipes[chosen]), "recipe": chosen}
+
+
+def titled(values: Mapping[str, Any], name_or_path: str, name: str | None = None) -> dict[str, Any]:
+    """A sweep under the `name` that is wanted; one that ships, of other images, under that of these.
+
+    The description of a space that ships is of its own images, or of how to name some: it does not stand for
+    others. It stays where the space says what its images are, wherever they lie (`data.origin`), and so does
+    what a sweep file of somebody's own says of itself.
+    """
+    found = dict(values)
+    if name_or_path in names():
+        shipped = _read(name_or_path)
+        data, before = found.get("data"), shipped["data"]
+        if isinstance(data, Mapping) and not before.get("origin") and _other_images(data, before):
+            found["description"] = "" if _same(found, shipped, "description") else found["description"]
+            if _same(found, shipped, "name"):
+                found["name"] = _name_of(str(data.get("path") or data.get("source"))) or found["name"]
+    return found if name is None else {**found, "name": name}
+
+
+def _same(values: Mapping[str, Any], shipped: Mapping[str, Any], key: str) -> bool:
+    return bool(values.get(key) == shipped[key])
+
+
+def _other_images(data: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    return any(data.get(key) != before.get(key) for key in ("source", "path"))
+
+
+def _name_of(path: str) -> str:
+    """A name for a sweep of the images at a path, empty where there is none in it."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path).stem).strip("-._")[:64]
 
 
 def describe_recipe(chosen: str | None, name_or_path: str | None) -> list[str]:

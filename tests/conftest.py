@@ -25,6 +25,12 @@ def _sigint_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True)
+def _no_dry_run_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would take seconds; the test of it sets its own time."""
+    monkeypatch.setattr("pareto_amb.search.cost.MEASURED_SECONDS", 0.0)
+
+
 @pytest.fixture
 def write_pipeline(tmp_path: Path) -> Callable[..., Path]:
     """Writes a random Stable Diffusion pipeline, that of a prediction and a scheduler; returns its folder."""

@@ -1,5 +1,6 @@
 """What a user gets wrong, and what they read: one line on stderr, exit code 2, nothing written."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from pareto_amb.cli import main
+from pareto_amb.cli import app, main
+from pareto_amb.commands.options import complete_encoder, complete_space
 
 Done = subprocess.CompletedProcess[str]
 COMMAND = [sys.executable, "-m", "pareto_amb"]
@@ -103,6 +105,122 @@ def test_missing_empty_and_corrupt_data_are_named(call: Callable[..., Done], tmp
 
 def test_ffhq_without_its_data_says_where_it_comes_from(call: Callable[..., Done], tmp_path: Path) -> None:
     assert_refused(call("sweep", "ffhq300", cwd=tmp_path), "data.path", "NVlabs/ffhq-dataset")
+
+
+REFUSED_AT_ONCE = """
+import sys
+from pareto_amb.cli import main
+for line in sys.stdin.read().splitlines():
+    sys.argv = ["pareto-amb", *line.split()]
+    try:
+        main()
+    except SystemExit as end:
+        print(end.code, sorted({"torch", "ray", "optuna", "mlflow"} & set(sys.modules)), line)
+"""
+
+
+def test_what_is_not_there_is_refused_before_anything_that_takes_seconds(tmp_path: Path) -> None:
+    save_images(tmp_path / "some", "0.png", "1.png")
+    wrong = {
+        "sweep ffhq300": "data.path 'ffhq-64x64.zip': nothing at",
+        "sweep folder": "data.path is missing",
+        "sweep folder --set data.path=some": "dinov2_vitb14: no weights; download https://",
+        "evaluate --generated some --train nowhere": "'nowhere': nothing there",
+        "evaluate --generated some --train some": "dinov2_vitg14: no weights; download https://",
+        "evaluate --run nowhere --checkpoint some": "nowhere: cannot be read",
+        "encode nowhere --encoder inception_v3": "'nowhere': nothing there",
+        "sample nowhere": "nowhere: cannot be read",
+        "train nowhere": "nowhere: cannot be read",
+        "data split folder --part train --output a.zip": "data.path is missing",
+    }
+    away = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSED_AT_ONCE], input="\n".join(wrong), cwd=tmp_path, capture_output=True,
+        text=True, timeout=120, env={**os.environ, **away},
+    )  # fmt: skip
+    assert done.stdout.splitlines() == [f"2 [] {line}" for line in wrong]
+    for said, words in zip(done.stderr.splitlines(), wrong.values(), strict=True):
+        assert words in said
+
+
+def test_a_dry_run_names_what_is_missing_and_measures_what_can_be(
+    call: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    done = call("sweep", "laion10k", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    missing = [line.removeprefix("# missing: ") for line in done.stdout.splitlines() if "# missing" in line]
+    starts = ["data.path 'laion-10k.zip'", "the weights of dinov2_vitg14, about 4,546 MB from https://",
+              "the weights of inception_v3", "training.network.options.path: stabilityai/",
+              "evaluation.clip_model: openai/"]  # fmt: skip
+    assert [line.startswith(start) for line, start in zip(missing, starts, strict=True)] == [True] * 5
+    monkeypatch.setattr("pareto_amb.search.cost.MEASURED_SECONDS", 0.3)
+    changes = ["--set", "evaluation.fid_encoder=inception_v3", "--set", "training.batch_size=1"]
+    done = call("sweep", "smoke", "--dry-run", *changes, cwd=tmp_path)
+    lines = [line.lstrip("# ") for line in done.stdout.splitlines() if line.startswith("#")]
+    assert lines[-6].startswith("missing: the weights of inception_v3")
+    assert lines[-5].startswith("measured in ")
+    assert "(in batches of 1), samples " in lines[-5]
+    assert lines[-4].startswith("an estimate from that: about ")
+    assert lines[-4].endswith("encoding (without inception_v3: weights that are not here)")
+    assert [line.split()[0] for line in lines[-3:]] == ["about", "memory:", "there"]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_encoder_of_auto_is_the_best_that_is_here_and_says_so(
+    call: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARETO_AMB_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    (tmp_path / "dinov2_vits14.pth").touch()
+    auto = [f"evaluation.{role}_encoder=auto" for role in ("fid", "similarity")]
+    changes = [word for change in auto for word in ("--set", change)]
+    done = call("sweep", "smoke", "--dry-run", *changes, cwd=tmp_path)
+    evaluation = yaml.safe_load(done.stdout)["evaluation"]
+    assert evaluation["fid_encoder"] == "efficientnet_lite0"
+    assert evaluation["similarity_encoder"] == "dinov2_vits14"
+    assert "# evaluation.similarity_encoder: auto: dinov2_vits14, the best whose weights" in done.stdout
+    assert "better: dinov2_vitg14, dinov2_vitl14, dinov2_vitb14 (pareto-amb weights fetch" in done.stdout
+
+
+def test_a_sweep_is_called_after_its_images_or_as_it_is_told(
+    call: Callable[..., Done], tmp_path: Path
+) -> None:
+    save_images(tmp_path / "My photos!", "0.png", "1.png")
+    mine = ["--dry-run", "--set", "data.path=My photos!", "--set", "space.train_size=[2]"]
+    theirs = [*mine[:-1], "space.train_size=[300]"]
+    plan = yaml.safe_load(call("sweep", "folder-cpu", *mine, cwd=tmp_path).stdout)
+    assert (plan["name"], plan["description"]) == ("My-photos", "")
+    plan = yaml.safe_load(call("sweep", "folder-cpu", *mine, "--name", "1e5", cwd=tmp_path).stdout)
+    assert plan["name"] == "1e5"
+    plan = yaml.safe_load(call("sweep", "ffhq300", *theirs, cwd=tmp_path).stdout)
+    assert plan["name"] == "ffhq300"
+    assert plan["description"].startswith("300 FFHQ faces")
+
+
+def test_no_help_names_a_page_that_a_wheel_lacks(call: Callable[..., Done], tmp_path: Path) -> None:
+    told = call("spaces", "smoke", "--explain", cwd=tmp_path).stdout
+    groups = [(app, ())]
+    while groups:
+        group, path = groups.pop()
+        groups += [(found.typer_instance, (*path, str(found.name))) for found in group.registered_groups]
+        for command in group.registered_commands:
+            name = command.callback.__name__ if command.callback else ""
+            told += call(*path, name, "--help", cwd=tmp_path).stdout
+    assert "--fail-above" in told
+    assert "--skip-uncaptioned" in told
+    assert "docs/" not in told
+
+
+def test_a_limit_needs_its_policy(call: Callable[..., Done], tmp_path: Path) -> None:
+    refused = call("recommend", ".", "--max-memorization", "0.1", cwd=tmp_path)
+    assert_refused(refused, "--max-memorization", "belongs to policy max-memorization")
+
+
+def test_spaces_and_encoders_are_completed() -> None:
+    assert complete_space("folder") == ["folder", "folder-cpu"]
+    assert complete_encoder("inc") == ["inception_v3"]
+    assert "auto" in complete_encoder("")
 
 
 @pytest.mark.slow
@@ -218,7 +336,9 @@ def test_the_recipe_of_every_cell_is_in_the_dry_run(call: Callable[..., Done], t
 def test_the_folder_space_asks_for_the_folder(call: Callable[..., Done], tmp_path: Path) -> None:
     assert_refused(call("sweep", "folder", cwd=tmp_path), "data.path is missing", "--set data.path=")
     save_images(tmp_path / "set", "0.png", "1.png")
-    refused = call("sweep", "folder", "--set", "data.path=set", cwd=tmp_path)
+    plain = [f"evaluation.{role}_encoder=pixels" for role in ("fid", "similarity")]
+    changes = [word for change in ("data.path=set", *plain) for word in ("--set", change)]
+    refused = call("sweep", "folder", *changes, cwd=tmp_path)
     assert_refused(refused, "space.train_size: 300 is more than the 2 images of set")
 
 
@@ -263,5 +383,5 @@ def test_spaces_and_version(tmp_path: Path) -> None:
     named = [line.split()[0] for line in listed.splitlines()]
     paper = ["cifar10", "ffhq", "ffhq-table2", "ffhq300", "tiny-imagenet"]
     text = ["captioned-digits", "captions", "laion10k"]
-    assert named == sorted([*paper, *text, "digits", "folder", "smoke"])
+    assert named == sorted([*paper, *text, "digits", "folder", "folder-cpu", "smoke"])
     assert run("--version", cwd=tmp_path).stdout.startswith("pareto-amb ")

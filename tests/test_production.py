@@ -81,7 +81,7 @@ def test_a_finished_training_has_its_settings_beside_its_checkpoint(tmp_path: Pa
     os.mkfifo(path)
     for use in (
         lambda: train_model(a_training(), tmp_path, make_console(quiet=True), world),
-        lambda: sample_images(path, tmp_path / "x", 1, 0, "heun", 2, make_console(quiet=True)),
+        lambda: sample_images(path, tmp_path / "x", 1, 0, make_console(quiet=True)),
     ):
         with pytest.raises(UserError, match="not a regular file"):
             use()

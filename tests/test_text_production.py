@@ -95,7 +95,8 @@ def test_samples_by_prompt_bring_their_captions_and_follow_their_prompt(tmp_path
 
     def sample(name: str, prompts: tuple[str, ...], guidance: float = 1.0) -> list[bytes]:
         folder = tmp_path / name
-        sample_images(checkpoint, folder, 4, 0, "dpmpp_2m", 3, QUIET, prompts, guidance)
+        changes = {"solver": "dpmpp_2m", "steps": 3, "guidance": guidance}
+        sample_images(checkpoint, folder, 4, 0, QUIET, changes=changes, prompts=prompts)
         return [path.read_bytes() for path in sorted(folder.glob("*.png"))]
 
     told, guided, one = sample("a", PROMPTS), sample("b", PROMPTS, 4.0), sample("c", PROMPTS[:1])
@@ -120,7 +121,7 @@ def test_prompts_for_a_model_without_captions_are_refused(tmp_path: Path) -> Non
     }
     checkpoint = train_model(parse_training(values, "test"), tmp_path / "out", QUIET, World())
     with pytest.raises(UserError, match="reads no captions; leave out --prompt"):
-        sample_images(checkpoint, tmp_path / "s", 1, 0, "heun", 2, QUIET, ("a cat",))
+        sample_images(checkpoint, tmp_path / "s", 1, 0, QUIET, prompts=("a cat",))
 
 
 def test_a_checkpoint_of_another_pipeline_than_is_there_is_refused(

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pareto_amb import weights
 from pareto_amb.commands.image_options import NoCache, Preprocessing, SkipCorrupt
+from pareto_amb.commands.options import complete_encoder
 from pareto_amb.errors import UserError
 from pareto_amb.reading import look_at
 from pareto_amb.storage import check_output, writing
@@ -21,7 +23,13 @@ def encode(
         Path, typer.Argument(metavar="SOURCE", help="A folder or zip of images.", show_default=False)
     ],
     encoder: Annotated[
-        str, typer.Option(metavar="NAME", help="The network, e.g. inception_v3.", show_default=False)
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="The network, e.g. inception_v3.",
+            show_default=False,
+            autocompletion=complete_encoder,
+        ),
     ],
     preprocessing: Preprocessing = "standard",
     output: Annotated[
@@ -36,13 +44,15 @@ def encode(
     The file records the encoder, its preprocessing and the images' fingerprint; evaluate refuses it
     with another encoder.
     """
+    if look_at(source) is None:
+        raise UserError(f"{str(source)!r}: nothing there; name a folder or zip of images")
+    weights.check_reachable(encoder)
     from pareto_amb.data.stream import open_stream
     from pareto_amb.diffusion.parallel import best_device
     from pareto_amb.evaluation.encoders import load_encoder
     from pareto_amb.evaluation.features import SUFFIXES, FeatureCache, encode_images
     from pareto_amb.terminal import make_console
 
-    look_at(source)  # it may be a circle of links
     path = output or Path(f"{source.resolve().stem}-{encoder}.npz")
     if path.suffix not in SUFFIXES:
         raise UserError(f"--output {path}: must end in {' or '.join(SUFFIXES)}")

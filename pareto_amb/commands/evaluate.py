@@ -1,13 +1,16 @@
 """`evaluate`: what was copied, in anyone's images."""
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pareto_amb import weights
 from pareto_amb.commands.image_options import NoCache, Preprocessing, SkipCorrupt
+from pareto_amb.commands.options import complete_encoder, must_exist
 from pareto_amb.errors import UserError
 from pareto_amb.printable import printable, reason
 from pareto_amb.reading import look_at
@@ -19,9 +22,34 @@ if TYPE_CHECKING:
     from pareto_amb.evaluation.gate import Gate
     from pareto_amb.evaluation.report import EvaluationReport
 
-Generated = Annotated[Path, typer.Option(metavar="DIR|ZIP", help="The images to judge.", show_default=False)]
+Generated = Annotated[
+    Path | None, typer.Option(metavar="DIR|ZIP", help="The images to judge.", show_default=False)
+]
 Train = Annotated[
-    Path, typer.Option(metavar="DIR|ZIP", help="What the model was trained on.", show_default=False)
+    Path | None, typer.Option(metavar="DIR|ZIP", help="What the model was trained on.", show_default=False)
+]
+RunDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--run",
+        metavar="RUN_DIR",
+        help="A run of sweep, in the place of --train and --heldout: its images, encoders and threshold.",
+    ),
+]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE|DIR",
+        help="With --run, in the place of --generated: draw the images from this checkpoint, or the one in "
+        "the folder of a training, as the sweep did.",
+    ),
+]
+TrainSize = Annotated[
+    int | None, typer.Option(help="With --run: what was trained on, where the run has several sizes.")
+]
+Count = Annotated[
+    int | None,
+    typer.Option(min=2, max=1_000_000, help="With --checkpoint: how many images. Default: as in the run."),
 ]
 Heldout = Annotated[
     Path | None,
@@ -44,9 +72,10 @@ Encoders = Annotated[
     typer.Option(
         "--encoder",
         metavar="NAME",
+        autocompletion=complete_encoder,
         help="The network that compares images; may be repeated. The first gives the verdict. "
         "Default: dinov2_vitg14 and inception_v3, as in the paper. efficientnet_lite0 needs no "
-        "download and is quick without a GPU.",
+        "download and is quick without a GPU; auto is the best whose weights are here.",
     ),
 ]
 Threshold = Annotated[
@@ -104,10 +133,14 @@ RequireConclusive = Annotated[
 
 
 def evaluate(
-    generated: Generated,
-    train: Train,
+    generated: Generated = None,
+    train: Train = None,
     heldout: Heldout = None,
     reference: Reference = None,
+    run: RunDir = None,
+    checkpoint: Checkpoint = None,
+    train_size: TrainSize = None,
+    count: Count = None,
     encoder: Encoders = None,
     preprocessing: Preprocessing = "standard",
     threshold: Threshold = None,
@@ -125,6 +158,8 @@ def evaluate(
 
     pareto-amb evaluate --generated gen/ --train train/ --heldout unseen/
 
+    pareto-amb evaluate --run RUN_DIR --checkpoint RUN_DIR/training
+
     Tells how many generated images are copies of training images, how sure that is, and what is normal
     for images the model never saw; also FID, KID, precision and recall. Prints a table and writes
     evaluation.json and evaluation.html. All images must have one size (see: data prepare).
@@ -133,20 +168,37 @@ def evaluate(
     1 failed; 2 the input cannot be used; 3 inconclusive: too few images, none held out, or generated images
     so unlike real ones that few copies among them say nothing.
     """
+    given = {"--train": train, "--heldout": heldout, "--reference": reference, "--encoder": encoder,
+             "--threshold": threshold, "--captions": captions, "--clip-model": clip_model}  # fmt: skip
+    _check_sources(generated, run, checkpoint, given, train_size, count)
+    names = _encoder_names(encoder) if run is None else []
+    for name in weights.names_of(names):
+        weights.check_reachable(name)
     from pareto_amb.evaluation.features import FeatureCache
     from pareto_amb.evaluation.gate import judge
-    from pareto_amb.evaluation.image_sets import evaluate_image_sets
     from pareto_amb.terminal import make_console
 
     gated = _check_gate(fail_above, fail_on_identical, require_conclusive)
-    look_at(generated)  # it may be a circle of links
-    folder = output or Path("evaluations") / f"{generated.resolve().stem}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder = output or _folder(generated or checkpoint)
     check_folder(folder)
     console, cache = make_console(), None if no_cache else FeatureCache.default()
-    report = evaluate_image_sets(
-        generated, train, heldout, reference, encoder, threshold, preprocessing, seed,
-        captions=captions, clip_model=clip_model, skip_corrupt=skip_corrupt, cache=cache, console=console,
-    )  # fmt: skip
+    if run is not None:
+        from pareto_amb.checking import check_run
+        from pareto_amb.results.run_directory import RunDirectory
+
+        report = check_run(
+            RunDirectory(run), generated, checkpoint, train_size=train_size, count=count,
+            skip_corrupt=skip_corrupt, seed=seed, cache=cache, console=console,
+        )  # fmt: skip
+    else:
+        from pareto_amb.evaluation.image_sets import evaluate_image_sets
+
+        assert generated is not None
+        assert train is not None
+        report = evaluate_image_sets(
+            generated, train, heldout, reference, names, threshold, preprocessing, seed,
+            captions=captions, clip_model=clip_model, skip_corrupt=skip_corrupt, cache=cache, console=console,
+        )  # fmt: skip
     gate = None
     if gated:
         identical = fail_on_identical is not False
@@ -156,6 +208,53 @@ def evaluate(
     if gate is not None:
         print(gate)
         raise typer.Exit(gate.exit_code)
+
+
+def _check_sources(
+    generated: Path | None,
+    run: Path | None,
+    checkpoint: Path | None,
+    given: Mapping[str, object],
+    train_size: int | None,
+    count: int | None,
+) -> None:
+    """Raise UserError where it is not clear what is judged against what, or nothing is there."""
+    if run is None:
+        if checkpoint is not None or train_size is not None or count is not None:
+            raise UserError("--checkpoint, --train-size and --count go with --run RUN_DIR")
+        if generated is None or given["--train"] is None:
+            raise UserError("give --generated and --train, or --run RUN_DIR with --generated or --checkpoint")
+    else:
+        brought = [option for option, value in given.items() if value is not None]
+        if brought:
+            raise UserError(f"--run brings its own images, encoders and threshold: leave out {brought[0]}")
+        if (generated is None) == (checkpoint is None):
+            raise UserError("--run RUN_DIR needs either --generated or --checkpoint")
+        if count is not None and checkpoint is None:
+            raise UserError("--count is the number of images to draw: it goes with --checkpoint")
+    images = [generated, *(given[option] for option in ("--train", "--heldout", "--reference"))]
+    for path in (path for path in images if isinstance(path, Path)):
+        if look_at(path) is None:
+            raise UserError(f"{str(path)!r}: nothing there; name a folder or zip of images")
+    for path in filter(None, (run, checkpoint)):
+        must_exist(path)
+
+
+def _encoder_names(wanted: list[str] | None) -> list[str]:
+    """The encoders to compare in; by default those of a sweep, and what `auto` stands for."""
+    from pareto_amb.config import EvaluationConfig
+
+    default = EvaluationConfig()
+    names = wanted or [default.similarity_encoder, default.fid_encoder]
+    found = []
+    for name in names:
+        found += [weights.best(key) for key in reversed(weights.BEST)] if name == weights.AUTO else [name]
+    return list(dict.fromkeys(found))
+
+
+def _folder(judged: Path | None) -> Path:
+    assert judged is not None
+    return Path("evaluations") / f"{judged.resolve().stem}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def _check_gate(fail_above: float | None, fail_on_identical: bool | None, require_conclusive: bool) -> bool:

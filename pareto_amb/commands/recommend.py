@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pareto_amb.results.policies import POLICIES
+from pareto_amb.results.policies import POLICIES, make_policy
 
 
 def recommend(
@@ -37,15 +37,17 @@ def recommend(
 
     Prints it; the run's recommendation.yaml and report stay as they are. --export writes a file for `train`.
     """
+    make_policy(policy, max_memorization)  # refused before anything is read
     from pareto_amb.results.recommendation_file import build_recommendation, write_recommendation
     from pareto_amb.results.run_directory import RunDirectory
     from pareto_amb.results.words import describe
+    from pareto_amb.terminal import make_console
 
     run = RunDirectory(run_dir)
     results = run.load()
     found = build_recommendation(run, policy, max_memorization, results, budget)
     for entry in found.recommendations:
-        print("\n".join(describe(entry, results.objectives)))
+        make_console().print("\n".join(describe(entry, results.objectives)))
     for size, reason in found.not_recommended.items():
         print(f"no recommendation for train size {size}: {reason}")
     if export is not None:

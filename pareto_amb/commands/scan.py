@@ -41,6 +41,13 @@ def scan(
     Give the resolution and the train sizes that you will train with: the collapse level grows with the
     resolution and falls slowly with more images. Example: pareto-amb scan photos.zip --train-size 500
     """
+    from pareto_amb.config import DataConfig
+    from pareto_amb.config_file import parse
+    from pareto_amb.needs import find_data
+
+    if data not in ("digits", "cifar10"):
+        hint = "give a folder or zip of images, or the word digits or cifar10"
+        find_data(parse(DataConfig, {"path": data, "origin": hint}, "scan"))
     from pareto_amb.dashboards.scan import write_scan
     from pareto_amb.scanning import scan_images, source_of
     from pareto_amb.storage import check_output

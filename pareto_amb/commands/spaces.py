@@ -5,14 +5,18 @@ from typing import Annotated
 
 import typer
 
-from pareto_amb.commands.options import Recipe
+from pareto_amb.commands.options import Recipe, complete_space
 from pareto_amb.errors import UserError
 
 
 def spaces(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME|FILE.yaml", help="Print it, every default written out."),
+        typer.Argument(
+            metavar="NAME|FILE.yaml",
+            help="Print it, every default written out.",
+            autocompletion=complete_space,
+        ),
     ] = None,
     recipe: Recipe = None,
     explain: Annotated[

@@ -8,24 +8,33 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pareto_amb.commands.options import Overrides, Recipe
+from pareto_amb.commands.options import Overrides, Recipe, complete_space
 from pareto_amb.errors import ExitCode, UserError
+from pareto_amb.printable import reason
 from pareto_amb.signals import continued_by
 
 if TYPE_CHECKING:
     from pareto_amb.config import SweepConfig
+    from pareto_amb.declared import Declared
     from pareto_amb.running.sweep import SweepOutcome
 
 
 def sweep(
     space: Annotated[
-        str | None, typer.Argument(metavar="NAME|FILE.yaml", help="A search space; see: spaces.")
+        str | None,
+        typer.Argument(
+            metavar="NAME|FILE.yaml", help="A search space; see: spaces.", autocompletion=complete_space
+        ),
     ] = None,
     recipe: Recipe = None,
     overrides: Overrides = None,
     trials: Annotated[
         int | None,
         typer.Option(help="Trials for each train size and method, baselines apart (search.trials)."),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="Of the sweep and its report. Default: that of the space, or of your images."),
     ] = None,
     time_budget: Annotated[
         float | None, typer.Option(metavar="MINUTES", help="Stop after so long; --resume goes on.")
@@ -76,9 +85,9 @@ def sweep(
     check_minutes(time_budget, "--time-budget")
     if resume is None and (trust_run or retry_failed):
         raise UserError("--trust-run and --retry-failed go with --resume RUN_DIR")
-    if resume is not None and (space or recipe or overrides or output):
-        raise UserError("--resume RUN_DIR takes its space, recipe, keys and output from the run itself")
-    config, path = _resolve(space, recipe, resume, changes, output)
+    if resume is not None and (space or recipe or overrides or output or name):
+        raise UserError("--resume RUN_DIR takes its space, recipe, keys, name and output from the run itself")
+    config, path = _resolve(space, recipe, resume, changes, output, name, dry_run)
     if dry_run:
         _print_plan(config, space)
         return
@@ -92,25 +101,41 @@ def sweep(
 
 
 def _resolve(
-    space: str | None, recipe: str | None, resume: Path | None, changes: list[str], output: Path | None
+    space: str | None,
+    recipe: str | None,
+    resume: Path | None,
+    changes: list[str],
+    output: Path | None,
+    name: str | None,
+    dry_run: bool,
 ) -> "tuple[SweepConfig, Path]":
-    """The configuration and run directory that the arguments of `sweep` stand for."""
+    """The configuration and run directory that the arguments of `sweep` stand for.
+
+    What is not there is refused before anything that takes seconds to import; a dry run reports it.
+    """
     from pareto_amb import search_spaces
-    from pareto_amb.config_file import apply_overrides
-    from pareto_amb.results.run_directory import RunDirectory
-    from pareto_amb.sweep_file import parse_sweep, without_secrets
+    from pareto_amb.config import SweepConfig
+    from pareto_amb.config_file import apply_overrides, parse
+    from pareto_amb.needs import refuse_missing
 
     if resume is not None:
+        from pareto_amb.results.run_directory import RunDirectory
+        from pareto_amb.sweep_file import parse_sweep, without_secrets
+
         values = RunDirectory(resume).config().model_dump(mode="json")
         return without_secrets(parse_sweep(apply_overrides(values, changes), str(resume))), resume
     if space is None:
         raise UserError("name a search space (see: pareto-amb spaces), a sweep file, or --resume RUN_DIR")
     loaded = search_spaces.load(space, recipe)
-    values = apply_overrides(loaded, changes)
+    values = search_spaces.titled(apply_overrides(loaded, changes), space, name)
     if values.get("recipe") != loaded.get("recipe"):
         raise UserError("--set recipe: a recipe is chosen with --recipe NAME")
-    config = parse_sweep(values, space)
-    config = without_secrets(config).with_absolute_path()
+    form = parse(SweepConfig, values, space)
+    if not dry_run:
+        refuse_missing(form)
+    from pareto_amb.sweep_file import parse_sweep, without_secrets
+
+    config = without_secrets(parse_sweep(values, space)).with_absolute_path()
     return config, output or Path("runs") / f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
@@ -143,11 +168,11 @@ def _run(
 
 
 def _print_plan(config: "SweepConfig", space: str | None) -> None:
-    """The resolved configuration and what it costs; loads images only where `auto` needs them."""
+    """The resolved configuration, what is missing and what it costs; images are loaded for `auto` alone."""
     from pareto_amb.config_file import to_yaml
     from pareto_amb.diffusion.methods import METHODS
     from pareto_amb.diffusion.text.build import make_text_model
-    from pareto_amb.errors import UserError
+    from pareto_amb.needs import data_problem, describe_encoders, missing, with_encoders
     from pareto_amb.running.materials import describe_auto, load_training_images, resolve_auto
     from pareto_amb.running.room import describe_room, room_needed
     from pareto_amb.search.cost import describe_plan, planned_trainings
@@ -155,8 +180,9 @@ def _print_plan(config: "SweepConfig", space: str | None) -> None:
     from pareto_amb.sweep_file import declare
     from pareto_amb.terminal import make_console
 
-    declared = declare()
-    if config.space.auto_parameters():
+    declared, absent = declare(), missing(config)
+    encoders, config = describe_encoders(config), with_encoders(config)
+    if config.space.auto_parameters() and not data_problem(config.data):
         images = load_training_images(config, make_console(quiet=True), fetch=False)
         config = resolve_auto(config, declared, images.training_sets)
     print(to_yaml(config))
@@ -167,16 +193,35 @@ def _print_plan(config: "SweepConfig", space: str | None) -> None:
         )
     except UserError as error:
         room = f"storage: not known yet, {error}"
-    recipe = describe_recipe(config.recipe, space)
-    for line in (*recipe, *describe_auto(config, declared), *describe_plan(config, declared), room):
+    recipe, auto = describe_recipe(config.recipe, space), describe_auto(config, declared)
+    for line in (*recipe, *encoders, *auto, *describe_plan(config, declared), room):
         print(f"# {line}")
+    for line in (*(f"missing: {each}" for each in absent), *_measured(config, declared)):
+        print(f"# {line}", flush=True)
+
+
+def _measured(config: "SweepConfig", declared: "Declared") -> list[str]:
+    """The hours and the memory that the sweep takes here, or why they are not known."""
+    from pareto_amb.diffusion.methods import METHODS
+    from pareto_amb.running.estimate import describe_speed, measure_speed
+    from pareto_amb.search import cost
+    from pareto_amb.terminal import make_console
+
+    if not cost.MEASURED_SECONDS:
+        return []
+    try:
+        with make_console().status("measuring how fast this machine is"):
+            return describe_speed(config, declared, measure_speed(config, METHODS, cost.MEASURED_SECONDS))
+    except (UserError, RuntimeError) as error:  # RuntimeError: memory, of a GPU too
+        return [f"hours and memory: not known, {reason(error)}"]
 
 
 def _print_summary(outcome: "SweepOutcome", resume: str, trusting: list[str]) -> None:
     from pareto_amb.results.words import describe
     from pareto_amb.running.progress import format_duration
+    from pareto_amb.terminal import make_console
 
-    run = outcome.run
+    run, console = outcome.run, make_console()
     print(f"\nfinished in {format_duration(outcome.seconds)}")
     if outcome.stopped:
         print(outcome.stopped)
@@ -194,7 +239,7 @@ def _print_summary(outcome: "SweepOutcome", resume: str, trusting: list[str]) ->
     else:
         objectives = run.load().objectives
         for found in outcome.recommendation.recommendations:
-            print("\n".join(describe(found, objectives)))
+            console.print("\n".join(describe(found, objectives)))
         for size, reason in outcome.recommendation.not_recommended.items():
             print(f"no recommendation for train size {size}: {reason}")
     if outcome.unfinished:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pareto_amb.commands.options import Overrides
+from pareto_amb.commands.options import Overrides, must_exist
 from pareto_amb.errors import print_error
 from pareto_amb.signals import continued_by
 
@@ -29,6 +29,7 @@ def train(
 
     On several GPUs: torchrun --nproc-per-node 4 -m pareto_amb train RECOMMENDATION.yaml
     """
+    must_exist(recommendation)
     from pareto_amb.config_file import apply_overrides
     from pareto_amb.diffusion.parallel import join_world
     from pareto_amb.production import CHECKPOINT, train_model
@@ -51,4 +52,11 @@ def train(
         why = why_it_stops(entry, images)
         console.print(f"stops after {images:,} images, {why}", markup=False, soft_wrap=True)
         checkpoint = train_model(run, folder, console, world)
-        console.print(f"next:\n  pareto-amb sample {checkpoint}", markup=False)
+        console.print(f"next:\n  {_next(recommendation.parent, checkpoint)}", markup=False)
+
+
+def _next(run: Path, checkpoint: Path) -> str:
+    """What to do with a trained model: check it against the images of its run, where it lies in one."""
+    if (run / "sweep.yaml").is_file():
+        return shlex.join(["pareto-amb", "evaluate", "--run", str(run), "--checkpoint", str(checkpoint)])
+    return shlex.join(["pareto-amb", "sample", str(checkpoint)])

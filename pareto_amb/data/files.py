@@ -28,6 +28,8 @@ MAX_IMAGE_BYTES = 256 * 2**20
 MAX_LABEL_BYTES = 256 * 2**20
 MAX_SIDECAR_BYTES = 64 * 2**10
 MAX_CLASSES = 100_000
+MAX_NAME = 4096
+"""Characters of a file's name."""
 
 _ENCRYPTED = 0x1
 _BROKEN_ZIP = (
@@ -98,6 +100,23 @@ def read_labels(path: Path, files: ImageFiles, from_folders: bool) -> tuple[int,
     if from_folders and any("/" in name for name in files.names):
         return _labels_from_folders(path, files.names)
     return None
+
+
+def read_originals(files: ImageFiles) -> dict[str, str]:
+    """The file that each image was made of, by its name, where `data prepare` wrote that down.
+
+    What a damaged `dataset.json` says is left out: nothing depends on it but what an image is called.
+    """
+    try:
+        pairs = parse_dataset_json("", files.label_file or b"{}").get("names")
+    except UserError:
+        return {}
+    known, found = set(files.names), {}
+    for pair in pairs if isinstance(pairs, list) else ():
+        match pair:
+            case [str(name), str(original)] if name in known and len(original) <= MAX_NAME:
+                found[name] = original
+    return found
 
 
 def sidecar(name: str) -> str:

@@ -22,12 +22,11 @@ from pareto_amb.config import DataConfig
 from pareto_amb.data.captioned_digits import caption_digits
 from pareto_amb.data.captions import Uncaptioned, read_captions
 from pareto_amb.data.decoding import decode, fit
-from pareto_amb.data.files import open_files, read_labels
+from pareto_amb.data.files import open_files, read_labels, read_originals
 from pareto_amb.errors import UserError
+from pareto_amb.needs import DATA_VARIABLE, find_data, origin_of
 from pareto_amb.printable import reason
-from pareto_amb.reading import expand, is_folder, look_at
-
-DATA_VARIABLE = "PARETO_AMB_DATA"
+from pareto_amb.reading import expand, is_folder
 
 Progress = Callable[[int, int], None]
 Changes = tuple[str, ...]
@@ -40,8 +39,8 @@ class Pictures:
     """An image set that is decoded one image at a time.
 
     `load(index)` returns uint8 pixels (C, H, W) and what was changed on the way; it may be called from
-    several threads. `names` are those of the files, empty where there are none; `captions` is None where they
-    are not wanted, or the set has none.
+    several threads. `names` are those of the files, or of the files that those were made of, empty where
+    there are none; `captions` is None where they are not wanted, or the set has none.
     """
 
     name: str
@@ -136,9 +135,7 @@ def _open_digits(
 def _open_files(
     config: DataConfig, are_classes: AreClasses, uncaptioned: Uncaptioned | None
 ) -> Iterator[Pictures]:
-    if config.path is None:
-        raise UserError("data.path is missing; set data.path in the file, or --set data.path=FOLDER_OR_ZIP")
-    path = _find(config.path, config.origin)
+    path = find_data(config)
     with open_files(path, captions=uncaptioned is not None) as files:
         labels: Sequence[int] | None = read_labels(path, files, from_folders=are_classes(files.names))
         captions: Sequence[str] | None = read_captions(path, files, uncaptioned) if uncaptioned else None
@@ -154,7 +151,9 @@ def _open_files(
             shown = f"{path}: {name!r:.200}"
             return decode(files.read(name), shown, config.resolution, config.channels)
 
-        yield Pictures(path.name, len(names), load, labels, notes, names, captions)
+        originals = read_originals(files)
+        called = [originals.get(name, name) for name in names]
+        yield Pictures(path.name, len(names), load, labels, notes, called, captions)
 
 
 @contextmanager
@@ -164,7 +163,7 @@ def _open_cifar10(
     if config.path is None:
         root = expand(os.environ.get(DATA_VARIABLE) or "~/.cache/pareto-amb")
     else:
-        root = _find(config.path, config.origin)
+        root = find_data(config)
         if not is_folder(root) or _holds_images(root):
             with _open_files(config, are_classes, uncaptioned) as pictures:
                 yield pictures
@@ -185,7 +184,7 @@ def _open_cifar10(
         raise UserError(
             f"cifar10: cannot be fetched from {CIFAR10.url} into {root} ({reason(error)}); put "
             f"{CIFAR10.filename} there by hand, or set data.path to a folder or zip of its images"
-            + _ending(config.origin)
+            + origin_of(config)
         ) from error
     yield _from_arrays("cifar10", cifar10.data, cifar10.targets, config)
 
@@ -197,24 +196,6 @@ _SOURCES: dict[str, Source] = {
     "images": _open_files,
     "cifar10": _open_cifar10,
 }
-
-
-def _find(text: str, origin: str) -> Path:
-    """The file or folder named by data.path: as it stands, else inside PARETO_AMB_DATA."""
-    path = expand(text)
-    base = os.environ.get(DATA_VARIABLE)
-    candidates = [path, Path(base) / path] if base and not path.is_absolute() else [path]
-    for candidate in candidates:
-        if look_at(candidate) is not None:
-            return candidate
-    places = [repr(str(candidate.absolute())) for candidate in candidates]
-    if not base and not path.is_absolute():
-        places.append(f"in {DATA_VARIABLE} (which is not set)")
-    raise UserError(f"data.path {text!r}: nothing at {', nor '.join(places)}" + _ending(origin))
-
-
-def _ending(origin: str) -> str:
-    return f"; {' '.join(origin.split())}" if origin.strip() else ""
 
 
 def _holds_images(root: Path) -> bool:

@@ -17,7 +17,7 @@ from pareto_amb.config import DataConfig
 from pareto_amb.config_file import parse
 from pareto_amb.data.captions import Uncaptioned
 from pareto_amb.data.files import LABEL_FILE, MAX_LABEL_BYTES, listed
-from pareto_amb.data.image_set import Changes, Pictures, Progress, describe_changes, open_pictures
+from pareto_amb.data.image_set import Changes, ImageSet, Pictures, Progress, describe_changes, open_pictures
 from pareto_amb.errors import UserError
 from pareto_amb.reading import expand, is_folder, look_at
 from pareto_amb.storage import check_output, replace_file, writing
@@ -96,6 +96,26 @@ def prepare(
     return Prepared(len(written.kept), len(classes), pictures.captions is not None, notes)
 
 
+def write_subset(image_set: ImageSet, index: Sequence[int], output: Path) -> int:
+    """Write the images at `index` to the zip `output` as `prepare` does, and count them.
+
+    Raises UserError for an output that exists or cannot be written.
+    """
+    images, names, labels, captions = image_set.images, image_set.names, image_set.labels, image_set.captions
+    _check_absent(output)
+    pictures = Pictures(
+        image_set.name,
+        len(index),
+        lambda k: (images[index[k]].numpy(), ()),
+        None if labels is None else [int(labels[k]) for k in index],
+        names=[names[k] for k in index] if names else (),
+        captions=None if captions is None else [captions[k] for k in index],
+    )
+    with writing(output), replace_file(output) as temporary:
+        _write(temporary, pictures, False, None)
+    return len(index)
+
+
 def _data_config(source: str, resolution: int, channels: int) -> DataConfig:
     shape = {"resolution": resolution, "channels": channels}
     if source in NAMED_SETS:
@@ -108,11 +128,15 @@ def _data_config(source: str, resolution: int, channels: int) -> DataConfig:
     return parse(DataConfig, place | shape, "data prepare")
 
 
-def _check_output(output: Path, config: DataConfig) -> None:
+def _check_absent(output: Path) -> None:
     if look_at(output) is not None:
         raise UserError(f"{output}: is already there; remove it, or name another --output")
     if not is_folder(output.parent):
         raise UserError(f"{output}: there is no folder {str(output.parent)!r}; make it first")
+
+
+def _check_output(output: Path, config: DataConfig) -> None:
+    _check_absent(output)
     if config.path and output.resolve().is_relative_to(Path(config.path).resolve()):
         raise UserError(f"{output}: lies inside the source {config.path}; name an --output outside of it")
     check_output(output)

@@ -6,10 +6,10 @@ Nothing is cropped or resized here: all images of a set must have one size.
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pareto_amb.data.decoding import decode_uncropped
-from pareto_amb.data.files import ImageFiles, open_files
+from pareto_amb.data.files import ImageFiles, open_files, read_originals
 from pareto_amb.errors import UserError
 from pareto_amb.reading import look_at
 
@@ -28,8 +28,19 @@ PIXELS_AHEAD = 2 * 128 * 256**2
 CHUNK = 16
 """Small images are handed to the threads so many at a time: one by one costs more than decoding them."""
 
+
 ImageSource = Path | Tensor | NDArray[Any]
 """A folder or zip of images, or uint8 images in memory: (N, C, H, W), (N, H, W, C) or grey (N, H, W)."""
+
+
+@dataclass(frozen=True, eq=False)
+class NamedImages:
+    """uint8 images in memory (N, C, H, W), what they are `called`, and the file of each, "" where unknown."""
+
+    images: Tensor
+    called: str
+    names: tuple[str, ...] = ()
+
 
 Result = TypeVar("Result")
 
@@ -55,7 +66,8 @@ class ImageStream:
     """The images of one source in the order of `names`; `size` is (height, width).
 
     `source` is what messages and reports call it: its path, where it has one. `read` loads one image and
-    `digest` gives its `content_digest` alone, both from several threads; `notes` say what was left out.
+    `digest` gives its `content_digest` alone, both from several threads; `notes` say what was left out;
+    `originals` are the files that images were made of, by name, where that is known.
     """
 
     source: str
@@ -65,6 +77,7 @@ class ImageStream:
     digest: Callable[[str], bytes]
     notes: tuple[str, ...] = ()
     skip_corrupt: bool = False
+    originals: Mapping[str, str] = field(default_factory=dict)
 
     def images(self) -> Iterator[StreamedImage]:
         """Decode all images, in order, on all cores.
@@ -110,7 +123,9 @@ def content_fingerprint(digests: Sequence[bytes]) -> str:
 
 
 @contextmanager
-def open_stream(source: ImageSource, skip_corrupt: bool = False, role: str = "") -> Iterator[ImageStream]:
+def open_stream(
+    source: ImageSource | NamedImages, skip_corrupt: bool = False, role: str = ""
+) -> Iterator[ImageStream]:
     """Yield the images of a folder, a zip, a tensor or an array, to be read inside the block only.
 
     `role` is what images in memory are called; their names are their numbers. The first image that can be
@@ -118,6 +133,10 @@ def open_stream(source: ImageSource, skip_corrupt: bool = False, role: str = "")
     be read or is hostile, it holds no image, or the first is broken and broken images are not to be
     skipped; and for images in memory of another type or shape.
     """
+    if isinstance(source, NamedImages):
+        originals = {str(k): name for k, name in enumerate(source.names) if name}
+        yield replace(_in_memory(source.images, source.called), originals=originals)
+        return
     if not isinstance(source, Path):
         yield _in_memory(source, f"{role} array".strip())
         return
@@ -146,6 +165,7 @@ def _of_files(path: Path, files: ImageFiles, skip_corrupt: bool) -> ImageStream:
                 digest=lambda name: _content_digest(files, name),
                 notes=files.notes,
                 skip_corrupt=skip_corrupt,
+                originals=read_originals(files),
             )
         if not skip_corrupt:
             raise UserError(f"{first.problem}, or leave it out with --skip-corrupt")

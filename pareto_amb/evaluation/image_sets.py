@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pareto_amb.config import EvaluationConfig
 from pareto_amb.data.captions import captions_in, captions_of
-from pareto_amb.data.stream import ImageSource, ImageStream, open_stream
+from pareto_amb.data.stream import ImageSource, ImageStream, NamedImages, open_stream
 from pareto_amb.diffusion.parallel import best_device
 from pareto_amb.environment import describe_environment
 from pareto_amb.errors import UserError
@@ -49,6 +49,7 @@ from pareto_amb.reading import expand
 from pareto_amb.terminal import counting
 
 ROLES = ("generated", "train", "heldout", "reference")
+Source = ImageSource | NamedImages
 AUTO_CAPTIONS = "auto"
 """The captions that stand beside the images."""
 CLOSEST = 12
@@ -71,15 +72,16 @@ class _ImageSet:
 
 
 def evaluate_image_sets(
-    generated: str | ImageSource,
-    train: str | ImageSource,
-    heldout: str | ImageSource | None = None,
-    reference: str | ImageSource | None = None,
+    generated: str | Source,
+    train: str | Source,
+    heldout: str | Source | None = None,
+    reference: str | Source | None = None,
     encoders: str | Encoder | Sequence[str | Encoder] | None = None,
     threshold: float | None = None,
     preprocessing: Preprocessing = "standard",
     seed: int = 0,
     *,
+    quantile: float = EvaluationConfig().calibration_quantile,
     captions: str | Path | None = None,
     clip_model: str | None = None,
     skip_corrupt: bool = False,
@@ -92,9 +94,9 @@ def evaluate_image_sets(
     Image sets are folders, zips, or uint8 tensors and arrays (`ImageSource`); `reference`, which quality is
     measured against, may be a file of features or statistics. Encoders are given by name, by default those
     of a sweep, or loaded. `threshold` is the similarity above which an image is a copy in the first encoder.
-    Without it, and in the other encoders, it is calibrated on every second held-out image; without those,
-    figures that need one are unknown. `seed` draws the resamples of the intervals and random subsets. The
-    device is the best there is; without a console nothing is printed.
+    Without it, and in the other encoders, it is calibrated on every second held-out image, as their
+    `quantile`; without those, figures that need one are unknown. `seed` draws the resamples of the intervals
+    and random subsets. The device is the best there is; without a console nothing is printed.
 
     `captions` are those of the generated images: `auto`, which stand beside them, or a file of lines as in
     metadata.jsonl. Where the training images have captions too, copies are counted by them. `clip_model`, a
@@ -118,7 +120,7 @@ def evaluate_image_sets(
         sets = _encode_sets(streams, loaded, console, device, cache)
         with console.status("comparing"):
             thresholds = [threshold, *[None] * (len(loaded) - 1)]
-            reports = [_measure(sets, k, given, value, seed) for k, value in enumerate(thresholds)]
+            reports = [_measure(sets, k, given, value, quantile, seed) for k, value in enumerate(thresholds)]
         report = _report(sets, tuple(reports), given, console)
         if told is None:
             return report
@@ -138,18 +140,18 @@ def _check_threshold(threshold: float | None) -> None:
 
 
 def _sort_sources(
-    heldout: str | ImageSource | None,
-    train: str | ImageSource,
-    generated: str | ImageSource,
-    reference: str | ImageSource | None,
-) -> tuple[dict[str, ImageSource], Path | None]:
+    heldout: str | Source | None,
+    train: str | Source,
+    generated: str | Source,
+    reference: str | Source | None,
+) -> tuple[dict[str, Source], Path | None]:
     """The sets that are images, by role, in the order in which they are encoded; and the reference file.
 
     The latter is the reference where it is a file of features or statistics. Raises UserError for a file of
     features where images are needed.
     """
     named = {"heldout": heldout, "train": train, "generated": generated, "reference": reference}
-    sources: dict[str, ImageSource] = {}
+    sources: dict[str, Source] = {}
     for role, given in named.items():
         source = Path(given) if isinstance(given, str) else given
         if isinstance(source, Path) and is_feature_file(source):
@@ -179,7 +181,7 @@ def _load_encoders(
 
 
 def _open_streams(
-    stack: ExitStack, sources: Mapping[str, ImageSource], skip_corrupt: bool
+    stack: ExitStack, sources: Mapping[str, Source], skip_corrupt: bool
 ) -> dict[str, ImageStream]:
     """The sets by role, open until `stack` is closed; UserError where counts or sizes do not fit."""
     streams = {
@@ -281,7 +283,7 @@ class _Told:
 
 
 def _read_captions(
-    given: str | Path, sources: Mapping[str, ImageSource], streams: Mapping[str, ImageStream]
+    given: str | Path, sources: Mapping[str, Source], streams: Mapping[str, ImageStream]
 ) -> _Told:
     """The captions of the generated images, and of the training images where they have any.
 
@@ -304,7 +306,7 @@ def _read_captions(
     )
 
 
-def _beside(source: ImageSource) -> tuple[str, ...] | None:
+def _beside(source: Source) -> tuple[str, ...] | None:
     """The captions that stand beside images, None where there are none."""
     return captions_of(source) if isinstance(source, Path) else None
 
@@ -317,12 +319,13 @@ def _measure(
     number: int,
     given: QualityReference | None,
     threshold: float | None,
+    quantile: float,
     seed: int,
 ) -> EncoderReport:
     """All figures in the features of encoder `number`."""
     generated, train = sets["generated"].encoded[number], sets["train"].encoded[number]
     similarity, neighbour = memorization.nearest_neighbours(generated.features, train.features)
-    yardstick = _yardstick(sets, number, threshold)
+    yardstick = _yardstick(sets, number, threshold, quantile)
     unseen = yardstick.similarity
     metrics = unknown_metrics((*COPYING, *QUALITY))
     metrics |= _similarity_metrics(similarity, unseen, seed)
@@ -352,13 +355,14 @@ def _measure(
     )
 
 
-def _yardstick(sets: Mapping[str, _ImageSet], number: int, threshold: float | None) -> memorization.Yardstick:
+def _yardstick(
+    sets: Mapping[str, _ImageSet], number: int, threshold: float | None, quantile: float
+) -> memorization.Yardstick:
     """The threshold, given or calibrated where there are held-out images, and their similarities."""
     given = None if threshold is None else (threshold,)
     if "heldout" not in sets:
         return memorization.Yardstick(given or (), torch.empty(0), calibrated=False)
     heldout, train = sets["heldout"].encoded[number], sets["train"].encoded[number]
-    quantile = EvaluationConfig().calibration_quantile
     try:
         return memorization.measure_yardstick(heldout.features, train.features, given, quantile)
     except UserError as error:
@@ -534,11 +538,13 @@ class _Ranking:
         return tuple(map(self._pair, self._order[start : self._n_copies + BORDERLINE]))
 
     def _copy(self, i: int) -> Copy:
+        train = self._train.names[int(self._found.neighbour[i])]
         return Copy(
             generated=self._generated.names[i],
-            train=self._train.names[int(self._found.neighbour[i])],
+            train=train,
             similarity=float(self._found.similarity[i]),
             identical=bool(self._identical[i]),
+            train_original=self._train.stream.originals.get(train, ""),
         )
 
     def _pair(self, i: int) -> Pair:

@@ -215,12 +215,16 @@ class EncoderReport:
 
 @dataclass(frozen=True)
 class Copy:
-    """A generated image, its nearest training image, and whether the two have the same pixels."""
+    """A generated image, its nearest training image, and whether the two have the same pixels.
+
+    `train_original` is the file that the latter was made of, empty where that is not known.
+    """
 
     generated: str
     train: str
     similarity: float
     identical: bool
+    train_original: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ from rich.console import Console
 from pareto_amb.config import SweepConfig
 from pareto_amb.declared import Declared
 from pareto_amb.diffusion.methods import Method
+from pareto_amb.needs import describe_encoders, with_encoders
 from pareto_amb.results.names import check_names
 from pareto_amb.results.run_directory import RunDirectory
 from pareto_amb.running.claim import claimed
@@ -42,6 +43,9 @@ def start_sweep(
     be used, a SweepHaltedError when the sweep had to stop.
     """
     config = without_secrets(config)
+    for line in describe_encoders(config):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    config = with_encoders(config)
     check_names(declared)
     check_travels(methods, declared)
     declared = declared.judged_by(config.search.objectives)

@@ -9,6 +9,9 @@ from pareto_amb.config import SweepConfig
 from pareto_amb.declared import Declared
 from pareto_amb.search.early_stopping import FrontierRungs
 
+MEASURED_SECONDS = 30.0
+"""A dry run measures for so long, at most, how fast this machine trains."""
+
 N_SIMULATED = 100
 N_WORKERS = 4
 NOISE = 0.5
@@ -32,6 +35,19 @@ def expected_trainings(config: SweepConfig, declared: Declared) -> float:
     searched = sum(costs[count] for count in counts)
     repeated = config.n_confirmations(declared) + config.n_controls(declared)
     return (config.search.baseline_seeds + searched + repeated) * len(config.space.train_size)
+
+
+def planned_samples(config: SweepConfig, declared: Declared) -> int:
+    """How many images a sweep generates at most."""
+    sizes, evaluation = len(config.space.train_size), config.evaluation
+    searched, repeated, controls = planned_trainings(config, declared)
+    scratch = config.n_from_scratch(declared) * sizes
+    measured = (searched + scratch) * len(config.full_rung_images()) + repeated - scratch + controls
+    generated = measured * evaluation.n_samples
+    if evaluation.final_samples is not None:
+        finals = config.search.baseline_seeds * sizes + repeated + controls
+        generated += finals * (evaluation.final_samples - evaluation.n_samples)
+    return generated
 
 
 def _expected_share(config: SweepConfig, trials: int) -> float:
@@ -58,8 +74,7 @@ def describe_plan(config: SweepConfig, declared: Declared) -> list[str]:
     trainings = searched + repeated + controls
     seen = round(expected_trainings(config, declared) * rungs[-1])
     scratch = config.n_from_scratch(declared) * len(sizes)
-    generated = (searched + scratch) * len(rungs) + repeated - scratch + controls
-    generated *= config.evaluation.n_samples
+    generated = planned_samples(config, declared)
     some, about, at_most = "", "", ""
     if search.early_stopping:
         some, about, at_most = " that runs to the end", "about ", "at most "
@@ -82,7 +97,6 @@ def describe_plan(config: SweepConfig, declared: Declared) -> list[str]:
     final = config.evaluation.final_samples
     if final is not None:
         measured = search.baseline_seeds * len(sizes) + repeated + controls
-        generated += measured * (final - config.evaluation.n_samples)
         lines.append(f"  of them {measured}, baselines too, are measured on {final:,} images at their end")
     at_their_end = ", repeats at their end" if repeated else ""
     probed = ", ".join(f"{n:,}" for n in config.probe_images())

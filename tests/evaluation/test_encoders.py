@@ -2,6 +2,7 @@ import math
 import pickle
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import cloudpickle
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from pareto_amb import weights
 from pareto_amb.errors import UserError
 from pareto_amb.evaluation import encoders
 from pareto_amb.evaluation.encoders import load_encoder
@@ -26,8 +28,8 @@ def no_network(monkeypatch, tmp_path):
         raise OSError("no\nroute to host")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
-    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("PARETO_AMB_WEIGHTS", str(tmp_path))
 
 
@@ -286,7 +288,7 @@ def test_inception_is_torch_fidelitys(tmp_path, monkeypatch):
 
 
 def test_efficientnet_equals_a_plain_timm_model(lite):
-    packaged = torch.load(encoders._packaged_efficientnet(), weights_only=True)
+    packaged = torch.load(weights.find("efficientnet_lite0"), weights_only=True)
     tensors = [v for k, v in packaged.items() if not k.endswith("num_batches_tracked")]
     model = timm.create_model("tf_efficientnet_lite0")
     targets = [v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")]
@@ -312,7 +314,7 @@ def test_efficientnet_takes_timms_naming_too(lite, tmp_path):
 
 
 def test_efficientnet_without_its_package(monkeypatch):
-    monkeypatch.setattr(encoders, "find_spec", lambda name: None)
+    monkeypatch.setattr(weights, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"timm/tf_efficientnet_lite0\.in1k/resolve"):
         load_encoder("efficientnet_lite0")
 
