@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+import torch
 import yaml
 from PIL import Image
 from plotly.offline import get_plotlyjs
@@ -97,6 +99,19 @@ def test_labels_take_the_place_of_clusters(digits: ImageSet, scanned: Scan) -> N
     assert scanned.sizes[1].merging is not None
     assert scanned.sizes[1].merging.number[0] > 10
     assert scanned.leakage.caution == ""  # 100 images of 64 pixels
+
+
+def test_kinds_that_lie_close_keep_their_width() -> None:
+    """Labels that say nothing: 100 images of 768 numbers in two groups, whose width is what counts."""
+    pixels = np.random.default_rng(0).integers(0, 256, (100, 3, 16, 16), dtype=np.uint8)
+    labels = np.arange(100) % 2
+    random = replace(from_pixels(pixels, "random"), labels=torch.from_numpy(labels), n_classes=2)
+    found = scan_images(random, [100], by_label=True)
+    points = pixels.reshape(100, -1) / 127.5 - 1
+    expected = merging_curve(subpopulations(points, labels), found.sigmas, 100, EPSILON)
+    assert found.sizes[0].merging is not None
+    assert found.sizes[0].merging.number.tolist() == expected.number.tolist()
+    assert set(expected.number.tolist()) == {1, 2}
 
 
 def test_too_many_images_have_no_subpopulations_and_say_so(
