@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import csv as arrow_csv
 
-from pareto_amb.audit.halves import FEWEST_MODELS
+from pareto_amb.audit.halves import FEWEST_IMAGES, FEWEST_MODELS
 from pareto_amb.audit.influence import FALSE_DISCOVERY_RATE, Influence
 from pareto_amb.audit.report import LOWER_BOUND, Attack, Audit, Scores, compare, remarks, verdict
 from pareto_amb.audit.roc import thinned
@@ -93,6 +93,8 @@ def _scores(frame: pd.DataFrame) -> Scores:
         raise ValueError(
             f"{m} models; at least {FEWEST_MODELS} are needed, each trained on a part of the images"
         )
+    if n < FEWEST_IMAGES:
+        raise ValueError(f"{n} images; at least {FEWEST_IMAGES} are needed to tell how much they differ")
     _check_grid(model, models, image, images)
     values, member = np.empty((m, n, len(names))), np.empty((m, n), dtype=bool)
     member[model, image] = _members(frame)

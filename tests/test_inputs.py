@@ -267,6 +267,8 @@ COMMANDS = [
     ["train", "PATH"],
     ["sample", "PATH"],
     ["scan", "PATH"],
+    ["scan", "digits", "--recommendation", "PATH"],
+    ["scan", "digits", "--pipeline", "PATH"],
     ["encode", "PATH", "--encoder", "pixels", "--output", "made.npz"],
     ["data", "prepare", "PATH", "--output", "made.zip"],
     ["evaluate", "--generated", "PATH", "--train", "PATH", "--encoder", "pixels", "--no-cache"],
@@ -274,7 +276,7 @@ COMMANDS = [
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command[:2]))
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command[:3]))
 def test_what_is_no_file_is_refused_at_once_in_one_printable_line(
     tmp_path: Path, things: list[str], command: list[str]
 ) -> None:

@@ -9,6 +9,9 @@ from pareto_amb.randomness import derive_seed
 FEWEST_MODELS = 8
 """With fewer, four models of either kind would not be there for an image."""
 
+FEWEST_IMAGES = 20
+"""With fewer, how much images differ cannot be told, and intervals would be too narrow."""
+
 
 def balanced_halves(n_models: int, n_images: int, seed: int) -> NDArray[np.bool_]:
     """Which of `n_images` images each of `n_models` models is trained on: bool (n_models, n_images).

@@ -31,6 +31,9 @@ They hold both windows known to be good, with a margin: the digits', 0.1 to 0.4 
 level of 0.80, and the paper's on FFHQ, 0.4 to 4 or 0.03 to 0.3 of one of about 15 (docs/sigma-range.md).
 """
 
+START_SHARE = 0.2
+"""The noise level tried first, as a share of the collapse level: on four sets the best lay around it."""
+
 MAX_PAIRS = 2**24
 """Pairs of a probe and an image that are in memory at once, 16 bytes each."""
 
@@ -99,13 +102,13 @@ def pair_terms(images: Tensor, probed: Tensor, noise: Tensor) -> tuple[Tensor, T
     Probe k is the image `probed[k]` of `images` (N, C, H, W), with the noise direction `noise[k]`, float64
     (D,); x are uint8 pixels in [-1, 1], or the numbers as they are.
     """
-    sources = _points(images[probed])
+    sources = as_points(images[probed])
     shape = (len(probed), len(images))
     distances, projections = torch.empty(shape, dtype=torch.float64), torch.empty(shape, dtype=torch.float64)
     own_norm = sources.square().sum(dim=1, keepdim=True)
     own_projection = (sources * noise).sum(dim=1, keepdim=True)
     for start in range(0, len(images), _IMAGES_AT_ONCE):
-        points = _points(images[start : start + _IMAGES_AT_ONCE])
+        points = as_points(images[start : start + _IMAGES_AT_ONCE])
         columns = slice(start, start + len(points))
         distances[:, columns] = own_norm + points.square().sum(dim=1) - 2 * sources @ points.T
         projections[:, columns] = own_projection - noise @ points.T
@@ -115,7 +118,7 @@ def pair_terms(images: Tensor, probed: Tensor, noise: Tensor) -> tuple[Tensor, T
     return distances.clamp_(min=0.0), projections
 
 
-def _points(images: Tensor) -> Tensor:
+def as_points(images: Tensor) -> Tensor:
     """Images (N, C, H, W) as float64 points, uint8 pixels in [-1, 1]: (N, D)."""
     points = images.flatten(start_dim=1).to(torch.float64)
     return points / 127.5 - 1 if images.dtype == torch.uint8 else points

@@ -132,25 +132,29 @@ def training_block(entry: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return gather_parameters(block)
 
 
-def load_entry(path: Path, train_size: int | None) -> dict[str, Any]:
-    """The entry of a recommendation file for `train_size`, which may be None if there is one.
-
-    Raises UserError when the file is not a recommendation, or does not settle which size is meant.
-    """
+def load_entries(path: Path) -> dict[int, dict[str, Any]]:
+    """The entries of a recommendation file by train size. UserError when the file is not a recommendation."""
     values = read_yaml(path)
     entries = values.get("recommendations")
     if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
         raise UserError(f"{path}: not a recommendation file, key 'recommendations' is missing")
     if not all(isinstance(entry.get("train_size"), int) for entry in entries):
         raise UserError(f"{path}: key 'train_size' of a recommendation must be a whole number")
-    sizes = {entry["train_size"]: entry for entry in entries}
+    return {entry["train_size"]: entry for entry in entries}
+
+
+def load_entry(path: Path, train_size: int | None) -> dict[str, Any]:
+    """The entry of a recommendation file for `train_size`, which may be None if there is one.
+
+    Raises UserError when the file is not a recommendation, or does not settle which size is meant.
+    """
+    sizes = load_entries(path)
     if train_size is None and len(sizes) == 1:
         train_size = next(iter(sizes))
     if train_size not in sizes:
         known = ", ".join(str(size) for size in sizes)
         raise UserError(f"{path}: choose one of its train sizes with --train-size: {known}")
-    chosen: dict[str, Any] = sizes[train_size]
-    return chosen
+    return sizes[train_size]
 
 
 def why_it_stops(entry: Mapping[str, Any], images: int) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ray import tune
 from rich.console import Console
 
-from pareto_amb.audit.halves import balanced_halves
+from pareto_amb.audit.halves import FEWEST_IMAGES, balanced_halves
 from pareto_amb.audit.report import Audit, Scores, audit_scores
 from pareto_amb.credentials import storage_credentials
 from pareto_amb.data import split
@@ -51,8 +51,6 @@ N_LEVELS = 10
 
 HELD_BACK = 0.1
 """This share of an image set is left out at least: it says how similar images are that no model saw."""
-
-FEWEST_IMAGES = 20
 
 _MAX_ANSWERS = 2**30
 

@@ -24,6 +24,7 @@ from ray.tune.search import Searcher
 from pareto_amb.config import SweepConfig
 from pareto_amb.declared import BASELINE
 from pareto_amb.diffusion.methods import Algorithm1, Method
+from pareto_amb.diffusion.theory import START_SHARE
 from pareto_amb.diffusion.trainer import noise_distribution
 from pareto_amb.randomness import derive_seed
 from pareto_amb.results.branching import baseline_id, branching_rung, first_baseline
@@ -41,9 +42,6 @@ from pareto_amb.search.proposals import (
     startup_point,
 )
 from pareto_amb.trial import Trial
-
-START = 0.2
-"""The noise level tried first, as a share of the collapse level: on four sets the best lay around it."""
 
 Context = tuple[int, str]
 """A train size and a method: each has a search of its own."""
@@ -70,8 +68,8 @@ class ParetoSearcher(Searcher):
     ) -> None:
         """`methods` has the code of those that the sweep compares; the objectives are those of the table.
 
-        The first noise levels are tried around START of the collapse level of a train size, where that is
-        known.
+        The first noise levels are tried around START_SHARE of the collapse level of a train size, where that
+        is known.
         With `stopped` no trial is begun that was not begun before.
         """
         self._objectives = list(results.declared.objectives.values())
@@ -197,7 +195,7 @@ class ParetoSearcher(Searcher):
         size, method = context
         level = self._collapse_levels.get(size, math.inf)
         parameters = self._methods[method].info().parameters
-        return {p.name: START * level for p in parameters if p.kind == "level" and math.isfinite(level)}
+        return {p.name: START_SHARE * level for p in parameters if p.kind == "level" and math.isfinite(level)}
 
     def _shown(self, row: Mapping[str, Any]) -> list[float]:
         """What a search is told of a row: the objectives, minimised, their predictors and the probes."""

@@ -19,7 +19,9 @@ def leakage(covariance: ArrayLike, sigma: ArrayLike, draws: int = 1) -> NDArray[
     sigma / sqrt(draws). With one draw and sigma = sigma_tn this bounds all that any number of samples of
     Algorithm 1 tells of x_0 above sigma_tn, since they are made from the one noisy copy.
 
-    `covariance` is Sigma, (d, d); the result has the shape of `sigma`.
+    `covariance` is Sigma, (d, d), or its eigenvalues (k,), those that are 0 left out; the result has the
+    shape of `sigma`. Whatever x_0 is drawn from, as long as Sigma is its covariance, this is an upper bound:
+    at a given covariance the Gaussian is what a noisy draw tells most of.
 
     Raises UserError for a matrix that is no covariance, a level that is not above 0, or `draws` below 0.
     """
@@ -61,6 +63,19 @@ def set_leakage(
     return np.asarray(n_points * (_leakage(variances, levels, counts) @ times.pmf(counts)))
 
 
+def spectrum(points: ArrayLike) -> NDArray[np.float64]:
+    """The eigenvalues of the covariance of `points` (M, d): (min(M, d),), rising; all others are 0.
+
+    Raises UserError for fewer than 2 points, or what is not finite.
+    """
+    rows = np.asarray(points, dtype=np.float64)
+    if rows.ndim != 2 or len(rows) < 2 or not np.isfinite(rows).all():
+        raise UserError(f"points: at least 2 rows of finite numbers are needed, not {rows.shape}")
+    rows = rows - rows.mean(axis=0)
+    products = rows @ rows.T if len(rows) < rows.shape[1] else rows.T @ rows
+    return np.linalg.eigvalsh(products / (len(rows) - 1)).clip(min=0)
+
+
 def _leakage(
     variances: NDArray[np.float64], levels: NDArray[np.float64], draws: NDArray[np.float64]
 ) -> NDArray[np.float64]:
@@ -73,15 +88,16 @@ def _leakage(
 
 
 def _variances(covariance: ArrayLike) -> NDArray[np.float64]:
-    """The eigenvalues of a covariance (d, d): (d,), none below 0."""
+    """The eigenvalues of a covariance (d, d), or they themselves (k,), none below 0."""
     matrix = np.asarray(covariance, dtype=np.float64)
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not np.isfinite(matrix).all():
+    square = matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1]
+    if not (square or matrix.ndim == 1) or not np.isfinite(matrix).all():
         raise UserError(f"covariance: a square matrix of finite numbers is needed, not {matrix.shape}")
-    if not np.allclose(matrix, matrix.T):
+    if square and not np.allclose(matrix, matrix.T):
         raise UserError("covariance: the matrix is not symmetric; give that of np.cov")
-    variances = np.linalg.eigvalsh(matrix)
+    variances = np.linalg.eigvalsh(matrix) if square else matrix
     if variances.min(initial=0) < -1e-8 * np.abs(variances).max(initial=0):
-        raise UserError(f"covariance: the matrix has the negative variance {variances.min():.3g}")
+        raise UserError(f"covariance: it has the negative variance {variances.min():.3g}")
     return variances.clip(min=0)
 
 

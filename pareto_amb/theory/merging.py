@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import squareform
 from scipy.special import erf, erfinv
 
 from pareto_amb.errors import UserError
@@ -78,7 +79,7 @@ def cluster(features: ArrayLike, min_cluster_size: int = 5) -> NDArray[np.int64]
     """Labels by HDBSCAN for examples that have none: (M,), from 0 on.
 
     `features` is (M, d). What HDBSCAN leaves in no cluster is a subpopulation of its own: it is the rare
-    points that the theory is about.
+    points that the theory is about. Needs memory for all pairs of the M examples.
 
     Raises UserError with fewer examples than a cluster needs, or a `min_cluster_size` below 2.
     """
@@ -89,7 +90,8 @@ def cluster(features: ArrayLike, min_cluster_size: int = 5) -> NDArray[np.int64]
         raise UserError(
             f"min_cluster_size: {min_cluster_size} does not fit {len(points)} examples; choose from 2 to that"
         )
-    labels = HDBSCAN(min_cluster_size=min_cluster_size, copy=True).fit_predict(points).astype(np.int64)
+    tree = HDBSCAN(min_cluster_size=min_cluster_size, metric="precomputed", copy=False)
+    labels = tree.fit_predict(_distances(points)).astype(np.int64)
     alone = labels < 0
     labels[alone] = labels.max() + 1 + np.arange(alone.sum())
     return np.asarray(labels)
@@ -121,7 +123,8 @@ def merging_curve(found: Subpopulations, sigma: ArrayLike, n: int, epsilon: floa
     if n < 1:
         raise UserError(f"n: {n} training points are too few")
     reach = _furthest(epsilon) * _spread(levels, found.variance)
-    chains = linkage(found.means, "single") if len(found.means) > 1 else None
+    pairs = squareform(_distances(found.means), checks=False)
+    chains = linkage(pairs, "single") if len(found.means) > 1 else None
     rows = []
     for distance in reach:
         joined = [0] if chains is None else fcluster(chains, distance, "distance") - 1
@@ -131,6 +134,18 @@ def merging_curve(found: Subpopulations, sigma: ArrayLike, n: int, epsilon: floa
         rows.append((len(merged), tail, tau(merged, n)))
     number, heavy_tail, tau_1 = (np.array(column) for column in zip(*rows, strict=True))
     return MergingCurve(levels, number, heavy_tail, tau_1)
+
+
+def _distances(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The distances between all rows of (M, d): (M, M). By one matrix product: quick for many pixels.
+
+    Squares are rounded to 1e-12 of the largest norm's, so that equal distances stay equal on any machine.
+    """
+    rows = points - points.mean(axis=0)
+    norms = np.square(rows).sum(axis=1)
+    squares = norms[:, None] + norms - 2 * rows @ rows.T
+    unit = float(norms.max()) or 1.0
+    return np.asarray(np.sqrt(np.round(squares / unit, 12).clip(min=0.0) * unit))
 
 
 def _furthest(epsilon: float) -> float:

@@ -100,6 +100,7 @@ def changed(column: str, row: int, value: object) -> Callable[[pd.DataFrame], pd
     ("change", "words"),
     [
         (lambda f: f[f.model != "model 7"], "7 models; at least 8"),
+        (lambda f: f[f.image != "image 7"], "19 images; at least 20"),
         (lambda f: f.drop(columns="member"), "column 'member' is missing"),
         (lambda f: f.drop(columns=["loss 0", "loss 1"]), "0 columns of scores"),
         (lambda f: f.assign(**{f"s{k}": 0.0 for k in range(31)}), "33 columns of scores"),

@@ -76,10 +76,24 @@ def test_the_page_of_a_scan_works_from_disk(browser: Any, tmp_path: Path) -> Non
     page = tmp_path / "scan.html"
     write_scan(scan_images(digits, [10, 40]), page)
     browser.get(page.as_uri())
-    lines = browser.execute_script("return document.querySelectorAll('#plot .scatterlayer .trace').length")
-    assert lines == 2
+    lines = (
+        "return ['effective', 'merging', 'leakage'].map(name => "
+        "document.querySelectorAll(`#${name} .scatterlayer .trace`).length)"
+    )
+    assert browser.execute_script(lines) == [2, 6, 3]
+    reach = browser.execute_script(
+        "const box = e => e.getBoundingClientRect(); const plot = document.getElementById('effective');"
+        "return [box(plot.querySelector('.nsewdrag')).bottom, box(plot.querySelector('.js-line')).bottom]"
+    )
+    assert reach[1] < reach[0]  # the curve's lowest part, at 1, is above the axis
     loaded = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
     assert all(name.startswith(("data:", "blob:")) for name in loaded)
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": 420, "height": 900, "deviceScaleFactor": 1, "mobile": True},
+    )
+    browser.refresh()
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 420
     assert severe(browser) == []
 
 

@@ -15,11 +15,12 @@ from pareto_amb.config_file import apply_overrides
 from pareto_amb.declared import Declared, Objective
 from pareto_amb.diffusion.methods import METHODS
 from pareto_amb.diffusion.noise import LogNormal, natural_mix_ratio
+from pareto_amb.diffusion.theory import START_SHARE
 from pareto_amb.errors import UserError
 from pareto_amb.randomness import derive_seed
 from pareto_amb.results.probes import HELDOUT, LEVELS, PROBES, TRAIN, log_errors
 from pareto_amb.results.table import ResultsTable, shipped, trial_columns
-from pareto_amb.running.searcher import START, ParetoSearcher
+from pareto_amb.running.searcher import ParetoSearcher
 from pareto_amb.search.proposals import ParetoSampler, make_sampler, startup_point
 from pareto_amb.sweep_file import declare, parse_sweep
 from pareto_amb.trial import Trial
@@ -422,7 +423,7 @@ def test_a_database_that_cannot_be_used_is_named(
 def test_the_first_noise_levels_lie_around_a_share_of_the_collapse_level(tmp_path: Path) -> None:
     config = make_config("search.baseline_seeds=1", "search.trials=2")
     results = ResultsTable(tmp_path / "results.parquet", DECLARED)
-    for level, first in ((2.5, START * 2.5), (1e9, 2.0), (math.inf, None)):
+    for level, first in ((2.5, START_SHARE * 2.5), (1e9, 2.0), (math.inf, None)):
         folder = tmp_path / f"{level}"
         folder.mkdir()
         searcher = ParetoSearcher(config, folder / "study.db", results, METHODS, {50: level})

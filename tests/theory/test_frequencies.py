@@ -77,6 +77,16 @@ def test_under_zipf_tau_1_is_half_of_a_points_share(n: int, about: float) -> Non
     assert n * tau(rows, n) == pytest.approx(about, abs=0.01)
 
 
+def test_the_figures_of_feldmans_example() -> None:
+    """Zipf, N = n = 50,000: 0.47/n for each point seen once, 0.09/n for the rarest, 17% seen once."""
+    n = 50_000
+    frequencies = 1 / np.arange(1, n + 1)
+    frequencies /= frequencies.sum()
+    assert n * tau(frequencies, n) == pytest.approx(0.47, abs=0.005)
+    assert n * frequencies[-1] == pytest.approx(0.09, abs=0.005)
+    assert (frequencies * (1 - frequencies) ** (n - 1)).sum() == pytest.approx(0.17, abs=0.005)
+
+
 def test_weight_is_a_share_of_the_population_and_includes_the_ends() -> None:
     rows = [[0.5, 0.25, 0.25, 0.0], [1.0, 0.0, 0.0, 0.0]]
     assert weight(rows, 0.25, 0.5) == 0.5

@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 from pareto_amb.diffusion.units import sigma_from_vp
 from pareto_amb.errors import UserError
-from pareto_amb.theory.leakage import leakage, leakage_bound, set_leakage
+from pareto_amb.theory.leakage import leakage, leakage_bound, set_leakage, spectrum
 
 
 def covariance_of(d: int, seed: int, rank: int | None = None) -> NDArray[np.float64]:
@@ -121,9 +121,35 @@ def test_many_draws_of_a_large_set_are_as_quick_as_few() -> None:
     assert leakage(np.zeros((3, 3)), 0.1, 5) == 0
 
 
+@pytest.mark.parametrize("shape", [(30, 4), (5, 12)])
+def test_the_spectrum_of_points_stands_for_their_covariance(shape: tuple[int, int]) -> None:
+    points = np.random.default_rng(0).normal(size=shape) + 3
+    variances = spectrum(points)
+    assert variances.shape == (min(shape),)
+    for draws in (1, 10):
+        found = leakage(variances, [0.1, 2.0], draws)
+        assert found == pytest.approx(leakage(np.cov(points.T), [0.1, 2.0], draws))
+    for wrong in (points[:1], points[0], points * np.inf):
+        with pytest.raises(UserError, match="points: at least 2 rows"):
+            spectrum(wrong)
+
+
+@pytest.mark.parametrize("draws", [1, 10])
+@pytest.mark.parametrize("sigma", [0.3, 1.0, 3.0])
+def test_nothing_of_the_same_covariance_tells_more_than_a_gaussian(sigma: float, draws: int) -> None:
+    """A point that is 1 or -1: one draw at sigma / sqrt(draws) tells the same, here by integration."""
+    level = sigma / np.sqrt(draws)
+    grid = np.linspace(-1 - 9 * level, 1 + 9 * level, 20_001)
+    mixture = (norm.pdf(grid, -1, level) + norm.pdf(grid, 1, level)) / 2
+    told_by_sign = entropy_of(mixture, grid[1] - grid[0]) - norm.entropy(0, level)
+    assert told_by_sign <= leakage([[1.0]], sigma, draws)
+    assert told_by_sign <= np.log(2) + 1e-9
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (([1.0, -1.0], 1.0), "negative variance -1"),
         (([[1.0, 2.0]], 1.0), "square matrix"),
         (([[1.0, 2.0], [0.0, 1.0]], 1.0), "not symmetric"),
         (([[1.0, 2.0], [2.0, 1.0]], 1.0), "negative variance -1"),

@@ -161,6 +161,15 @@ def test_clusters_are_found_and_outliers_stand_alone() -> None:
     assert sorted(set(labels)) == [0, 1, 2, 3]
 
 
+def test_images_that_are_the_same_are_one_at_any_noise() -> None:
+    """Far from the origin, where a product of large numbers has few digits left for their difference."""
+    points = 100 + np.random.default_rng(0).normal(size=(30, 50))
+    points[7] = points[3]
+    found = subpopulations(points, np.arange(30))
+    curve = merging_curve(found, [1e-6], 30, 0.5)
+    assert curve.number.tolist() == [29]
+
+
 def test_what_does_not_fit_is_refused() -> None:
     found = subpopulations([[0.0], [1.0]], [0, 1])
     for epsilon in (0.0, 1.0, math.nan):

@@ -36,13 +36,14 @@ _RESTORE = "restore the pipeline's folder"
 _WANTED = ("*.json", "*.txt", "*/*.json", "*/*.txt", *(f"{part}/*.safetensors" for part in COMPONENTS))
 
 
-def load_pipeline(path: str, fetch: bool = True) -> TextModel:
+def load_pipeline(path: str, fetch: bool = True, option: str = OPTION) -> TextModel:
     """The parts of the Stable Diffusion pipeline in a folder or, where `fetch`, of that name on the hub.
 
+    `option` is what messages say it was named by.
     Raises UserError, naming the culprit, where it is not there, lacks a component, has another architecture
     or its weights are pickles.
     """
-    folder = find_folder(path, OPTION, _WANTED, fetch)
+    folder = find_folder(path, option, _WANTED, fetch)
     index = read_json(folder / "model_index.json", "name a folder that save_pretrained wrote")
     for name, classes in COMPONENTS.items():
         given = index.get(name)

@@ -22,11 +22,11 @@ def with_text(images: TrainingSet, model: TextModel, device: torch.device | str 
     """
     encoded = None
     if model.vae is not None:
-        encoded = _encode(images.images, space_of(model, images.images.shape[1:]), device)
+        encoded = encode_images(images.images, space_of(model, images.images.shape[1:]), device)
     return replace(images, encoded=encoded, told=read_captions(images.captions or (), model, device))
 
 
-def _encode(images: Tensor, space: Space, device: torch.device | str) -> Encoded:
+def encode_images(images: Tensor, space: Space, device: torch.device | str) -> Encoded:
     """Images (N, C, H, W) in a latent space, on the CPU, some at a time on the `device`."""
     means, deviations = [], []
     for some in torch.split(images, _AT_ONCE):
