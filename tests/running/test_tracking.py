@@ -283,7 +283,7 @@ def test_a_trial_that_mlflow_refuses_holds_up_no_other(sweep: Sweep) -> None:
 
 
 def follower(sweep: Sweep, tracker: Tracker) -> Follower:
-    state: Any = SimpleNamespace(results=sweep.table, halving=None, declared=DECLARED)
+    state: Any = SimpleNamespace(results=sweep.table, halving=None, show=lambda trial_id: None)
     progress: Any = SimpleNamespace(
         row=lambda row: None, started=lambda trial: None, resumed=lambda row: None
     )
