@@ -23,7 +23,6 @@ from pareto_amb.results.run_directory import grid_name
 Rows = Sequence[Mapping[str, Any]]
 
 _WAITS = {"paused", "interrupted"}
-_ROLES = ("baseline", "repeat", "control")
 
 
 def open_named(storage: RDBStorage, name: str, objectives: Sequence[Objective]) -> optuna.Study:
@@ -55,17 +54,25 @@ def show_searched(storage: RDBStorage, study_name: str, number: int, rows: Rows,
             storage.set_trial_user_attr(trial_id, name, value)
     state = TrialState.WAITING if rows[-1]["status"] in _WAITS else TrialState.RUNNING
     if shown.state != state:
+        if state == TrialState.WAITING:  # there a dashboard looks for parameters
+            storage.set_trial_system_attr(trial_id, "fixed_params", shown.params)
         storage.set_trial_state_values(trial_id, state)
 
 
 def show_beside(storage: RDBStorage, train_size: int, rows: Rows, declared: Declared) -> None:
-    """Add a training that no search has chosen, once it is complete, to the study of those of its size."""
+    """Add a training that no search has chosen, once it is complete, to a study of those of its size.
+
+    Controls have one of their own: they explain others, and belong on no front.
+    """
     objectives, last = list(declared.objectives.values()), rows[-1]
     values = [float(last[objective.name]) for objective in objectives]
     if last["status"] != "complete" or not all(map(math.isfinite, values)):
         return
-    study = open_named(storage, f"train_size={train_size}, baselines and repeats", objectives)
-    if any(trial.user_attrs.get("trial_id") == last["trial_id"] for trial in study.get_trials(deepcopy=False)):
+    kind = "controls" if last["controls"] else "baselines and repeats"
+    study = open_named(storage, f"train_size={train_size}, {kind}", objectives)
+    if any(
+        trial.user_attrs.get("trial_id") == last["trial_id"] for trial in study.get_trials(deepcopy=False)
+    ):
         return
     params, searched = _chosen(last, declared)
     study.add_trial(
@@ -80,11 +87,9 @@ def show_beside(storage: RDBStorage, train_size: int, rows: Rows, declared: Decl
 
 def _chosen(row: Mapping[str, Any], declared: Declared) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
     """Who a training is and where it ended, as parameters: those are what a dashboard draws and sorts by."""
-    role = "repeat" if row["confirms"] else "control" if row["controls"] else "baseline"
     method, images = str(row["method"]), int(row["images_seen"])
-    params: dict[str, Any] = {"role": role, "method": method, "images_seen": images}
+    params: dict[str, Any] = {"method": method, "images_seen": images}
     searched: dict[str, BaseDistribution] = {
-        "role": CategoricalDistribution(_ROLES),
         "method": CategoricalDistribution(sorted(declared.methods)),
         "images_seen": IntDistribution(images, images),
     }
@@ -95,10 +100,9 @@ def _chosen(row: Mapping[str, Any], declared: Declared) -> tuple[dict[str, Any],
 
 
 def _attributes(rows: Rows, declared: Declared) -> dict[str, Any]:
-    """What a person wants to know of a trial: its name and state, its figures at every rung, its pictures."""
+    """What a person wants to know of a trial: its name and state, its figures and picture at every rung."""
     last, trial_id = rows[-1], str(rows[-1]["trial_id"])
     measured = [row for row in rows if row["rung"]]
-    pictures = [grid_name(trial_id, int(row["rung"])) for row in measured if row["n_samples"]]
     named = {name: str(last[name]) for name in ("confirms", "controls") if last[name]}
     branched = {"branched_at": int(last["branched_at"])} if last["branched_at"] else {}
     return {
@@ -108,12 +112,12 @@ def _attributes(rows: Rows, declared: Declared) -> dict[str, Any]:
         **named,
         **branched,
         **{f"rung_{row['rung']}": _figures(row, declared) for row in measured},
-        "pictures": pictures,
     }
 
 
-def _figures(row: Mapping[str, Any], declared: Declared) -> dict[str, float]:
-    """What was measured at a rung; JSON has no NaN."""
-    figures = {name: float(row[name]) for name in declared.objectives}
+def _figures(row: Mapping[str, Any], declared: Declared) -> dict[str, Any]:
+    """What was measured at a rung, and where its picture lies in the storage; JSON has no NaN."""
     counts = {"images_seen": int(row["images_seen"]), "n_samples": int(row["n_samples"])}
-    return {**counts, **{name: value for name, value in figures.items() if math.isfinite(value)}}
+    figures = {name: float(f"{row[name]:.6g}") for name in declared.objectives if math.isfinite(row[name])}
+    picture = {"picture": grid_name(str(row["trial_id"]), int(row["rung"]))} if row["n_samples"] else {}
+    return {**counts, **figures, **picture}
