@@ -1,3 +1,4 @@
+import io
 import json
 import math
 import shutil
@@ -11,6 +12,7 @@ from typing import Any, cast
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from PIL import Image
 from ray.tune.experiment import Trial as RayTrial
 
 from pareto_amb import search_spaces
@@ -34,6 +36,15 @@ TRIAL = "n50-ddpm-s0"
 NOTHING = Ending("FINISHED", {}, [])
 
 
+def png() -> bytes:
+    content = io.BytesIO()
+    Image.new("L", (8, 8)).save(content, "png")
+    return content.getvalue()
+
+
+PICTURE = png()
+
+
 class Sweep:
     """A run directory with a table, and where it is tracked."""
 
@@ -53,7 +64,7 @@ class Sweep:
         when = {"rung": rung, "images_seen": 10 * rung, "recorded_at": 1700000000.25 + rung}
         self.table.record({**numbers, **words, **when, **more})
         if rung:
-            self.tracked.storage.write(grid_name(trial_id, rung), b"picture")
+            self.tracked.storage.write(grid_name(trial_id, rung), PICTURE)
 
     def mirror(self) -> Mirror:
         """As a new process would have it."""
