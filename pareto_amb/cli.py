@@ -13,7 +13,7 @@ import typer
 from pareto_amb.commands.audit import audit
 from pareto_amb.commands.encode import encode
 from pareto_amb.commands.evaluate import evaluate
-from pareto_amb.commands.mlflow import sync
+from pareto_amb.commands.mlflow import register, sync
 from pareto_amb.commands.prepare import prepare
 from pareto_amb.commands.recommend import recommend
 from pareto_amb.commands.report import report
@@ -46,6 +46,7 @@ app.add_typer(data_app, name="data", help="Bring images into the form that sweep
 
 mlflow_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 mlflow_app.command()(sync)
+mlflow_app.command()(register)
 app.add_typer(mlflow_app, name="mlflow", help="Bring MLflow up to date with a run.")
 
 
@@ -116,8 +117,3 @@ def _options(
 @data_app.callback()
 def _data() -> None:
     """Keep `prepare` a command of its own, though it is the only one."""
-
-
-@mlflow_app.callback()
-def _mlflow() -> None:
-    """As for `prepare`."""

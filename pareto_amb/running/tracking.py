@@ -18,9 +18,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.store.db.db_types import DATABASE_ENGINES
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from PIL import Image
 
@@ -46,6 +48,9 @@ RUN_STATUS: dict[Status, str] = {
 
 LONGEST_TAG = 5000
 """Characters of a tag's value that every store takes."""
+
+LOCAL_UI = "http://127.0.0.1:5000"
+"""Where `mlflow ui` listens."""
 
 PAGE = 1000
 """Runs that a server lists at a time."""
@@ -201,9 +206,37 @@ class Mirror:
         self._ended = False
 
     @property
+    def uri(self) -> str:
+        return self._tracked.uri
+
+    @property
+    def parent(self) -> str:
+        """The id of the parent run, empty before MLflow has answered."""
+        return self._parent.run_id
+
+    @property
+    def link(self) -> str:
+        """Where a browser shows the parent run, without secrets; empty before MLflow has answered.
+
+        For a database it is where `mlflow ui` shows it, on its usual port.
+        """
+        served = urlsplit(self._tracked.uri)
+        page = f"#/experiments/{self._experiment}/runs/{self.parent}"
+        if not self.parent or served.scheme not in {"http", "https", *DATABASE_ENGINES}:
+            return ""
+        if not served.scheme.startswith("http"):
+            return f"{LOCAL_UI}/{page}"
+        host = served.netloc.rpartition("@")[2]
+        return f"{served.scheme}://{host}{served.path.rstrip('/')}/{page}"
+
+    @property
     def is_file(self) -> bool:
         """Whether MLflow is a database of this process's own: slow to set up, and never out of reach."""
         return self._tracked.uri.startswith("sqlite")
+
+    def run_of(self, trial_id: str) -> tuple[MlflowClient, str]:
+        """MLflow, and the id of a trial's run there. KeyError where it has none."""
+        return self._connected(), self._trials[trial_id].run_id
 
     def look(self) -> Missing:
         """Ask MLflow what it has, and say what it lacks."""
