@@ -65,7 +65,7 @@ def points(size: SizeResults, history: pd.DataFrame, logged: int) -> Iterator[Me
 
     All of it is about full budgets.
     """
-    names = {"hypervolume": "hypervolume", "trainings": "cost_in_full_trainings"}
+    names = {"hypervolume": "hypervolume_at_full_budget", "trainings": "cost_in_full_trainings"}
     names |= {f"best_{o.name}": f"best_{o.name}_at_full_budget" for o in size.objectives}
     for step, row in enumerate(history.iloc[logged:].to_dict("records"), start=logged + 1):
         for column, name in names.items():

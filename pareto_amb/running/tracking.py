@@ -409,7 +409,9 @@ class Mirror:
     def _metrics(self, row: Mapping[str, Any]) -> Iterator[Metric]:
         """The numbers of a row; those of a branched trial have names of their own, so as to mix with none."""
         prefix = BRANCHED if row["branched_at"] else ""
-        for name, value in row.items():
+        first = [*self._tracked.declared.objectives]  # a chart of MLflow begins with the first one
+        for name in dict.fromkeys([*first, *row]):
+            value = row[name]
             if name in {*self._params, *_BOOKKEEPING} or not isinstance(value, (int, float)):
                 continue
             if not math.isnan(value):
