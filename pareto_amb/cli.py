@@ -15,7 +15,7 @@ from pareto_amb.commands.doctor import doctor
 from pareto_amb.commands.encode import encode
 from pareto_amb.commands.evaluate import evaluate
 from pareto_amb.commands.fetch import fetch
-from pareto_amb.commands.mlflow import sync
+from pareto_amb.commands.mlflow import register, sync
 from pareto_amb.commands.prepare import prepare
 from pareto_amb.commands.recommend import recommend
 from pareto_amb.commands.report import report
@@ -56,6 +56,7 @@ app.add_typer(weights_app, name="weights", help="Fetch the weights of encoders a
 
 mlflow_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 mlflow_app.command()(sync)
+mlflow_app.command()(register)
 app.add_typer(mlflow_app, name="mlflow", help="Bring MLflow up to date with a run.")
 
 
@@ -123,11 +124,6 @@ def _options(
     pass
 
 
-@mlflow_app.callback()
-def _mlflow() -> None:
-    """Keep `sync` a command of its own, though it is the only one."""
-
-
 @weights_app.callback()
 def _weights() -> None:
-    """As for `sync`."""
+    """Keep `fetch` a command of its own, though it is the only one."""

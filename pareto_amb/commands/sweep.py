@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pareto_amb.commands.mlflow import how_to_look
 from pareto_amb.commands.options import Overrides, Recipe, complete_space
 from pareto_amb.errors import ExitCode, UserError
 from pareto_amb.printable import reason
@@ -246,8 +247,7 @@ def _print_summary(outcome: "SweepOutcome", resume: str, trusting: list[str]) ->
         print(f"{outcome.unfinished} trials are not finished: {resume}")
     print("\nnext:")
     print(f"  {shlex.join(['open', str(run.report)])}")
-    served = outcome.tracking_uri.startswith("http")
-    show = ["open"] if served else ["mlflow", "ui", "--backend-store-uri"]
-    print(f"  {shlex.join([*show, outcome.tracking_uri])}")
+    for command in how_to_look(outcome.tracking_uri, outcome.tracking_link):
+        print(f"  {command}")
     if outcome.recommendation is not None and outcome.recommendation.advised:
         print(f"  {shlex.join(['pareto-amb', 'train', str(run.recommendation)])}")

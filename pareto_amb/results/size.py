@@ -282,12 +282,12 @@ class SizeResults:
 
     @cached_property
     def hypervolume_history(self) -> pd.DataFrame:
-        """The normalised hypervolume after each training that reached its full budget.
+        """What was reached after each training that came to its full budget.
 
-        Columns: `trial_id`, `trainings` (cost so far, in full trainings, stopped and failed ones included)
-        and `hypervolume`, against today's reference point. It can fall: a configuration that is repeated
-        counts with the mean of its repeats. Empty when the order of the rows is not known (tables of old
-        versions).
+        Columns: `trial_id`, its `recorded_at`, `trainings` (cost so far, in full trainings, stopped and
+        failed ones included), `best_NAME` of each objective, and `hypervolume`, normalised, against today's
+        reference point. It can fall: a configuration that is repeated counts with the mean of its repeats.
+        Empty when the order of the rows is not known (tables of old versions).
         """
         rows = self.frame[self.frame.rung > 0]
         rows = rows.sort_values("recorded_at", kind="stable", ignore_index=True)
@@ -297,7 +297,7 @@ class SizeResults:
         if rows.recorded_at.isna().any():
             finished = finished.iloc[:0]
         measured, reached = finished[[objective.name for objective in self.objectives]], []
-        points = measured.iloc[:0]
+        points, best = measured.iloc[:0], []
         for k, repeat in enumerate((configuration(finished) != finished.trial_id).tolist()):
             points = (
                 average_seeds(finished.iloc[: k + 1], self.declared)[measured.columns]
@@ -305,9 +305,12 @@ class SizeResults:
                 else pd.concat([points, measured.iloc[[k]]])
             )
             reached.append(self.normalized_hypervolume(points))
+            best.append(self.signs * self.minimized(points).min(axis=0))
         return pd.DataFrame(
             {
                 "trial_id": finished.trial_id.tolist(),
+                "recorded_at": finished.recorded_at.tolist(),
+                **dict(zip(measured.add_prefix("best_"), np.reshape(best, measured.shape).T, strict=True)),
                 "trainings": spent[finished.index].tolist(),
                 "hypervolume": reached,
             }

@@ -82,6 +82,9 @@ class AuditState:
         status = "interrupted" if interrupted else "failed"
         self.results.record({**row, "status": status, "error": error})
 
+    def show(self, trial_id: str) -> None:
+        """Nowhere else."""
+
     def left(self) -> list[Trial]:
         """The trainings without a result; those that failed are tried again by a resumed audit."""
         return [trial for trial in self.trials if self.results.status(trial.id) != "complete"]

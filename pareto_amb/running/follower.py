@@ -47,6 +47,9 @@ class Followed(Protocol):
     def end(self, trial: Trial, error: str, interrupted: bool) -> None:
         """Record that a trial has ended without a result."""
 
+    def show(self, trial_id: str) -> None:
+        """Show elsewhere what the table has of a trial."""
+
 
 class Follower(tune.Callback):
     """Carries each result from Ray to the results table and the screen, and tells MLflow's thread, if any."""
@@ -69,6 +72,7 @@ class Follower(tune.Callback):
         if row is not None and row["status"] in {"paused", "interrupted"}:
             resumed = {**row, "status": "running", "error": ""}
             self._results.record(resumed)
+            self._state.show(started.id)
             self._tell()
             if row["status"] == "paused":
                 self._progress.resumed(resumed)
@@ -81,6 +85,7 @@ class Follower(tune.Callback):
         if self._halving and self._halving.is_paused(trial):
             row["status"] = "paused"
         self._results.record(row)
+        self._state.show(row["trial_id"])
         self._progress.row(row)
         self._tell()
 

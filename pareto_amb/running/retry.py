@@ -41,4 +41,9 @@ def _reopen(path: Path) -> None:
 def _open(trial: FrozenTrial) -> FrozenTrial:
     if trial.state != TrialState.FAIL:
         return trial
-    return create_trial(params=trial.params, distributions=trial.distributions, state=TrialState.RUNNING)
+    return create_trial(
+        params=trial.params,
+        distributions=trial.distributions,
+        user_attrs=trial.user_attrs,
+        state=TrialState.RUNNING,
+    )

@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution
-from optuna.storages import RDBStorage
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from ray.tune.search import Searcher
 
@@ -32,6 +30,7 @@ from pareto_amb.results.probes import PROBES, log_errors
 from pareto_amb.results.size import reference_box
 from pareto_amb.results.table import ResultsTable
 from pareto_amb.running.study import open_storage, study_errors
+from pareto_amb.running.study_notes import open_named, show_beside, show_searched
 from pareto_amb.search.proposals import (
     Box,
     ParetoSampler,
@@ -89,34 +88,25 @@ class ParetoSearcher(Searcher):
             for size, method in contexts
         }
         with study_errors(study_path):
-            storage = open_storage(study_path)
-            self._studies = {context: self._open_study(storage, context, results) for context in contexts}
+            self._storage = open_storage(study_path)
+            self._studies = {context: self._open_study(context, results) for context in contexts}
         self._numbers: dict[str, int] = {}
         """The number in its study of each trial that is no baseline."""
         self._baselines: dict[int, list[list[float]]] = {size: [] for size in config.space.train_size}
         self._searches = {context: self._open_search(context, results) for context in contexts}
         self._running: dict[str, Trial] = {}
+        for trial_id in results.trial_ids():
+            self.show(trial_id)
         self._queue = deque(self._unfinished(results))
         self.n_total = self._count_planned()
         self.n_remaining = self.n_total - self.count_ended(results)
 
-    def _open_study(self, storage: RDBStorage, context: Context, results: ResultsTable) -> optuna.Study:
+    def _open_study(self, context: Context, results: ResultsTable) -> optuna.Study:
         """The study of a context, with the trials that the results table has and it has not.
 
         ValueError where it is not the one that these results are from.
         """
-        directions = [
-            StudyDirection.MINIMIZE if objective.sign > 0 else StudyDirection.MAXIMIZE
-            for objective in self._objectives
-        ]
-        study = optuna.create_study(
-            study_name=f"train_size={_label(context)}",
-            storage=storage,
-            directions=directions,
-            load_if_exists=True,
-        )
-        if study.directions != directions:
-            raise ValueError("its studies have other objectives")
+        study = open_named(self._storage, _study_name(context), self._objectives)
         known, measured = study.get_trials(), _measured(context, results)
         for asked in known:
             if asked.params.keys() != self._distributions[context].keys():
@@ -228,7 +218,7 @@ class ParetoSearcher(Searcher):
         asked = [
             self._trial(context, begun.number, begun.params)
             for context, study in self._studies.items()
-            for begun in study.get_trials(states=[TrialState.RUNNING])
+            for begun in study.get_trials(states=[TrialState.RUNNING, TrialState.WAITING])
         ]
         unfinished = []
         for trial in baselines + asked:
@@ -306,12 +296,15 @@ class ParetoSearcher(Searcher):
         if search.n_begun == 0:
             self._start_from_smaller(context)
         params, number = search.propose(self._box(context[0])), search.n_begun
+        asked = self._trial(context, number, params)
         begun = create_trial(
-            params=params, distributions=self._distributions[context], state=TrialState.RUNNING
+            params=params,
+            distributions=self._distributions[context],
+            user_attrs={"trial_id": asked.id},
+            state=TrialState.RUNNING,
         )
         self._studies[context].add_trial(begun)
         search.begin(number, params)
-        asked = self._trial(context, number, params)
         return replace(asked, branched_at=self._branched_at(context[0]) or 0)
 
     def _smaller(self, context: Context) -> Context | None:
@@ -376,6 +369,15 @@ class ParetoSearcher(Searcher):
             self._hear(trial, result)  # Ray hands the last result over here only
             self._tell(trial, result)
 
+    def show(self, trial_id: str) -> None:
+        """Let study.db show what the table has of a trial: its rungs, its pictures, whether it waits."""
+        rows, number = self._results.rows(trial_id), self._numbers.get(trial_id)
+        context = (int(rows[0]["train_size"]), str(rows[0]["method"]))
+        if number is None:
+            show_beside(self._storage, context[0], rows, self._results.declared)
+        else:
+            show_searched(self._storage, _study_name(context), number, rows, self._results.declared)
+
     def failed(self, trial: Trial) -> None:
         """A trial of the search has failed: it is not tried again, and counts for nothing."""
         self._tell(trial, {"status": "failed"})
@@ -416,6 +418,10 @@ def _measured(context: Context, results: ResultsTable) -> dict[int, dict[str, fl
             row = results.rows(trial_id)[0]
             found[int(number.group(1))] = {name: float(row[name]) for name in names}
     return found
+
+
+def _study_name(context: Context) -> str:
+    return f"train_size={_label(context)}"
 
 
 def _label(context: Context) -> str:

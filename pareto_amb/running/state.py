@@ -135,8 +135,13 @@ class SweepState:
         row = self.results.last_row(trial.id) or empty_row(trial, self.declared)
         status = "interrupted" if interrupted else "failed"
         self.results.record({**row, "status": status, "error": error})
+        self.show(trial.id)
         if not interrupted and not trial.follows:
             self.searcher.failed(trial)
+
+    def show(self, trial_id: str) -> None:
+        """Let study.db show what the table has of a trial."""
+        self.searcher.show(trial_id)
 
     def followers(self) -> list[Trial]:
         """The trials that follow the search, once it is over, ended ones among them."""

@@ -20,6 +20,7 @@ from pareto_amb.declared import Declared
 from pareto_amb.diffusion.methods import Method
 from pareto_amb.environment import describe_environment
 from pareto_amb.errors import UserError
+from pareto_amb.printable import printable
 from pareto_amb.redaction import redact_uri, redact_values
 from pareto_amb.results.recommendation_file import (
     RecommendationFile,
@@ -43,7 +44,7 @@ from pareto_amb.running.stopping import put_up_sign, stopping_in_order
 from pareto_amb.running.storage_check import check_storage
 from pareto_amb.running.sync import ending_of
 from pareto_amb.running.tracker import Tracker
-from pareto_amb.running.tracking import Ending, Mirror, Tracked, run_uuid
+from pareto_amb.running.tracking import LOCAL_UI, Ending, Mirror, Tracked, run_uuid
 from pareto_amb.running.tracking_check import check_tracking
 from pareto_amb.running.trust import trusted_tracking_uri
 from pareto_amb.search.cost import expected_trainings
@@ -65,6 +66,7 @@ class SweepOutcome:
     seconds: float
     tracking_problem: str
     tracking_uri: str
+    tracking_link: str
     stopped: str
 
 
@@ -150,7 +152,8 @@ def _begin(
     run, config = claim.run, plan.config
     storage = Storage(run.storage_uri(config))
     tracked = Tracked(uri, run, environment["run_uuid"], config.name, plan.declared, storage)
-    tracker = Tracker(Mirror(tracked))
+    mirror = Mirror(tracked)
+    tracker = Tracker(mirror, lambda: _say_link(console, mirror.link))
     write_text(run.sweep, to_yaml(plan.config))
     write_text(run.environment, json.dumps(environment, indent=2))
     claim.keep()
@@ -160,6 +163,12 @@ def _begin(
     state = SweepState.open(run, config, plan.declared, plan.methods, plan.collapse_levels, plan.retry_failed)
     tracker.start()
     return state, tracker
+
+
+def _say_link(console: Console, link: str) -> None:
+    """Where a server shows the sweep from now on."""
+    if not link.startswith(LOCAL_UI):
+        console.print(f"in MLflow: {printable(link)}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _make_assets(run: RunDirectory, plan: Plan, gpus: float) -> SweepAssets:
@@ -304,5 +313,6 @@ def _finish(state: SweepState, tracker: Tracker, tracking_uri: str, seconds: flo
         seconds=seconds,
         tracking_problem=f"{missing} ({tracker.problem or 'it is too slow'})" if missing else "",
         tracking_uri=tracking_uri,
+        tracking_link=printable(tracker.link),
         stopped=run.why_stopped(),
     )

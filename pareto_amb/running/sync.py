@@ -1,11 +1,13 @@
 """Bringing MLflow up to date with a run that no sweep is writing."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pareto_amb.config import SweepConfig
+from pareto_amb.dashboards.front import front_pages
 from pareto_amb.errors import UserError
 from pareto_amb.printable import printable
 from pareto_amb.redaction import redact_uri
@@ -26,10 +28,11 @@ REQUEST_SECONDS = 30
 
 @dataclass(frozen=True)
 class Synced:
-    """What was logged, and where, with the URI's secrets hidden."""
+    """What was logged, where, with the URI's secrets hidden, and the link that shows it, if there is one."""
 
     logged: Missing
     uri: str
+    link: str
 
 
 def sync_run(path: Path, trust: bool = False) -> Synced:
@@ -38,6 +41,23 @@ def sync_run(path: Path, trust: bool = False) -> Synced:
     Raises UserError for what is no run, is being written, or for an MLflow that cannot be used or stops
     answering; what was logged until then stays.
     """
+    with synced(path, trust) as synchronized:
+        return Synced(synchronized.lacked, synchronized.uri, printable(synchronized.mirror.link))
+
+
+@dataclass(frozen=True)
+class Synchronized:
+    """A run that MLflow has as it is, held for itself: what it lacked, and where all is."""
+
+    mirror: Mirror
+    storage: Storage
+    lacked: Missing
+    uri: str
+
+
+@contextmanager
+def synced(path: Path, trust: bool = False) -> Iterator[Synchronized]:
+    """As `sync_run`; no other process writes into the run in the block."""
     run = RunDirectory(path)
     results = run.load()
     config, recommended = run.config(results.declared), _recommended(run, results)
@@ -56,7 +76,7 @@ def sync_run(path: Path, trust: bool = False) -> Synced:
             raise UserError(
                 f"MLflow at {shown}: {why(error)}; {mirror.missing()} are still missing"
             ) from error
-    return Synced(lacked, shown)
+        yield Synchronized(mirror, storage, lacked, shown)
 
 
 def ending_of(run: RunDirectory, results: Results, recommended: Iterable[Recommendation]) -> Ending:
@@ -66,7 +86,8 @@ def ending_of(run: RunDirectory, results: Results, recommended: Iterable[Recomme
     }
     files = [run.sweep, run.results, run.environment, run.report, run.recommendation]
     running = results.frame.status.isin({"running", "interrupted"}).any()
-    return Ending("KILLED" if running else "FINISHED", tags, [path for path in files if path.exists()])
+    there = [path for path in files if path.exists()]
+    return Ending("KILLED" if running else "FINISHED", tags, there, front_pages(Run.read(run.path)))
 
 
 def _recommended(run: RunDirectory, results: Results) -> list[Recommendation]:

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from pareto_amb.running.machine_metrics import MachineMetrics
 from pareto_amb.running.tracking import Ending, Mirror, Missing, why
 
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
@@ -21,14 +22,21 @@ PATIENCE_WITH_A_FILE = 60.0
 class Tracker:
     """Keeps MLflow up to date with a run while it is written. Its methods return at once but for `finish`."""
 
-    def __init__(self, mirror: Mirror) -> None:
+    def __init__(self, mirror: Mirror, connected: Callable[[], object] = lambda: None) -> None:
+        """`connected` is called once, by the thread, when MLflow has first answered."""
         self.problem = ""
         """Why the last attempt failed, empty when it did not."""
         self._mirror = mirror
         self._changed, self._hurry, self._done = threading.Event(), threading.Event(), threading.Event()
+        self._connected, self._machine = connected, MachineMetrics(mirror.uri)
         self._stopped = False
         self._ending: Ending | None = None
         self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
+
+    @property
+    def link(self) -> str:
+        """As of the mirror."""
+        return self._mirror.link
 
     def start(self) -> None:
         """Begin with what MLflow lacks already."""
@@ -64,6 +72,8 @@ class Tracker:
             ending, steps = self._ending, self._mirror.steps
             self.problem = _failure(self._mirror.update, lambda: not self._stopped)
             advanced = self._mirror.steps > steps
+            if not self.problem:
+                self._follow(ending)
             if ending is not None and not (self.problem and advanced):
                 self.problem = _failure(self._mirror.end, ending) or self.problem
                 break
@@ -72,12 +82,21 @@ class Tracker:
                 self._changed.set()
         self._done.set()
 
+    def _follow(self, ending: Ending | None) -> None:
+        """What goes with a parent run that is there: its link, once, and the metrics of the machine."""
+        tell, self._connected = self._connected, lambda: None
+        tell()
+        if ending is None:
+            self.problem = _failure(self._machine.follow, self._mirror.parent)
+        else:
+            self._machine.stop()
+
 
 def _longer(wait: float) -> float:
     return min(max(2 * wait, FIRST_WAIT), LONGEST_WAIT)
 
 
-def _failure(attempt: Callable[[T], None], argument: T) -> str:
+def _failure(attempt: Callable[[T], object], argument: T) -> str:
     """Why an attempt failed, empty when it did not."""
     try:
         attempt(argument)

@@ -6,29 +6,34 @@ logging goes on after any kill, on either side, without a queue beside the table
 nothing: a metric's step is images seen and its time that of the row.
 """
 
+import io
 import logging
 import math
 import os
 import re
-import tempfile
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.store.db.db_types import DATABASE_ENGINES
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from PIL import Image
 
 from pareto_amb.declared import Declared
 from pareto_amb.printable import reason
 from pareto_amb.redaction import redact
 from pareto_amb.results.probes import GAP, gaps
 from pareto_amb.results.run_directory import RunDirectory, grid_name
+from pareto_amb.results.size import Results
 from pareto_amb.results.table import Status, load_results
+from pareto_amb.running import tracked_sweep
 from pareto_amb.storage import Storage
 
 EXPERIMENT = "pareto-amb"
@@ -44,14 +49,23 @@ RUN_STATUS: dict[Status, str] = {
 LONGEST_TAG = 5000
 """Characters of a tag's value that every store takes."""
 
+LOCAL_UI = "http://127.0.0.1:5000"
+"""Where `mlflow ui` listens."""
+
 PAGE = 1000
 """Runs that a server lists at a time."""
 
-_BOOKKEEPING = {"rung", "images_seen", "branched_at", "recorded_at"}
+CALLED = {"budget": "share_of_full_training"}
+"""What MLflow calls figures whose column would not explain itself there."""
+
+_BOOKKEEPING = {"seed", "rung", "images_seen", "branched_at", "recorded_at"}
 """Numbers of a row that are no figures of its trial."""
 
 BRANCHED = "branched_"
 """Begins the names of a branched trial's metrics."""
+
+_FINISHED = "finished_n"
+"""Begins the tag of the parent run that says how many points of a train size's curves it has."""
 
 _MAX_METRICS, _MAX_TAGS = 1000, 100
 """What a server takes in one request."""
@@ -121,11 +135,12 @@ class Tracked:
 
 @dataclass(frozen=True)
 class Ending:
-    """What is logged to the parent run when a sweep ends: MLflow's status, tags and files."""
+    """What is logged to the parent run when a sweep ends: MLflow's status, tags, files, and pages by name."""
 
     status: str
     tags: Mapping[str, str]
     files: Sequence[Path]
+    pages: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -147,7 +162,7 @@ class Missing:
         if self.pictures:
             parts.append(_count(self.pictures, "picture"))
         if self.ending:
-            parts.append("the recommendation and the report")
+            parts.append("the sweep's curves, the recommendation and the report")
         return ", ".join(parts)
 
 
@@ -166,6 +181,14 @@ class _Logged:
     error: str = ""
 
 
+@dataclass
+class _Parent:
+    """The parent run, and how many trainings it says have ended, by train size."""
+
+    run_id: str
+    finished: dict[int, int] = field(default_factory=dict)
+
+
 class Mirror:
     """Brings MLflow up to date with a run; whatever MLflow raises passes through, and can be tried again."""
 
@@ -174,17 +197,46 @@ class Mirror:
         self.steps = 0
         """Rises with all that was logged: what makes progress is worth waiting for."""
         self._tracked = tracked
-        self._params = ("method", "train_size", *tracked.declared.parameters, "seed")
+        self._params = ("method", "train_size", *tracked.declared.parameters)
         self._client: MlflowClient | None = None
-        self._experiment = self._parent = ""
+        self._experiment = ""
+        self._parent = _Parent("")
         self._trials: dict[str, _Logged] = {}
         self._failures: Counter[tuple[str, str]] = Counter()
         self._ended = False
 
     @property
+    def uri(self) -> str:
+        return self._tracked.uri
+
+    @property
+    def parent(self) -> str:
+        """The id of the parent run, empty before MLflow has answered."""
+        return self._parent.run_id
+
+    @property
+    def link(self) -> str:
+        """Where a browser shows the parent run, without secrets; empty before MLflow has answered.
+
+        For a database it is where `mlflow ui` shows it, on its usual port.
+        """
+        served = urlsplit(self._tracked.uri)
+        page = f"#/experiments/{self._experiment}/runs/{self.parent}"
+        if not self.parent or served.scheme not in {"http", "https", *DATABASE_ENGINES}:
+            return ""
+        if not served.scheme.startswith("http"):
+            return f"{LOCAL_UI}/{page}"
+        host = served.netloc.rpartition("@")[2]
+        return f"{served.scheme}://{host}{served.path.rstrip('/')}/{page}"
+
+    @property
     def is_file(self) -> bool:
         """Whether MLflow is a database of this process's own: slow to set up, and never out of reach."""
         return self._tracked.uri.startswith("sqlite")
+
+    def run_of(self, trial_id: str) -> tuple[MlflowClient, str]:
+        """MLflow, and the id of a trial's run there. KeyError where it has none."""
+        return self._connected(), self._trials[trial_id].run_id
 
     def look(self) -> Missing:
         """Ask MLflow what it has, and say what it lacks."""
@@ -193,7 +245,8 @@ class Mirror:
 
     def update(self, go_on: Callable[[], bool] = lambda: True) -> None:
         """Log all that MLflow lacks of the table, until `go_on` says no; what failed before comes last."""
-        client, table = self._connected(), self._table()
+        client, results = self._connected(), self._results()
+        table = _by_trial(results)
         work = [(self._log_figures, trial_id) for trial_id in table if self._lacks_figures(table[trial_id])]
         work += [(self._log_pictures, trial_id) for trial_id in table if self._rungs_without(table[trial_id])]
         for log, trial_id in sorted(work, key=lambda job: self._failures[job[0].__name__, job[1]]):
@@ -206,27 +259,33 @@ class Mirror:
                 self._client = None  # whether the server has it is asked anew
                 raise
             self.steps += 1
+        if go_on():
+            self._log_points(client, results)
 
     def end(self, ending: Ending) -> None:
         """Log how the sweep ended to the parent run, and close it."""
-        client = self._connected()
-        before = client.get_run(self._parent).data.tags
+        client, parent = self._connected(), self._parent.run_id
+        self._log_points(client, self._results())
+        before = client.get_run(parent).data.tags
         for name in before.keys() - ending.tags.keys():
             if re.fullmatch(r"n\d+\..+", name):  # of an earlier end
-                client.delete_tag(self._parent, name)
+                client.delete_tag(parent, name)
         tags = [_tag(name, value) for name, value in ending.tags.items()]
         for start in range(0, len(tags), _MAX_TAGS):
-            client.log_batch(self._parent, tags=tags[start : start + _MAX_TAGS])
+            client.log_batch(parent, tags=tags[start : start + _MAX_TAGS])
             self.steps += 1
         for path in ending.files:
-            client.log_artifact(self._parent, str(path))
+            client.log_artifact(parent, str(path))
             self.steps += 1
-        client.set_terminated(self._parent, status=ending.status)
+        for name, page in ending.pages.items():
+            client.log_text(parent, page, name)
+            self.steps += 1
+        client.set_terminated(parent, status=ending.status)
         self._ended = True
 
     def missing(self) -> Missing:
         """What MLflow lacks, as far as it has answered."""
-        table = self._table()
+        table = _by_trial(self._results())
         late = [rows for rows in table.values() if self._lacks_figures(rows)]
         return Missing(
             rows=sum(sum(row["rung"] > self._logged(rows).rung for row in rows) for rows in late),
@@ -235,13 +294,8 @@ class Mirror:
             ending=not self._ended,
         )
 
-    def _table(self) -> dict[str, Rows]:
-        """The rows of each trial by rising rung, the trials in the order of the table."""
-        frame = load_results(self._tracked.run.results, self._tracked.declared).frame
-        rows: dict[str, list[Mapping[str, Any]]] = {}
-        for row in frame.sort_values("rung", kind="stable").to_dict("records"):
-            rows.setdefault(row["trial_id"], []).append({str(name): value for name, value in row.items()})
-        return dict(rows)
+    def _results(self) -> Results:
+        return load_results(self._tracked.run.results, self._tracked.declared)
 
     def _logged(self, rows: Rows) -> _Logged:
         return self._trials.get(rows[0]["trial_id"], _Logged(""))
@@ -262,7 +316,7 @@ class Mirror:
             client = MlflowClient(tracking_uri=self._tracked.uri)
             self._experiment = self._experiment_id(client)
             known = list(self._runs(client))
-            self._parent = self._parent_id(client, known)
+            self._parent = self._open_parent(client, known)
             self._trials = {
                 run.data.tags["trial_id"]: _read(run) for run in reversed(known) if _is_trial(run)
             }
@@ -295,16 +349,41 @@ class Mirror:
             if not token:
                 return
 
-    def _parent_id(self, client: MlflowClient, known: Iterable[Run]) -> str:
-        name = self._tracked.run.name
-        for run in known:
-            if run.data.tags.get("kind") == "sweep":
-                if run.info.status != "RUNNING" and not self._ended:
-                    client.update_run(run.info.run_id, "RUNNING")
-                return str(run.info.run_id)
-        tags = {"kind": "sweep", "sweep_run": name, "space": self._tracked.space}
-        tags = {key: _cut(value) for key, value in tags.items()} | {"run_uuid": self._tracked.uuid}
-        return str(client.create_run(self._experiment, run_name=_cut(name, 250), tags=tags).info.run_id)
+    def _open_parent(self, client: MlflowClient, known: Iterable[Run]) -> "_Parent":
+        """The parent run, with what was asked for and the images, as far as it has not got them."""
+        run = next((run for run in known if run.data.tags.get("kind") == "sweep"), None)
+        if run is None:
+            name = self._tracked.run.name
+            tags = {"kind": "sweep", "sweep_run": name, "space": self._tracked.space}
+            tags = {key: _cut(value) for key, value in tags.items()} | {"run_uuid": self._tracked.uuid}
+            run = client.create_run(self._experiment, run_name=_cut(name, 250), tags=tags)
+        elif run.info.status != "RUNNING" and not self._ended:
+            client.update_run(run.info.run_id, "RUNNING")
+        parent = _Parent(str(run.info.run_id), _finished(run))
+        config = self._tracked.run.config(self._tracked.declared)
+        asked = tracked_sweep.parameters(config).items()
+        params = [Param(name, _cut(value)) for name, value in asked if name not in run.data.params]
+        for start in range(0, len(params), _MAX_TAGS):
+            client.log_batch(parent.run_id, params=params[start : start + _MAX_TAGS])
+        images = tracked_sweep.dataset(config, self._tracked.run.read_environment())
+        if images is not None and not run.inputs.dataset_inputs:
+            client.log_inputs(parent.run_id, [images])
+        return parent
+
+    def _log_points(self, client: MlflowClient, results: Results) -> None:
+        """Log what the trainings that have ended since the last call amount to."""
+        config = self._tracked.run.config(self._tracked.declared)
+        for size in map(results.size, results.sizes()):
+            history, logged = tracked_sweep.ended_trainings(size, config), self._parent.finished
+            before = logged.get(size.train_size, 0)
+            if len(history) <= before:
+                continue
+            metrics = list(tracked_sweep.points(size, history, before))
+            for start in range(0, len(metrics), _MAX_METRICS):
+                client.log_batch(self._parent.run_id, metrics=metrics[start : start + _MAX_METRICS])
+            client.set_tag(self._parent.run_id, f"{_FINISHED}{size.train_size}", str(len(history)))
+            logged[size.train_size] = len(history)
+            self.steps += 1
 
     def _log_figures(self, client: MlflowClient, rows: Rows) -> None:
         """Log the rows of a trial that its run lacks, and its status."""
@@ -330,21 +409,24 @@ class Mirror:
     def _metrics(self, row: Mapping[str, Any]) -> Iterator[Metric]:
         """The numbers of a row; those of a branched trial have names of their own, so as to mix with none."""
         prefix = BRANCHED if row["branched_at"] else ""
-        for name, value in row.items():
+        first = [*self._tracked.declared.objectives]  # a chart of MLflow begins with the first one
+        for name in dict.fromkeys([*first, *row]):
+            value = row[name]
             if name in {*self._params, *_BOOKKEEPING} or not isinstance(value, (int, float)):
                 continue
             if not math.isnan(value):
-                yield _metric(f"{prefix}{name}", value, row)
+                yield _metric(f"{prefix}{CALLED.get(name, name)}", value, row)
         for level, gap in gaps(row).items():
             yield _metric(f"{prefix}{GAP}{level:g}", gap, row)
 
     def _open_trial(self, client: MlflowClient, row: Mapping[str, Any]) -> _Logged:
         tags = {
-            MLFLOW_PARENT_RUN_ID: self._parent,
+            MLFLOW_PARENT_RUN_ID: self._parent.run_id,
             "run_uuid": self._tracked.uuid,
             "trial_id": row["trial_id"],
             "method": row["method"],
             "train_size": str(row["train_size"]),
+            "seed": str(row["seed"]),
         }
         named = ("confirms", "controls", "branched_at")
         tags |= {name: str(row[name]) for name in named if row.get(name)}
@@ -354,18 +436,54 @@ class Mirror:
         return self._trials[row["trial_id"]]
 
     def _log_pictures(self, client: MlflowClient, rows: Rows) -> None:
-        logged = self._logged(rows)
-        with tempfile.TemporaryDirectory() as folder:
-            for rung in self._rungs_without(rows):
-                name = grid_name(rows[0]["trial_id"], rung)
-                picture = self._tracked.storage.read(name)
-                if picture is not None:
-                    path = Path(folder, Path(name).name)
-                    path.write_bytes(picture)
-                    client.log_artifact(logged.run_id, str(path), "samples")
-                    self.steps += 1
+        """Log the pictures that a trial's run lacks, also when a process was killed before it noted that."""
+        logged, lacking = self._logged(rows), self._rungs_without(rows)
+        there = [file.path for file in client.list_artifacts(logged.run_id, "images")]
+        for row in (row for row in rows if row["rung"] in lacking):
+            step, content = int(row["images_seen"]), self._grid(row)
+            if content is None or any(re.search(rf"/samples[+%]step[+%]{step}[+%]", path) for path in there):
+                continue
+            client.log_image(
+                logged.run_id,
+                content,
+                key="samples",
+                step=step,
+                timestamp=_milliseconds(row) or None,
+                synchronous=True,
+            )
+            self.steps += 1
         client.set_tag(logged.run_id, "pictures", str(rows[-1]["rung"]))
         logged.pictures = rows[-1]["rung"]
+
+    def _grid(self, row: Mapping[str, Any]) -> Image.Image | None:
+        """The picture of a rung; None where there is none that can be read as one."""
+        content = self._tracked.storage.read(grid_name(row["trial_id"], row["rung"]))
+        if content is None:
+            return None
+        try:
+            picture = Image.open(io.BytesIO(content), formats=["PNG"])
+            picture.load()
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            return None
+        return picture
+
+
+def _by_trial(results: Results) -> dict[str, Rows]:
+    """The rows of each trial by rising rung, the trials in the order of the table."""
+    rows: dict[str, list[Mapping[str, Any]]] = {}
+    for row in results.frame.sort_values("rung", kind="stable").to_dict("records"):
+        rows.setdefault(row["trial_id"], []).append({str(name): value for name, value in row.items()})
+    return dict(rows)
+
+
+def _finished(run: Run) -> dict[int, int]:
+    """How many points of its curves a parent run says that it has, by train size."""
+    tags = run.data.tags.items()
+    return {
+        _number(name.removeprefix(_FINISHED), 0): _number(count, 0)
+        for name, count in tags
+        if name.startswith(_FINISHED)
+    }
 
 
 def _read(run: Run) -> _Logged:

@@ -270,6 +270,86 @@ def test_repeats_with_fresh_seeds_do_not_count_as_trials_of_the_search(tmp_path:
     assert (again.n_remaining, again.count_ended(results)) == (0, 6)
 
 
+def studies(folder: Path) -> dict[str, optuna.Study]:
+    """As optuna-dashboard finds them; those with trials."""
+    storage = f"sqlite:///{folder}/study.db"
+    found = [study.study_name for study in optuna.get_all_study_summaries(storage) if study.n_trials]
+    return {name: optuna.load_study(study_name=name, storage=storage) for name in found}
+
+
+def test_a_dashboard_sees_names_rungs_pictures_and_who_waits(tmp_path: Path) -> None:
+    searcher, results = open_searcher(tmp_path, make_config("search.baseline_seeds=1"))
+    baseline, paused, probed = (ask(searcher, f"ray{k}") for k in range(3))
+    unsampled = {"n_samples": 0, "fid": math.nan, "memorization": math.nan}
+
+    def record(trial: Trial, status: str, **more: Any) -> None:
+        results.record(row(trial, status, **more))
+        searcher.show(trial.id)
+
+    record(baseline, "running", rung=1)
+    record(paused, "paused", rung=1, fid=1 / 3)
+    record(probed, "interrupted", rung=1, **unsampled)
+    (study,) = studies(tmp_path).values()
+    assert study.metric_names == ["fid", "memorization"]
+    first, second = study.trials
+    figures = {"images_seen": 10, "n_samples": 5, "fid": 0.333333, "memorization": 0.05}
+    assert first.user_attrs == {
+        "trial_id": paused.id,
+        "status": "paused",
+        "seed": paused.seed,
+        "rung_1": {**figures, "picture": f"samples/{paused.id}/rung-1.png"},
+    }
+    assert second.user_attrs["rung_1"] == {"images_seen": 10, "n_samples": 0}
+    assert [trial.state.name for trial in study.trials] == ["WAITING", "WAITING"]
+    assert first.system_attrs["fixed_params"] == first.params
+    record(paused, "running", rung=1)
+    assert studies(tmp_path)["train_size=50"].trials[0].state.name == "RUNNING"
+    record(paused, "complete")
+    searcher.on_trial_complete("ray1", told(paused))
+    searcher.show(paused.id)
+    ended = studies(tmp_path)["train_size=50"].trials[0]
+    assert (ended.state.name, ended.user_attrs["status"]) == ("COMPLETE", "complete")
+    assert ended.user_attrs.keys() >= {"rung_1", "rung_3"}
+
+
+def test_baselines_repeats_and_controls_stand_beside_the_search_and_change_nothing_in_it(
+    tmp_path: Path,
+) -> None:
+    config = make_config("search.baseline_seeds=1", "search.trials=5")
+    (tmp_path / "plain").mkdir()
+    plain, alone = open_searcher(tmp_path / "plain", config)
+    searcher, results = open_searcher(tmp_path, config)
+    for k in range(3):
+        for each, table in ((plain, alone), (searcher, results)):
+            finish(each, table, f"ray{k}", ask(each, f"ray{k}"))
+        for trial_id in results.trial_ids():
+            searcher.show(trial_id)
+    chosen = results.last_row("n50-algorithm1-0000")
+    assert chosen is not None
+    follows = {
+        "n50-algorithm1-0000-r2-c1": {"confirms": chosen["trial_id"], "rung": 2, "images_seen": 7},
+        "n50-algorithm1-0000-r2-c1-control": {"controls": chosen["trial_id"], "method": "control"},
+        "n50-algorithm1-0000-r2-c2": {"confirms": chosen["trial_id"], "status": "running"},
+    }
+    for trial_id, differs in follows.items():
+        results.record({**chosen, "trial_id": trial_id, **differs})
+        for _ in range(2):
+            searcher.show(trial_id)
+    found = {name: study.trials for name, study in studies(tmp_path).items()}
+    assert {name: [t.user_attrs["trial_id"] for t in trials] for name, trials in found.items()} == {
+        "train_size=50": ["n50-algorithm1-0000", "n50-algorithm1-0001"],
+        "train_size=50, baselines and repeats": ["n50-ddpm-s0", "n50-algorithm1-0000-r2-c1"],
+        "train_size=50, controls": ["n50-algorithm1-0000-r2-c1-control"],
+    }
+    baseline, repeat = found["train_size=50, baselines and repeats"]
+    assert (baseline.params, baseline.values) == ({"method": "ddpm", "images_seen": 10}, [3.0, 0.1])
+    assert (repeat.params["images_seen"], repeat.params["sigma_tn"]) == (7, chosen["sigma_tn"])
+    assert repeat.user_attrs["confirms"] == "n50-algorithm1-0000"
+    asked = [open_searcher(folder, config)[0] for folder in (tmp_path, tmp_path / "plain")]
+    first, second = ([ask(each, f"{k}") for k in range(3)] for each in asked)
+    assert first == second
+
+
 def test_three_objectives_one_maximised_reach_study_and_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

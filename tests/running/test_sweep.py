@@ -6,6 +6,7 @@ sweeps are called in this one, where imports are paid once.
 
 import io
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -19,6 +20,7 @@ from typing import Any
 
 import mlflow
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
 import torch
@@ -209,7 +211,11 @@ def test_the_summary_names_the_recommendation_and_what_to_do_next(finished: tupl
     folder, printed = finished
     entry = yaml.safe_load((folder / "run" / "recommendation.yaml").read_text())["recommendations"][0]
     assert f"sigma_tn {entry['sigma_tn']:.4g}" in printed
-    for text in (entry["verdict_words"], "open run/report.html", "mlflow ui --backend-store-uri sqlite:///"):
+    for text in (
+        entry["verdict_words"],
+        "open run/report.html",
+        "mlflow ui --backend-store-uri sqlite:///mlflow.db\n",
+    ):
         assert text in printed
     assert ("pareto-amb train run/" in printed) == entry["verdict"].startswith("copies-less")
     assert "[8/8]" in printed
@@ -236,18 +242,37 @@ def test_mlflow_has_a_parent_run_and_a_nested_run_a_trial(finished: tuple[Path, 
             "train_size",
             "sigma_tn",
             "mix_ratio",
-            "seed",
         }
         rungs = reached[trial.data.tags["trial_id"]]
         steps = [m.step for m in client.get_metric_history(trial.info.run_id, "fid")]
         assert steps == [6400 * (rung - 1) for rung in rungs if rung > 1]
-        pictures = client.list_artifacts(trial.info.run_id, "samples")
-        assert [p.path for p in pictures] == [f"samples/rung-{rung}.png" for rung in rungs if rung > 1]
+        pictures = [p.path for p in client.list_artifacts(trial.info.run_id, "images")]
+        assert sorted(int(re.split("[+%]", path)[2]) for path in pictures if path.endswith(".png")) == steps
     assert parent.data.tags["n50.sigma_tn"]
     assert [sum(tag in trial.data.tags for trial in trials) for tag in ("confirms", "controls")] == [1, 1]
     attached = {a.path for a in client.list_artifacts(parent.info.run_id)}
-    assert {"report.html", "recommendation.yaml", "results.parquet"} <= attached
+    assert {"report.html", "recommendation.yaml", "results.parquet", "front-n50.html"} <= attached
+    ended = client.get_metric_history(parent.info.run_id, "n50/best_fid_at_full_budget")
+    full = table[(table.budget == 1) & (table.controls == "")]
+    assert [m.step for m in ended] == list(range(1, len(full) + 1))
+    assert min(m.value for m in ended) <= full[full.confirms == ""].fid.min()
     assert mlflow.active_run() is None
+
+
+def test_a_dashboard_of_optuna_sees_the_whole_sweep(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    table = pd.read_parquet(folder / "run" / "results.parquet").groupby("trial_id").last()
+    storage, shown = f"sqlite:///{folder}/run/study.db", {}
+    for summary in optuna.get_all_study_summaries(storage):
+        study = optuna.load_study(study_name=summary.study_name, storage=storage)
+        assert study.metric_names == ["fid", "memorization"]
+        shown |= {trial.user_attrs["trial_id"]: trial for trial in study.trials}
+    assert shown.keys() == set(table.index)
+    states = {"complete": "COMPLETE", "paused": "WAITING"}
+    for name, trial in shown.items():
+        last = table.loc[name]
+        assert (trial.state.name, trial.user_attrs["status"]) == (states[last.status], last.status)
+        assert trial.user_attrs[f"rung_{last.rung}"]["images_seen"] == last.images_seen
 
 
 def test_the_recommended_training_starts_resumes_and_samples(finished: tuple[Path, str]) -> None:

@@ -1,6 +1,9 @@
+import io
 import json
 import math
+import re
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,19 +12,26 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from markupsafe import escape
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from PIL import Image
 from ray.tune.experiment import Trial as RayTrial
 
 from pareto_amb import search_spaces
 from pareto_amb.cli import main
+from pareto_amb.commands.mlflow import how_to_look
 from pareto_amb.config_file import to_yaml
+from pareto_amb.dashboards.plots import ANY_TITLE, FULL_TITLE
+from pareto_amb.errors import UserError
 from pareto_amb.results.recommendation_file import build_recommendation, write_recommendation
 from pareto_amb.results.run_directory import RunDirectory, grid_name
 from pareto_amb.results.table import ResultsTable, columns, shipped
 from pareto_amb.running import tracker as tracker_module
 from pareto_amb.running import tracking
 from pareto_amb.running.follower import Follower
+from pareto_amb.running.machine_metrics import MachineMetrics
+from pareto_amb.running.register import register_model
 from pareto_amb.running.sync import sync_run
 from pareto_amb.running.tracker import Tracker
 from pareto_amb.running.tracking import Ending, Mirror, Missing, Tracked, run_uuid
@@ -32,6 +42,15 @@ CONFIG = parse_sweep(search_spaces.load("smoke"), "smoke")
 DECLARED = shipped()
 TRIAL = "n50-ddpm-s0"
 NOTHING = Ending("FINISHED", {}, [])
+
+
+def png() -> bytes:
+    content = io.BytesIO()
+    Image.new("L", (8, 8)).save(content, "png")
+    return content.getvalue()
+
+
+PICTURE = png()
 
 
 class Sweep:
@@ -53,7 +72,7 @@ class Sweep:
         when = {"rung": rung, "images_seen": 10 * rung, "recorded_at": 1700000000.25 + rung}
         self.table.record({**numbers, **words, **when, **more})
         if rung:
-            self.tracked.storage.write(grid_name(trial_id, rung), b"picture")
+            self.tracked.storage.write(grid_name(trial_id, rung), PICTURE)
 
     def mirror(self) -> Mirror:
         """As a new process would have it."""
@@ -75,6 +94,17 @@ class Sweep:
         assert len(trials) == len(found)
         return trials
 
+    def picture_steps(self, run: Run) -> list[int]:
+        """The images seen at each picture of a trial."""
+        files = self.client().list_artifacts(run.info.run_id, "images")
+        return sorted(int(re.split("[+%]", file.path)[2]) for file in files if file.path.endswith(".png"))
+
+    def curve(self, name: str) -> dict[int, float]:
+        """A metric of the parent run, by its steps; each has one value."""
+        found = self.client().get_metric_history(self.parent().info.run_id, name)
+        assert len({metric.step for metric in found}) == len(found)
+        return {metric.step: metric.value for metric in found}
+
     def parent(self, store: str = "") -> Run:
         (found,) = (run for run in self.runs(store) if run.data.tags.get("kind") == "sweep")
         return found
@@ -94,17 +124,18 @@ def test_a_trial_has_its_parameters_figures_and_pictures(sweep: Sweep) -> None:
     mirror.update()
     run = sweep.trials()[TRIAL]
     assert (run.data.metrics["fid"], run.info.status) == (4.0, "FINISHED")
-    assert set(run.data.params) == {"method", "train_size", *DECLARED.parameters, "seed"}
+    assert set(run.data.params) == {"method", "train_size", *DECLARED.parameters}
+    assert run.data.tags["seed"] == "1"
     numbers = {name for name, column in columns(DECLARED).items() if column.dtype == "float64"}
-    expected = numbers - set(DECLARED.parameters) - {"recorded_at"} | {"n_samples"}
+    expected = numbers - {*DECLARED.parameters, "recorded_at", "budget"}
+    expected |= {"n_samples", "share_of_full_training"}
     assert set(run.data.metrics) == expected
     history = sweep.client().get_metric_history(run.info.run_id, "fid")
     assert [(m.step, m.value, m.timestamp) for m in history] == [
         (10, 5.0, 1700000001250),
         (20, 4.0, 1700000002250),
     ]
-    pictures = sweep.client().list_artifacts(run.info.run_id, "samples")
-    assert [picture.path for picture in pictures] == ["samples/rung-1.png", "samples/rung-2.png"]
+    assert sweep.picture_steps(run) == [10, 20]
     assert mirror.missing() == Missing(ending=True)
 
 
@@ -122,8 +153,7 @@ def test_probes_are_logged_as_gaps_and_their_rungs_have_no_picture_and_no_figure
     history = sweep.client().get_metric_history(run.info.run_id, "probe_gap_at_0.25")
     assert [(m.step, m.value) for m in history] == [(10, 1.5), (20, 3.0)]
     assert run.data.metrics["probe_gap_at_0.5"] == 1.0
-    pictures = sweep.client().list_artifacts(run.info.run_id, "samples")
-    assert [picture.path for picture in pictures] == ["samples/rung-2.png"]
+    assert sweep.picture_steps(run) == [20]
     assert mirror.missing() == Missing(ending=True)
 
 
@@ -160,13 +190,15 @@ def test_logging_goes_on_in_the_same_runs_after_a_kill_and_twice_adds_nothing(sw
     sweep.record(rung=1)
     sweep.mirror().update()
     run = sweep.trials()[TRIAL]
-    sweep.client().set_tag(run.info.run_id, "rung", "-1")  # killed before it was noted
+    for name in ("rung", "pictures"):  # killed before it was noted
+        sweep.client().set_tag(run.info.run_id, name, "-1")
     sweep.record(rung=2)
     for _ in range(2):
         sweep.mirror().update()
     assert len(sweep.runs()) == 2
     history = sweep.client().get_metric_history(run.info.run_id, "fid")
     assert [metric.step for metric in history] == [10, 20]
+    assert sweep.picture_steps(run) == [10, 20]
 
 
 def test_a_trial_whose_run_was_made_in_vain_gets_its_parameters_later(
@@ -178,7 +210,7 @@ def test_a_trial_whose_run_was_made_in_vain_gets_its_parameters_later(
         with pytest.raises(ZeroDivisionError):
             sweep.mirror().update()
     sweep.mirror().update()
-    assert set(sweep.trials()[TRIAL].data.params) == {"method", "train_size", *DECLARED.parameters, "seed"}
+    assert set(sweep.trials()[TRIAL].data.params) == {"method", "train_size", *DECLARED.parameters}
 
 
 def test_a_paused_trial_is_closed_and_opened_again_when_it_resumes(sweep: Sweep) -> None:
@@ -237,6 +269,144 @@ def test_a_new_server_gets_the_whole_run(sweep: Sweep, tmp_path: Path, empty_sto
     assert sweep.trials()[TRIAL].data.tags["rung"] == "1"
 
 
+def test_the_parent_run_has_what_was_asked_for_and_on_which_images(sweep: Sweep) -> None:
+    data = {"name": "digits", "images": 1797, "fingerprint": "f" * 64}
+    sweep.run.environment.write_text(json.dumps({"data": data}))
+    sweep.record()
+    for _ in range(2):
+        sweep.mirror().update()
+    parent = sweep.parent()
+    params = parent.data.params
+    assert (params["training.batch_size"], params["data.source"]) == ("64", "digits")
+    assert params["space.train_size"] == "[50]"
+    assert "search.trials" not in params  # a resumed sweep may have more
+    (found,) = parent.inputs.dataset_inputs
+    assert (found.dataset.name, found.dataset.digest) == ("digits", "f" * 36)
+    assert json.loads(found.dataset.profile) == {"images": 1797, "train_size": [50]}
+
+
+def test_the_curves_of_a_sweep_have_a_point_for_every_training_that_ended_and_none_of_branched_ones(
+    sweep: Sweep,
+) -> None:
+    def end(name: str, rung: int, method: str = "algorithm1", **more: Any) -> None:
+        sweep.record(name, rung=rung, method=method, train_size=50, status="complete", **more)
+
+    end("n50-ddpm-s0", 1, "ddpm", fid=10.0, memorization=0.4)
+    sweep.mirror().update()
+    assert sweep.curve("n50/best_fid_at_full_budget") == {}
+    end("n50-ddpm-s1", 2, "ddpm", fid=10.0, memorization=0.4)
+    end("early", 3, fid=1.0, memorization=0.0, budget=0.5)
+    end("branched", 4, fid=0.0, memorization=0.0, branched_at=10)
+    end("best", 5, fid=10.0, memorization=0.2)
+    sweep.mirror().update()
+    sweep.client().set_tag(sweep.parent().info.run_id, "finished_n50", "1")  # killed before it was noted
+    end("other", 6, fid=9.0, memorization=0.4)
+    sweep.mirror().end(NOTHING)
+    assert sweep.curve("n50/best_fid_at_full_budget") == {1: 10, 2: 10, 3: 10, 4: 9}
+    assert sweep.curve("n50/best_memorization_at_full_budget") == {1: 0.4, 2: 0.4, 3: 0.2, 4: 0.2}
+    assert sweep.curve("n50/cost_in_full_trainings") == {1: 1, 2: 2, 3: 4.25, 4: 5.25}
+    hypervolume = sweep.curve("n50/hypervolume_at_full_budget")
+    size = sweep.table.results().size(50)
+    assert list(hypervolume.values()) == size.hypervolume_history.hypervolume.tolist()
+
+
+def test_a_link_leads_to_the_parent_run_and_holds_no_secret(sweep: Sweep, tmp_path: Path) -> None:
+    mirror = sweep.mirror()
+    assert mirror.link == ""
+    mirror.look()
+    page = f"#/experiments/1/runs/{sweep.parent().info.run_id}"
+    assert mirror.link == f"http://127.0.0.1:5000/{page}"
+    mirror._tracked = replace(sweep.tracked, uri="https://me:CANARY@host:81/mlflow/?key=CANARY")
+    assert mirror.link == f"https://host:81/mlflow/{page}"
+
+
+def test_a_database_below_the_current_folder_is_named_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    begin = "mlflow ui --backend-store-uri "
+    assert how_to_look(f"sqlite:///{tmp_path}/mlflow.db", "") == [f"{begin}sqlite:///mlflow.db"]
+    assert how_to_look("sqlite:////elsewhere/mlflow.db", "http://x/#/y") == [
+        f"{begin}sqlite:////elsewhere/mlflow.db",
+        "open 'http://x/#/y'",
+    ]
+    assert how_to_look("http://***@host", "http://host/#/y") == ["open 'http://host/#/y'"]
+
+
+def test_metrics_of_the_machine_are_logged_where_it_has_gpus_and_end_with_the_sweep(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.02")
+
+    def logged() -> bool:
+        return any(name.startswith("system/") for name in sweep.parent().data.metrics)
+
+    mirror = sweep.mirror()
+    mirror.look()
+    metrics = MachineMetrics(sweep.uri)
+    metrics.follow(mirror.parent)
+    assert metrics._monitor is None
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    for _ in range(2):
+        metrics.follow(mirror.parent)
+    threads = [thread for thread in threading.enumerate() if thread.name == "SystemMetricsMonitor"]
+    assert len(threads) == 1
+    wait_until(logged)
+    metrics.stop()
+    assert not threads[0].is_alive()
+
+
+def advised(sweep: Sweep) -> None:
+    """A run whose recommendation is the mean of two repeats."""
+    chosen = "n50-algorithm1-0000"
+    trials = {
+        "n50-ddpm-s0": {"method": "ddpm", "fid": 8.9, "memorization": 0.5},
+        "n50-ddpm-s1": {"method": "ddpm", "fid": 9.1, "memorization": 0.52},
+        chosen: {"memorization": 0.02, "fid": 9.0},
+        f"{chosen}-r1-c2": {"memorization": 0.03, "fid": 8.0, "confirms": chosen, "seed": 1_000_002},
+        f"{chosen}-r1-c1": {"memorization": 0.05, "fid": 9.0, "confirms": chosen, "seed": 1_000_001},
+    }
+    for name, figures in trials.items():
+        every = {"method": "algorithm1", "train_size": 50, "n_samples": 1000, "mix_ratio": 0.5}
+        sweep.record(name, status="complete", **every | {"heldout_memorization": 0.0} | figures)
+        sweep.tracked.storage.write(f"checkpoints/{name}.safetensors", name.encode())
+    write_recommendation(build_recommendation(sweep.run, budget="full"), sweep.run.recommendation)
+    sweep.run.environment.write_text(json.dumps({"run_uuid": sweep.tracked.uuid, "tracking_uri": sweep.uri}))
+
+
+def test_the_recommended_model_is_registered_once_with_its_cautions(sweep: Sweep, tmp_path: Path) -> None:
+    """The first repeat, whatever the figures of the others."""
+    advised(sweep)
+    told = [register_model(sweep.run.path, "it's mine") for _ in range(2)]
+    first = "n50-algorithm1-0000-r1-c1"
+    assert [(each.trial_id, each.version) for each in told] == [(first, "1"), (first, "1")]
+    assert [each.new for each in told] == [True, False]
+    client = sweep.client()
+    version = client.get_model_version("it's mine", "1")
+    assert version.run_id == sweep.trials()[first].info.run_id
+    assert version.tags["verdict"] == "copies-less"
+    for line in build_recommendation(sweep.run, budget="full").recommendations[0].lines():
+        assert line in version.description
+    folder = client.download_artifacts(version.run_id, "model", str(tmp_path))
+    assert Path(folder, "model.safetensors").read_text() == first
+    assert sweep.parent().info.status == "FINISHED"
+
+
+def test_no_model_is_registered_where_none_is_recommended_or_its_checkpoint_is_gone(sweep: Sweep) -> None:
+    advised(sweep)
+    with pytest.raises(UserError, match="leave out / and :"):
+        register_model(sweep.run.path, "a/b")
+    with pytest.raises(UserError, match="--train-size: 50"):
+        register_model(sweep.run.path, "mine", train_size=60)
+    shutil.rmtree(sweep.run.path / "checkpoints")
+    with pytest.raises(UserError, match="no checkpoint is of the recommended stopping point"):
+        register_model(sweep.run.path, "mine")
+    sweep.run.recommendation.unlink()
+    with pytest.raises(UserError, match="pareto-amb recommend "):
+        register_model(sweep.run.path, "mine")
+    assert not sweep.client().search_registered_models()
+
+
 def test_the_end_is_on_the_parent_run_and_replaces_an_earlier_one(sweep: Sweep) -> None:
     sweep.record()
     sweep.mirror().end(Ending("KILLED", {"n50.fid": "5", "n50.verdict": "old", "n9.x": "1"}, []))
@@ -251,8 +421,10 @@ def test_the_end_is_on_the_parent_run_and_replaces_an_earlier_one(sweep: Sweep) 
     assert not mirror.missing()
 
 
-def test_sync_tags_the_run_with_its_own_recommendation_and_not_with_the_usual_one(sweep: Sweep) -> None:
-    """Whatever policy, limit and budget it was made with."""
+def test_sync_tags_the_run_with_its_own_recommendation_and_not_with_the_usual_one(
+    sweep: Sweep, tmp_path: Path
+) -> None:
+    """Whatever policy, limit and budget it was made with; its front is beside the tags."""
     for trial, copies in (("n50-ddpm-s0", 0.5), ("n50-algorithm1-0000", 0.1), ("n50-algorithm1-0001", 0.3)):
         figures = {"fid": 9.0 - 10 * copies, "memorization": copies, "n_samples": 1000, "controls": ""}
         method = trial.split("-")[1]
@@ -264,6 +436,11 @@ def test_sync_tags_the_run_with_its_own_recommendation_and_not_with_the_usual_on
     tags = sweep.parent().data.tags
     told = tags["n50.policy"], tags["n50.max_memorization"], tags["n50.budget"], tags["n50.trial_id"]
     assert told == ("max-memorization", "0.2", "full", "n50-algorithm1-0000")
+    front = sweep.client().download_artifacts(sweep.parent().info.run_id, "front-n50.html", str(tmp_path))
+    shown = Path(front).read_text()
+    assert ANY_TITLE in shown
+    assert FULL_TITLE in shown
+    assert all(escape(line) in shown for line in found.recommendations[0].lines())
     sweep.run.recommendation.unlink()
     sync_run(sweep.run.path)
     tags = sweep.parent().data.tags
@@ -283,7 +460,7 @@ def test_a_trial_that_mlflow_refuses_holds_up_no_other(sweep: Sweep) -> None:
 
 
 def follower(sweep: Sweep, tracker: Tracker) -> Follower:
-    state: Any = SimpleNamespace(results=sweep.table, halving=None, declared=DECLARED)
+    state: Any = SimpleNamespace(results=sweep.table, halving=None, show=lambda trial_id: None)
     progress: Any = SimpleNamespace(
         row=lambda row: None, started=lambda trial: None, resumed=lambda row: None
     )
@@ -393,8 +570,10 @@ def test_sync_completes_what_a_dead_server_missed(
     assert (code, "cannot be used" in said) == (2, True)
     server.come_back()
     code, said = sync()
-    expected = "1 row of 1 trial, 1 picture, the recommendation and the report"
-    assert (code, said) == (0, f"logged {expected} to MLflow at http://***@127.0.0.1:{server.port}\n")
+    expected = "1 row of 1 trial, 1 picture, the sweep's curves, the recommendation and the report"
+    link = f"http://127.0.0.1:{server.port}/#/experiments/1/runs/{sweep.parent(server.store).info.run_id}"
+    at = f"http://***@127.0.0.1:{server.port}"
+    assert (code, said) == (0, f"logged {expected} to MLflow at {at}\n  open '{link}'\n")
     assert set(sweep.trials(server.store)) == {"first", "second"}
     assert sweep.parent(server.store).info.status == "FINISHED"
 
