@@ -161,7 +161,8 @@ def fill(run: RunDirectory, config: SweepConfig, declared: Declared, rows: int) 
         for row in found.values():
             row["status"] = "complete"
         table._trials[trial.id] = found
-    table._write()
+    table._changed = dict.fromkeys(table._trials)
+    table._write_whole()
 
 
 def run_through(options: argparse.Namespace, folder: Path, clock: Clock) -> dict[str, float]:
@@ -196,9 +197,8 @@ def run_through(options: argparse.Namespace, folder: Path, clock: Clock) -> dict
         searcher, halving = state.searcher, state.halving
         count, left = searcher.n_total, options.minutes * 60
         tuner = make_tuner(assets, searcher, halving, count, [follower], 0.0, left, MadeUpTraining)
-        tuner.fit()
-    close = getattr(state.results, "close", lambda: None)
-    close()
+        with state.results.settled():
+            tuner.fit()
     loop, cpu, wall = time.thread_time() - loop, time.process_time() - cpu, time.monotonic() - wall
     missing, waited = 0, time.monotonic()
     if tracker:
