@@ -11,6 +11,7 @@ import math
 import os
 import re
 import tempfile
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -173,6 +174,8 @@ class Mirror:
         quiet_mlflow()
         self.steps = 0
         """Rises with all that was logged: what makes progress is worth waiting for."""
+        self.reading_seconds = 0.0
+        """What reading the table took the last time; its rows grow over a sweep."""
         self._tracked = tracked
         self._params = ("method", "train_size", *tracked.declared.parameters, "seed")
         self._client: MlflowClient | None = None
@@ -237,10 +240,12 @@ class Mirror:
 
     def _table(self) -> dict[str, Rows]:
         """The rows of each trial by rising rung, the trials in the order of the table."""
+        started = time.monotonic()
         frame = load_results(self._tracked.run.results, self._tracked.declared).frame
         rows: dict[str, list[Mapping[str, Any]]] = {}
         for row in frame.sort_values("rung", kind="stable").to_dict("records"):
             rows.setdefault(row["trial_id"], []).append({str(name): value for name, value in row.items()})
+        self.reading_seconds = time.monotonic() - started
         return dict(rows)
 
     def _logged(self, rows: Rows) -> _Logged:

@@ -63,7 +63,7 @@ def test_a_long_table_is_the_same_from_its_two_files(tmp_path: Path, monkeypatch
             seen.add(path.stat().st_mtime_ns)
             pd.testing.assert_frame_equal(load_results(path).frame, table.frame())
         assert recent_path(path).exists()
-        assert len(seen) < 7
+        assert len(seen) < 9
     assert not recent_path(path).exists()
     pd.testing.assert_frame_equal(load_results(path).frame, table.frame())
 

@@ -1,6 +1,7 @@
 import json
 import math
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -316,6 +317,25 @@ def test_callbacks_never_wait_for_a_server_that_does_not_answer(tmp_path: Path, 
     assert ending < 8
     assert tracker.finish(NOTHING, patience=0.1) == Missing(61, 1, 61, ending=True)
     assert "timed out" in tracker.problem
+
+
+def test_a_table_that_takes_long_to_read_is_not_read_after_every_row() -> None:
+    read, reads = threading.Event(), list[int]()
+
+    def update(go_on: Callable[[], bool]) -> None:
+        reads.append(1)
+        read.set()
+
+    mirror = SimpleNamespace(
+        update=update, end=lambda ending: None, missing=Missing, steps=0, is_file=False, reading_seconds=1e3
+    )
+    tracker = Tracker(cast(Mirror, mirror))
+    tracker.start()
+    assert read.wait(60)
+    for _ in range(5):
+        tracker.changed()
+    assert tracker.finish(NOTHING, patience=60) == Missing()
+    assert len(reads) == 2
 
 
 def _seconds(call: Callable[[], object]) -> float:
