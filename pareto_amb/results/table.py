@@ -106,6 +106,12 @@ _FIGURES = (
     Column("train_seconds", "float64", "of the whole training up to this rung"),
     Column("eval_seconds", "float64", "of this rung's measurement"),
     Column(
+        "device",
+        "str",
+        "what this rung was measured on: the name of a GPU, or cpu; seconds of different ones do not compare",
+        "",
+    ),
+    Column(
         "status",
         "str",
         "of the trial: running, complete, paused (may resume), interrupted (by a machine, goes on) or failed",
@@ -229,7 +235,7 @@ class ResultsTable:
         rungs = self._trials.setdefault(row["trial_id"], {})
         if row["rung"] > 0:
             rungs.pop(0, None)
-        new = {"confirms": "", "controls": "", "branched_at": 0, "recorded_at": time.time()}
+        new = {"confirms": "", "controls": "", "branched_at": 0, "device": "", "recorded_at": time.time()}
         rungs[row["rung"]] = {**new, **rungs.get(row["rung"], {}), **row}
         for known in rungs.values():
             known["status"], known["error"] = row["status"], row.get("error", "")[:_LONGEST_ERROR]

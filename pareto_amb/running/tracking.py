@@ -351,7 +351,7 @@ class Mirror:
             "method": row["method"],
             "train_size": str(row["train_size"]),
         }
-        named = ("confirms", "controls", "branched_at")
+        named = ("confirms", "controls", "branched_at", "device")
         tags |= {name: str(row[name]) for name in named if row.get(name)}
         began, name = _milliseconds(row) or None, row["trial_id"]
         run = client.create_run(self._experiment, start_time=began, tags=tags, run_name=name)

@@ -131,12 +131,13 @@ def test_probes_are_logged_as_gaps_and_their_rungs_have_no_picture_and_no_figure
 def test_figures_of_a_branched_trial_have_names_of_their_own(sweep: Sweep) -> None:
     errors = {"probe_levels": [0.25], "probe_train": [1.0], "probe_heldout": [1.5], "method": "algorithm1"}
     sweep.record("plain", rung=2, **errors)
-    sweep.record("branched", rung=2, branched_at=10, **errors)
+    sweep.record("branched", rung=2, branched_at=10, device="NVIDIA H100", **errors)
     sweep.mirror().update()
     plain, branched = (sweep.trials()[name].data for name in ("plain", "branched"))
     assert {"fid", "memorization", "probe_gap_at_0.25"} <= plain.metrics.keys()
     assert branched.metrics == {f"branched_{name}": value for name, value in plain.metrics.items()}
     assert branched.tags["branched_at"] == "10"
+    assert branched.tags["device"] == "NVIDIA H100"
     assert "branched_at" not in plain.tags
 
 
