@@ -1,8 +1,12 @@
 """The sign that a sweep is to stop: a Ray actor that the driver raises and every trial looks at."""
 
 import asyncio
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import ray
@@ -50,16 +54,27 @@ class StopSign:
 class Lookout:
     """One worker's view of the sign. It never waits for an answer: a question is always under way.
 
-    `sign` is the handle of a `StopSign`; a sign that is gone was never raised.
+    `sign` is the handle of a `StopSign`; a sign that is gone was never raised. A SIGTERM to this process is a
+    sign for it alone: its machine is about to be taken away. A second one ends it, as Ray has it.
     """
 
     def __init__(self, sign: Any) -> None:
         self._sign, self._answer = sign, sign.wait.remote()
         self._next = time.monotonic() + LOOK_SECONDS
-        self._raised = False
+        self._raised = self._warned = False
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._warn)
+
+    def _warn(self, number: int, frame: FrameType | None) -> None:
+        if self._warned:
+            signal.signal(number, self._before)
+            os.kill(os.getpid(), number)
+        self._warned = True
 
     def raised(self) -> bool:
-        """Whether the sweep is to stop, as of a moment ago."""
+        """Whether the sweep is to stop, or this machine is about to go, as of a moment ago."""
+        if self._warned:
+            return True
         now = time.monotonic()
         if now >= self._next and not self._raised:
             self._next = now + LOOK_SECONDS
@@ -78,8 +93,9 @@ class Lookout:
         self._sign.saved.remote(trial_id)
 
     def hold(self, sleep: Callable[[float], None] = time.sleep) -> None:
-        """Do nothing that would be lost while the sweep ends."""
+        """Do nothing that would be lost while the sweep ends, or the machine goes; then go on."""
         sleep(HOLD_SECONDS)
+        self._warned = False
 
 
 def _came(answer: Any) -> bool:

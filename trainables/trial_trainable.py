@@ -212,6 +212,7 @@ class TrialTrainable(Trainable):
             "train_loss": loss,
             "train_seconds": self._trainer.train_seconds,
             "eval_seconds": time.monotonic() - started,
+            "device": _name_of(self._device),
             "status": "complete" if done else "running",
             "error": "",
         }
@@ -335,3 +336,7 @@ class TrialTrainable(Trainable):
         """Go on after the rungs of a note; the training is restored by the next step."""
         note = json.loads((Path(checkpoint) / NOTE).read_text(encoding="utf-8"))
         self._trial, self._begun = self._trial.after(note["measured"]), False
+
+
+def _name_of(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -14,7 +14,7 @@ from pareto_amb.reading import is_regular, read_file, read_text
 from pareto_amb.redaction import redact_values
 from pareto_amb.results.names import check_names
 from pareto_amb.results.size import Results
-from pareto_amb.results.table import load_results, shipped
+from pareto_amb.results.table import load_results, recent_path, shipped
 from pareto_amb.untrusted import parse_json
 
 MAX_NOTE_BYTES = 10_000
@@ -54,6 +54,11 @@ class RunDirectory:
     @property
     def results(self) -> Path:
         return self.path / "results.parquet"
+
+    @property
+    def recent(self) -> Path:
+        """The rows that changed last in a long sweep under way; there is no such file in a finished one."""
+        return recent_path(self.results)
 
     @property
     def study(self) -> Path:

@@ -8,13 +8,17 @@ on more samples, of the trials that have one: never to be drawn or judged beside
 probe rung has denoising errors alone: its `n_samples` is 0, and the figures of samples are NaN.
 
 The file carries what its sweep declared, and a description of each column as that field's metadata.
+
+Of a long table under way the trials that changed last lie in a second, short file of the same form beside it:
+what is there of a trial takes the place of all that the long one has of it.
 """
 
 import json
 import math
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -46,8 +50,14 @@ _MAX_METADATA = 1_000_000
 FINAL = "final_"
 """Begins the columns of a trial's final measurement."""
 
+RECENT_ROWS = 256
+"""A table of more rows is not rewritten whole after every row; so many lie in the short file at most."""
+
 _LONGEST_ERROR = 2_000
 """Characters kept of why a trial failed."""
+
+_ORDER = ["train_size", "trial_id", "rung"]
+"""Of the rows, by column."""
 
 _FORMER_STATUS = {"pruned": "paused"}
 
@@ -95,6 +105,12 @@ _FIGURES = (
     Column("train_loss", "float64", "mean over the images seen since the previous rung"),
     Column("train_seconds", "float64", "of the whole training up to this rung"),
     Column("eval_seconds", "float64", "of this rung's measurement"),
+    Column(
+        "device",
+        "str",
+        "what this rung was measured on: the name of a GPU, or cpu; seconds of different ones do not compare",
+        "",
+    ),
     Column(
         "status",
         "str",
@@ -190,8 +206,13 @@ def searched(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[(rows.confirms == "") & (rows.controls == "")]
 
 
+def recent_path(path: Path) -> Path:
+    """Where the trials that changed last lie, beside the table at `path`."""
+    return path.with_suffix(".recent.parquet")
+
+
 class ResultsTable:
-    """The rows of a run, written whole to a parquet file after every change."""
+    """The rows of a run, on disk after every change: whole, or in a long one the trials that changed last."""
 
     def __init__(self, path: Path, declared: Declared) -> None:
         """Open the table at `path`, an empty one if there is none yet; UserError when unreadable."""
@@ -202,7 +223,9 @@ class ResultsTable:
             for row in load_results(path, declared).frame.to_dict("records"):
                 self._trials.setdefault(row["trial_id"], {})[row["rung"]] = dict(row)
         else:
-            self._write()
+            _write(path, self.frame(), declared)
+        self._n_whole, self._changed = 0, dict.fromkeys(self._trials)
+        self._settle()
 
     def record(self, row: Mapping[str, Any]) -> None:
         """Add a row, or replace the one of the same trial and rung; its status holds for the trial.
@@ -212,11 +235,36 @@ class ResultsTable:
         rungs = self._trials.setdefault(row["trial_id"], {})
         if row["rung"] > 0:
             rungs.pop(0, None)
-        new = {"confirms": "", "controls": "", "branched_at": 0, "recorded_at": time.time()}
+        new = {"confirms": "", "controls": "", "branched_at": 0, "device": "", "recorded_at": time.time()}
         rungs[row["rung"]] = {**new, **rungs.get(row["rung"], {}), **row}
         for known in rungs.values():
             known["status"], known["error"] = row["status"], row.get("error", "")[:_LONGEST_ERROR]
-        self._write()
+        self._changed[row["trial_id"]] = None
+        n_changed = sum(len(self._trials[trial_id]) for trial_id in self._changed)
+        long = self._n_whole + n_changed > RECENT_ROWS
+        if long:  # also before the whole is written: what is there takes the place of what that has
+            _write(recent_path(self.path), self._frame(self._changed), self.declared)
+        if not long or n_changed > RECENT_ROWS:
+            self._write_whole()
+
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """At the end of the block all rows are in the one file, unless its disk takes no more."""
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                self._settle()
+
+    def _settle(self) -> None:
+        if recent_path(self.path).exists():
+            self._write_whole()
+
+    def _write_whole(self) -> None:
+        frame = self.frame()
+        _write(self.path, frame, self.declared)
+        recent_path(self.path).unlink(missing_ok=True)
+        self._n_whole, self._changed = len(frame), {}
 
     def trial_ids(self) -> list[str]:
         """The trials that have a row, in the order of their first."""
@@ -238,25 +286,30 @@ class ResultsTable:
 
     def frame(self) -> pd.DataFrame:
         """The rows, the columns that all have first, ordered by train size, trial and rung."""
-        frame = pd.DataFrame([row for rungs in self._trials.values() for row in rungs.values()])
+        return self._frame(self._trials)
+
+    def _frame(self, trial_ids: Iterable[str]) -> pd.DataFrame:
+        frame = pd.DataFrame([row for name in trial_ids for row in self._trials[name].values()])
         further = [name for name in frame.columns if name not in self._columns]
         frame = frame.reindex(columns=[*self._columns, *further])
         frame = frame.astype({name: column.dtype for name, column in self._columns.items()})
         for name in (name for name, column in self._columns.items() if column.dtype == "object"):
             values = [value if isinstance(value, list) else [] for value in frame[name]]
             frame[name] = pd.Series(values, index=frame.index, dtype="object")
-        return frame.sort_values(["train_size", "trial_id", "rung"], ignore_index=True)
+        return frame.sort_values(_ORDER, ignore_index=True)
 
     def results(self) -> Results:
         """What the rows tell so far."""
         return Results(self.frame(), self.declared)
 
-    def _write(self) -> None:
-        declared = json.dumps(self.declared.to_json())
-        table = _to_arrow(self.frame(), self._columns).replace_schema_metadata({METADATA: declared.encode()})
-        plain = [field.name for field in table.schema if field.type != NUMBERS]
-        with replace_file(self.path) as temporary:
-            pq.write_table(table, temporary, use_dictionary=plain)
+
+def _write(path: Path, frame: pd.DataFrame, declared: Declared) -> None:
+    """Write rows to a file, whole or not at all, with what their sweep declared."""
+    metadata = {METADATA: json.dumps(declared.to_json()).encode()}
+    table = _to_arrow(frame, columns(declared)).replace_schema_metadata(metadata)
+    plain = [field.name for field in table.schema if field.type != NUMBERS]
+    with replace_file(path) as temporary:
+        pq.write_table(table, temporary, use_dictionary=plain)
 
 
 def _to_arrow(frame: pd.DataFrame, every_row: Mapping[str, Column]) -> pa.Table:
@@ -274,23 +327,50 @@ def _to_arrow(frame: pd.DataFrame, every_row: Mapping[str, Column]) -> pa.Table:
 def load_results(path: Path, declared: Declared | None = None) -> Results:
     """Read a results table, with what its sweep declared unless the caller has that.
 
-    The file may come from anyone: its size is bounded, none of it runs, and every value is checked. Raises
+    The files may come from anyone: their size is bounded, none of it runs, and every value is checked. Raises
     UserError, one line that names the file and, where it is one, the column and the trial.
     """
-    shown = printable(path)
     if not path.exists():
-        raise UserError(f"{shown}: no results table there; is this a run directory?")
+        raise UserError(f"{printable(path)}: no results table there; is this a run directory?")
+    latest = _read_recent(recent_path(path))  # first: what a sweep takes from it goes into the long file
     content = read_file(path, MAX_FILE_BYTES)
+    shown = printable(path)
     try:
         table = ParquetTable(content)
         found = declared or _declarations(table.metadata)
-        wanted = columns(found)
-        frame = table.frame({name: column.dtype for name, column in wanted.items()})
-        frame = _complete(frame, wanted)
+        frame = _parse(table, found)
+        if latest is not None:
+            shown += f" and {printable(recent_path(path).name)}"
+            frame = _merge(frame, _parse(ParquetTable(latest), found))
         check_rows(frame, found, get_args(Status))
     except Exception as error:  # pyarrow raises a dozen types for a corrupt file
         raise UserError(f"{shown}: not a results table, {reason(error)}; {_REMEDY}") from error
     return Results(frame, found)
+
+
+def _read_recent(path: Path) -> bytes | None:
+    """The content of a short file; None where there is none, or none any more."""
+    try:
+        return read_file(path, MAX_FILE_BYTES) if path.exists() else None
+    except UserError:
+        if path.exists():
+            raise
+        return None
+
+
+def _parse(table: ParquetTable, declared: Declared) -> pd.DataFrame:
+    """The rows of a file with all columns of `columns`. ValueError for those that are not there."""
+    wanted = columns(declared)
+    frame = table.frame({name: column.dtype for name, column in wanted.items()})
+    return _complete(frame, wanted)
+
+
+def _merge(rows: pd.DataFrame, latest: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table, those of the trials of `latest` in the place of what it had of them."""
+    frame = pd.concat([rows[~rows.trial_id.isin(latest.trial_id)], latest], ignore_index=True)
+    words = [name for name in frame.columns if frame[name].dtype == "str"]
+    frame[words] = frame[words].fillna("")
+    return frame.sort_values(_ORDER, ignore_index=True)
 
 
 _REMEDY = "restore the table that its sweep wrote"

@@ -236,7 +236,8 @@ def _train(
     ) as progress:
         callbacks = [Follower(state, None, progress), stopping]
         searcher = GivenTrials(left, list(assets.declared.objectives.values()))
-        make_tuner(assets, searcher, None, len(left), callbacks, gpus, None, AuditTrainable).fit()
+        with state.results.settled():
+            make_tuner(assets, searcher, None, len(left), callbacks, gpus, None, AuditTrainable).fit()
 
 
 # --- files ----------------------------------------------------------------------------------------

@@ -18,6 +18,9 @@ from pareto_amb.trial import Trial
 
 REFRESH_SECONDS = 0.5
 
+SHARE = 0.05
+"""Of the time of a sweep, at most, goes into the frontier on the screen, which takes long in a long table."""
+
 
 def format_duration(seconds: float) -> str:
     """Seconds as `42s`, `3m05s` or `2h07m`."""
@@ -59,8 +62,8 @@ class SweepProgress:
         self._each = trainings / total
         self._left = trainings - sum(_trained(row) for row in rows if row)
         self._running: dict[str, dict[str, Any]] = {}
-        self._fronts = self._frontiers()
-        self._started = time.monotonic()
+        self._fronts: list[Table] = []
+        self._started = self._look_at = time.monotonic()
         self._live = (
             Live(console=console, get_renderable=self._render, refresh_per_second=1 / REFRESH_SECONDS)
             if console.is_terminal
@@ -69,6 +72,7 @@ class SweepProgress:
 
     def __enter__(self) -> Self:
         if self._live:
+            self._look()
             self._live.start()
         return self
 
@@ -79,6 +83,7 @@ class SweepProgress:
         trace: TracebackType | None,
     ) -> None:
         if self._live:
+            self._look()
             self._live.stop()
 
     def started(self, trial: Trial) -> None:
@@ -94,7 +99,8 @@ class SweepProgress:
         self._trained, self._left = self._trained + step, self._left - step
         trial.update(row)
         if row["status"] == "complete":
-            self._fronts = self._frontiers()
+            if self._live and time.monotonic() >= self._look_at:
+                self._look()
             place = f"stopped {self._place(row)}, " if row["rung"] < self._n_rungs else ""
             self._end(row["trial_id"], f"{self._describe(row)}: {place}{self._figures(row)}")
         elif row["status"] == "paused":
@@ -167,6 +173,13 @@ class SweepProgress:
     def _count_paused(self) -> int:
         statuses = [self._results.status(trial_id) for trial_id in self._results.trial_ids()]
         return statuses.count("paused")
+
+    def _look(self) -> None:
+        """Show the frontiers as they are now."""
+        started = time.monotonic()
+        self._fronts = self._frontiers()
+        ended = time.monotonic()
+        self._look_at = ended + (ended - started) * (1 / SHARE - 1)
 
     def _frontiers(self) -> list[Table]:
         tables = []

@@ -82,7 +82,7 @@ class SweepState:
         with tempfile.TemporaryDirectory() as folder:
             copy = RunDirectory(Path(folder))
             journal = run.study.with_name(f"{run.study.name}-journal")
-            for path in (run.results, run.study, journal, run.stopped):
+            for path in (run.recent, run.results, run.study, journal, run.stopped):
                 if path.exists():
                     shutil.copyfile(path, copy.path / path.name)
             state = cls.open(copy, config, declared, methods, collapse_levels, retry)

@@ -211,7 +211,8 @@ def _run_on_cluster(
     ) as progress:
         follower = Follower(state, tracker, progress)
         callbacks = [follower, PatienceWatch(state, progress), stopping]
-        _run_trials(state, assets, progress, callbacks, gpus, time_budget)
+        with state.results.settled():
+            _run_trials(state, assets, progress, callbacks, gpus, time_budget)
 
 
 def _run_trials(

@@ -84,7 +84,7 @@ def ending_of(run: RunDirectory, results: Results, recommended: Iterable[Recomme
     tags = {
         f"n{found.train_size}.{name}": value for found in recommended for name, value in found.tags().items()
     }
-    files = [run.sweep, run.results, run.environment, run.report, run.recommendation]
+    files = [run.sweep, run.results, run.recent, run.environment, run.report, run.recommendation]
     running = results.frame.status.isin({"running", "interrupted"}).any()
     there = [path for path in files if path.exists()]
     return Ending("KILLED" if running else "FINISHED", tags, there, front_pages(Run.read(run.path)))

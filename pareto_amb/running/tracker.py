@@ -10,6 +10,9 @@ from pareto_amb.running.tracking import Ending, Mirror, Missing, why
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 """Seconds between an attempt that failed and the next one: doubling from the first to the longest."""
 
+SHARE = 0.1
+"""Of the thread's time, at most, goes into reading the table: the sweep shares its interpreter."""
+
 T = TypeVar("T")
 
 PATIENCE = 10.0
@@ -64,10 +67,10 @@ class Tracker:
         return self._mirror.missing()
 
     def _run(self) -> None:
-        wait = 0.0
+        wait = rest = 0.0
         while not self._stopped:
             self._changed.wait()
-            self._hurry.wait(wait)
+            self._hurry.wait(max(wait, rest))
             self._changed.clear()
             ending, steps = self._ending, self._mirror.steps
             self.problem = _failure(self._mirror.update, lambda: not self._stopped)
@@ -77,6 +80,7 @@ class Tracker:
             if ending is not None and not (self.problem and advanced):
                 self.problem = _failure(self._mirror.end, ending) or self.problem
                 break
+            rest = self._mirror.reading_seconds * (1 / SHARE - 1)
             wait = _longer(0.0 if advanced else wait) if self.problem else 0.0
             if self.problem:
                 self._changed.set()

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import re
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -196,6 +197,8 @@ class Mirror:
         quiet_mlflow()
         self.steps = 0
         """Rises with all that was logged: what makes progress is worth waiting for."""
+        self.reading_seconds = 0.0
+        """What reading the table, and working out what it amounts to, took the last time; its rows grow."""
         self._tracked = tracked
         self._params = ("method", "train_size", *tracked.declared.parameters)
         self._client: MlflowClient | None = None
@@ -245,8 +248,10 @@ class Mirror:
 
     def update(self, go_on: Callable[[], bool] = lambda: True) -> None:
         """Log all that MLflow lacks of the table, until `go_on` says no; what failed before comes last."""
-        client, results = self._connected(), self._results()
+        client, started = self._connected(), time.monotonic()
+        results = self._results()
         table = _by_trial(results)
+        self.reading_seconds = time.monotonic() - started
         work = [(self._log_figures, trial_id) for trial_id in table if self._lacks_figures(table[trial_id])]
         work += [(self._log_pictures, trial_id) for trial_id in table if self._rungs_without(table[trial_id])]
         for log, trial_id in sorted(work, key=lambda job: self._failures[job[0].__name__, job[1]]):
@@ -260,7 +265,9 @@ class Mirror:
                 raise
             self.steps += 1
         if go_on():
+            started = time.monotonic()
             self._log_points(client, results)
+            self.reading_seconds += time.monotonic() - started
 
     def end(self, ending: Ending) -> None:
         """Log how the sweep ended to the parent run, and close it."""
@@ -428,7 +435,7 @@ class Mirror:
             "train_size": str(row["train_size"]),
             "seed": str(row["seed"]),
         }
-        named = ("confirms", "controls", "branched_at")
+        named = ("confirms", "controls", "branched_at", "device")
         tags |= {name: str(row[name]) for name in named if row.get(name)}
         began, name = _milliseconds(row) or None, row["trial_id"]
         run = client.create_run(self._experiment, start_time=began, tags=tags, run_name=name)

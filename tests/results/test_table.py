@@ -8,6 +8,7 @@ import pytest
 
 from pareto_amb.declared import Declared, MethodInfo, Objective, Parameter
 from pareto_amb.errors import UserError
+from pareto_amb.results import table as table_module
 from pareto_amb.results.points import comparable, measured
 from pareto_amb.results.probes import gaps, mean_gaps, probe_columns
 from pareto_amb.results.table import (
@@ -15,6 +16,7 @@ from pareto_amb.results.table import (
     columns,
     final_figures,
     load_results,
+    recent_path,
     searched,
     shipped,
     trial_columns,
@@ -47,6 +49,71 @@ def test_rows_survive_on_disk_after_every_record(tmp_path: Path) -> None:
     assert loaded.trial_id.tolist() == ["a", "b"]
     assert loaded["memorization_at_0.900"].tolist()[0] == 0.5
     pd.testing.assert_frame_equal(loaded, ResultsTable(tmp_path / "results.parquet", DECLARED).frame())
+
+
+def test_a_long_table_is_the_same_from_its_two_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_module, "RECENT_ROWS", 4)
+    path, seen = tmp_path / "results.parquet", set[int]()
+    table = ResultsTable(path, DECLARED)
+    assert not recent_path(path).exists()
+    with table.settled():
+        for k in range(9):
+            table.record(row(f"t{k % 4}", rung=0, status="running"))
+            table.record(row(f"t{k % 4}", rung=1 + k // 4, fid=float(k), train_loss=math.nan))
+            seen.add(path.stat().st_mtime_ns)
+            pd.testing.assert_frame_equal(load_results(path).frame, table.frame())
+        assert recent_path(path).exists()
+        assert len(seen) < 9
+    assert not recent_path(path).exists()
+    pd.testing.assert_frame_equal(load_results(path).frame, table.frame())
+
+
+def test_a_long_table_survives_a_kill_at_any_point_of_its_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table_module, "RECENT_ROWS", 3)
+    path = tmp_path / "results.parquet"
+    table = ResultsTable(path, DECLARED)
+    for k in range(4):
+        table.record(row(f"t{k}"))
+    table.record(row("t0", rung=2, status="complete", error="", **{"memorization_at_0.900": 0.5}))
+    short, wanted = recent_path(path).read_bytes(), load_results(path).frame
+    assert wanted.status.tolist() == ["complete", "complete", "running", "running", "running"]
+    again = ResultsTable(path, DECLARED)  # as a resumed sweep does
+    assert not recent_path(path).exists()
+    pd.testing.assert_frame_equal(load_results(path).frame, wanted)
+    recent_path(path).write_bytes(short)  # the process was killed before it removed the short file
+    pd.testing.assert_frame_equal(load_results(path).frame, wanted)
+    again.record(row("t4"))
+    assert again.trial_ids() == load_results(path).frame.trial_id.unique().tolist()
+
+
+def test_a_reader_misses_nothing_while_the_two_files_become_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table_module, "RECENT_ROWS", 2)
+    path = tmp_path / "results.parquet"
+    table = ResultsTable(path, DECLARED)
+    for k in range(4):
+        table.record(row(f"t{k}"))
+    read = table_module.read_file
+
+    def settle_meanwhile(file: Path, limit: int) -> bytes:
+        with table.settled():
+            return read(file, limit)
+
+    monkeypatch.setattr(table_module, "read_file", settle_meanwhile)
+    assert recent_path(path).exists()
+    assert load_results(path).frame.trial_id.tolist() == ["t0", "t1", "t2", "t3"]
+    assert not recent_path(path).exists()
+
+
+def test_a_damaged_short_file_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "results.parquet"
+    ResultsTable(path, DECLARED).record(row("a"))
+    recent_path(path).write_bytes(b"PAR1 nonsense")
+    with pytest.raises(UserError, match=r"results\.recent\.parquet: not a results table"):
+        load_results(path)
 
 
 def test_a_rung_reported_again_replaces_its_row_and_status_holds_for_the_trial(tmp_path: Path) -> None:

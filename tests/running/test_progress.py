@@ -159,6 +159,29 @@ def test_on_a_terminal_running_trials_and_the_frontier_stay_in_view(tmp_path: Pa
     assert "dominated" not in frontier
 
 
+def test_a_frontier_that_takes_long_is_not_worked_out_after_every_trial(
+    tmp_path: Path, now: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results, looks = ResultsTable(tmp_path / "results.parquet", DECLARED), list[float]()
+    frontiers = SweepProgress._frontiers
+
+    def slowly(progress: SweepProgress) -> Any:
+        looks.append(now[0])
+        now[0] += 1.0
+        return frontiers(progress)
+
+    monkeypatch.setattr(SweepProgress, "_frontiers", slowly)
+    for terminal, wanted in ((False, []), (True, [0.0, 20.0, 21.0])):
+        looks.clear()
+        now[0] = 0.0
+        console = Console(file=io.StringIO(), force_terminal=terminal)
+        with SweepProgress(console, results, total=4, finished=0, n_rungs=2, trainings=4.0) as progress:
+            for name, when in (("a", 2.0), ("b", 10.0), ("c", 20.0)):
+                now[0] = when
+                progress.row(row(name, 2, 1.0, 0.5))
+        assert looks == wanted
+
+
 def test_every_objective_is_shown_under_its_label(tmp_path: Path) -> None:
     output = io.StringIO()
     declared = Declared(DECLARED.methods, {**DECLARED.objectives, "sharpness": SHARPNESS})

@@ -1,6 +1,9 @@
 """The sign that a sweep is to stop, without Ray: who waits for whom."""
 
 import asyncio
+import os
+import signal
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +12,15 @@ from ray.exceptions import RayActorError
 
 from pareto_amb.trainables import stop_sign
 from pareto_amb.trainables.stop_sign import Lookout, StopSign
+
+
+@pytest.fixture(autouse=True)
+def before() -> Iterator[list[int]]:
+    """The numbers of the signals that reach what handled SIGTERM before."""
+    reached = list[int]()
+    kept = signal.signal(signal.SIGTERM, lambda number, _: reached.append(number))
+    yield reached
+    signal.signal(signal.SIGTERM, kept)
 
 
 def test_the_sign_waits_for_what_trains_and_for_nothing_else() -> None:
@@ -50,6 +62,21 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(stop_sign, "ray", SimpleNamespace(wait=wait, get=get))
     monkeypatch.setattr(stop_sign.time, "monotonic", lambda: stub.now)
     return stub
+
+
+def test_a_worker_is_warned_by_a_first_sigterm_goes_on_after_a_false_one_and_is_ended_by_a_second(
+    ray: SimpleNamespace, before: list[int]
+) -> None:
+    lookout = Lookout(SimpleNamespace(wait=SimpleNamespace(remote=object)))
+    for _ in range(2):
+        assert not lookout.raised()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert lookout.raised()
+        assert before == []
+        lookout.hold(lambda seconds: None)
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert before == [signal.SIGTERM]
 
 
 def test_a_trial_looks_now_and_then_and_remembers(ray: SimpleNamespace) -> None:

@@ -160,12 +160,13 @@ def test_probes_are_logged_as_gaps_and_their_rungs_have_no_picture_and_no_figure
 def test_figures_of_a_branched_trial_have_names_of_their_own(sweep: Sweep) -> None:
     errors = {"probe_levels": [0.25], "probe_train": [1.0], "probe_heldout": [1.5], "method": "algorithm1"}
     sweep.record("plain", rung=2, **errors)
-    sweep.record("branched", rung=2, branched_at=10, **errors)
+    sweep.record("branched", rung=2, branched_at=10, device="NVIDIA H100", **errors)
     sweep.mirror().update()
     plain, branched = (sweep.trials()[name].data for name in ("plain", "branched"))
     assert {"fid", "memorization", "probe_gap_at_0.25"} <= plain.metrics.keys()
     assert branched.metrics == {f"branched_{name}": value for name, value in plain.metrics.items()}
     assert branched.tags["branched_at"] == "10"
+    assert branched.tags["device"] == "NVIDIA H100"
     assert "branched_at" not in plain.tags
 
 
@@ -493,6 +494,25 @@ def test_callbacks_never_wait_for_a_server_that_does_not_answer(tmp_path: Path, 
     assert ending < 8
     assert tracker.finish(NOTHING, patience=0.1) == Missing(61, 1, 61, ending=True)
     assert "timed out" in tracker.problem
+
+
+def test_a_table_that_takes_long_to_read_is_not_read_after_every_row() -> None:
+    read, reads = threading.Event(), list[int]()
+
+    def update(go_on: Callable[[], bool]) -> None:
+        reads.append(1)
+        read.set()
+
+    mirror = SimpleNamespace(
+        update=update, end=lambda ending: None, missing=Missing, steps=0, is_file=False, reading_seconds=1e3
+    )
+    tracker = Tracker(cast(Mirror, mirror))
+    tracker.start()
+    assert read.wait(60)
+    for _ in range(5):
+        tracker.changed()
+    assert tracker.finish(NOTHING, patience=60) == Missing()
+    assert len(reads) == 2
 
 
 def _seconds(call: Callable[[], object]) -> float:

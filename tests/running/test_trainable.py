@@ -132,6 +132,7 @@ def test_a_rung_with_a_row_is_not_measured_again_and_nothing_else_differs(
     whole = begin(tmp_path / "whole", 0)
     rows = [next_row(whole) for _ in range(2)]
     assert [(row["rung"], row["status"]) for row in rows] == [(1, "running"), (2, "complete")]
+    assert {row["device"] for row in rows} == {"cpu"}
     parts = [next_row(begin(tmp_path / "parts", measured)) for measured in (0, 1)]
     assert parts == rows
     files = [tmp_path / folder / "checkpoints" / "t.safetensors" for folder in ("whole", "parts")]
