@@ -88,6 +88,39 @@ def test_a_long_table_survives_a_kill_at_any_point_of_its_writing(
     assert again.trial_ids() == load_results(path).frame.trial_id.unique().tolist()
 
 
+@pytest.mark.parametrize("moment", range(1, 16))
+def test_a_kill_before_any_file_changes_loses_no_row_that_was_recorded(
+    moment: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table_module, "RECENT_ROWS", 3)
+    path, left = tmp_path / "results.parquet", moment
+    table = ResultsTable(path, DECLARED)
+    write, unlink = table_module._write, Path.unlink
+
+    def counted(change: Any) -> Any:
+        def killed(*arguments: Any, **options: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+            return change(*arguments, **options)
+
+        return killed
+
+    monkeypatch.setattr(table_module, "_write", counted(write))
+    monkeypatch.setattr(Path, "unlink", counted(unlink))
+    recorded = table.frame()
+    with pytest.raises(KeyboardInterrupt):
+        for k in range(12):
+            table.record(row(f"t{k % 5}", rung=1 + k // 5))
+            recorded = table.frame()
+    monkeypatch.undo()
+    found = load_results(path).frame
+    known = found.merge(recorded[["trial_id", "rung"]], on=["trial_id", "rung"])
+    assert len(known) == len(recorded)
+    assert len(found) <= len(recorded) + 1
+
+
 def test_a_reader_misses_nothing_while_the_two_files_become_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
