@@ -112,7 +112,7 @@ def test_a_kill_before_any_file_changes_loses_no_row_that_was_recorded(
     recorded = table.frame()
     with pytest.raises(KeyboardInterrupt):
         for k in range(12):
-            table.record(row(f"t{k % 5}", rung=1 + k // 5))
+            table.record(row(f"t{k // 2}", rung=1 + k % 2))
             recorded = table.frame()
     monkeypatch.undo()
     found = load_results(path).frame
