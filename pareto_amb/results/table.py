@@ -241,11 +241,10 @@ class ResultsTable:
             known["status"], known["error"] = row["status"], row.get("error", "")[:_LONGEST_ERROR]
         self._changed[row["trial_id"]] = None
         n_changed = sum(len(self._trials[trial_id]) for trial_id in self._changed)
-        long = self._n_whole + n_changed > RECENT_ROWS
-        if long:  # also before the whole is written: what is there takes the place of what that has
-            _write(recent_path(self.path), self._frame(self._changed), self.declared)
-        if not long or n_changed > RECENT_ROWS:
+        if n_changed > RECENT_ROWS or self._n_whole + n_changed <= RECENT_ROWS:
             self._write_whole()
+        else:
+            _write(recent_path(self.path), self._frame(self._changed), self.declared)
 
     @contextmanager
     def settled(self) -> Iterator[None]:
