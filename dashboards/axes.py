@@ -75,6 +75,17 @@ def noise_ticks(low: float, high: float, log: bool = True) -> dict[str, Any]:
     return {"tickvals": ticks, "ticktext": text, "tickangle": 0, "tickfont": {"color": theme.INK}}
 
 
+def log_axis(low: float, high: float) -> dict[str, Any]:
+    """A logarithmic axis for values from `low` to `high`, a little wider, with ticks that leave room."""
+    low, high = 0.8 * low, 1.25 * high
+    return {
+        "type": "log",
+        "range": [math.log10(low), math.log10(high)],
+        "tickvals": _nice_values(low, high, True),
+        "tickformat": ",~g",
+    }
+
+
 def _nice_values(low: float, high: float, log: bool) -> list[float]:
     """Round values within [low, high], at most about eight; the middle if there is none."""
     if not log:

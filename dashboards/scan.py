@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from pareto_amb.dashboards import formats, theme
-from pareto_amb.dashboards.axes import NOISE_UNITS, noise_ticks
+from pareto_amb.dashboards.axes import NOISE_UNITS, log_axis, noise_ticks
 from pareto_amb.dashboards.page import render_page
 from pareto_amb.storage import write_text, writing
 
@@ -47,12 +47,7 @@ def effective_figure(scan: "Scan") -> go.Figure:
         figure.add_trace(_line(scan, size, size.effective_numbers, words))
     _finish(figure, scan, height=480)
     most = max(max(size.effective_numbers) for size in scan.sizes)
-    figure.update_yaxes(
-        type="log",
-        title_text="effective number<br>of training images",
-        tickformat=",~g",
-        range=[math.log10(0.8), math.log10(1.3 * most)],
-    )
+    figure.update_yaxes(title_text="effective number<br>of training images", **log_axis(1, most))
     return figure
 
 
@@ -73,7 +68,8 @@ def merging_figure(scan: "Scan") -> go.Figure:
             line = _line(scan, size, kept, words).update(showlegend=row == 1)
             figure.add_trace(line, row=row, col=1)
     _finish(figure, scan, height=720, bottom=3)
-    figure.update_yaxes(type="log", title_text="subpopulations<br>left", tickformat=",~g", row=1)
+    most = max(float(size.merging.number.max()) for size in scan.sizes if size.merging is not None)
+    figure.update_yaxes(title_text="subpopulations<br>left", **log_axis(1, most), row=1)
     figure.update_yaxes(title_text="images in<br>rare ones", tickformat="~%", rangemode="tozero", row=2)
     figure.update_yaxes(title_text="n·τ₁", rangemode="tozero", row=3)
     return figure
@@ -103,7 +99,8 @@ def leakage_figure(scan: "Scan") -> go.Figure:
             )
         )
     _finish(figure, scan, height=480)
-    figure.update_yaxes(type="log", title_text="nats told<br>of an image", tickformat=",~g")
+    ends = float(curve.copy.min()), float(curve.bound.max())
+    figure.update_yaxes(title_text="nats told<br>of an image", **log_axis(*ends))
     return figure
 
 

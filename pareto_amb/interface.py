@@ -165,19 +165,20 @@ def scan(
     resolution: int | None = None,
     channels: int | None = None,
     by_label: bool = False,
+    encoder: str | None = None,
     pipeline: str | None = None,
 ) -> Scan:
     """Which noise levels are worth searching for an image set; see `pareto-amb scan`.
 
     `images` is a folder, a zip, the word digits or cifar10, or uint8 images as a tensor or an array.
     `resolution` and `channels` are those that the model will be trained with, for images on disk.
-    Subpopulations are clusters, or `by_label` the labels; `pipeline`, a folder or a name of the hub, compares
-    the latents of its autoencoder in the place of pixels.
+    Subpopulations are clusters of pixels, of an `encoder`'s features, or `by_label` the labels; `pipeline`, a
+    folder or a name of the hub, compares the latents of its autoencoder in the place of pixels.
 
     Raises UserError for images that cannot be used.
     """
     source = source_of(images, resolution, channels)
-    return scan_images(source, train_sizes, by_label=by_label, pipeline=pipeline)
+    return scan_images(source, train_sizes, by_label=by_label, encoder=encoder, pipeline=pipeline)
 
 
 def recommend(

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from pareto_amb.diffusion.theory import (
     auto_range,
 )
 from pareto_amb.errors import UserError
+from pareto_amb.evaluation.encoders import load_encoder
 from pareto_amb.notebook import html_table
 from pareto_amb.printable import printable
 from pareto_amb.theory.leakage import leakage, leakage_bound, spectrum
@@ -111,7 +113,7 @@ class Scan:
     Every size is measured at the same `sigmas`, which rise, in EDM units; `round_sigmas` are those of them
     that suffice for a table. `shape` is (C, H, W), `latents` that of what a pipeline denoises in their place.
     Where the effective number is at most `collapsed`, the posterior has collapsed; `auto` searches the
-    `shares` of the level below which it has. Subpopulations are clusters, or `by_label` the labels; those
+    `shares` of the level below which it has. `grouped_by` is what subpopulations are; those
     within `epsilon` of total variation are one. The leakage is one image's, whatever the train size.
     """
 
@@ -122,7 +124,7 @@ class Scan:
     round_sigmas: tuple[float, ...]
     sizes: tuple[SizeScan, ...]
     leakage: LeakageCurve
-    by_label: bool = False
+    grouped_by: str = "clusters of pixels"
     latents: tuple[int, ...] | None = None
     collapsed: float = COLLAPSED
     shares: tuple[float, float] = (LOW_SHARE, HIGH_SHARE)
@@ -161,6 +163,7 @@ def scan_images(
     seed: int = 0,
     *,
     by_label: bool = False,
+    encoder: str | None = None,
     pipeline: str | None = None,
     recommended: Mapping[int, float] | None = None,
 ) -> Scan:
@@ -168,19 +171,16 @@ def scan_images(
 
     Without `train_sizes`, those of USUAL_SIZES that leave images to hold out, else the whole set. Images are
     compared by their pixels, or by the latents of a `pipeline`'s autoencoder: its folder, or its name on the
-    hub. Subpopulations are clusters, or `by_label` the labels. `recommended` is the sigma_tn to be marked, by
-    train size.
+    hub. Subpopulations are clusters of that, or of an `encoder`'s features, or `by_label` the labels.
+    `recommended` is the sigma_tn to be marked, by train size.
 
     Raises UserError when a size is more than the images there are, when the images are all the same, when
-    they have no labels to be grouped by, or when the pipeline cannot be used for them.
+    they have no labels to be grouped by, or when the encoder or pipeline cannot be used for them.
     """
     sizes = _sizes(image_set, train_sizes)
-    if by_label and image_set.labels is None:
-        raise UserError(
-            f"{image_set.name} has no labels to group images by; put each class in a folder of its own, add "
-            "a dataset.json, or leave out --by-label"
-        )
     order = split(image_set, sizes[-1], seed, conditional=False).train  # smaller ones are its beginnings
+    what = "pixels" if pipeline is None else "latents"
+    kinds, grouped_by = _kinds(image_set, order[:MAX_COMPARED], by_label, encoder, what)
     images, sigma_max = image_set.images[order], SamplingConfig().sigma_max
     if pipeline is not None:
         images, sigma_max = _latents(images, pipeline)
@@ -190,7 +190,6 @@ def scan_images(
     sigmas = ladder(min(searched.low for searched in ranges.values()), 20 * max(levels), steps=3)
     compared = images[:MAX_COMPARED]
     points, dimension = _coordinates(compared), compared[0].numel()
-    labels = image_set.labels[order].numpy() if by_label and image_set.labels is not None else None
     return Scan(
         name=image_set.name,
         total=len(image_set.images),
@@ -203,13 +202,13 @@ def scan_images(
                 found.n_images,
                 ranges[size],
                 tuple(map(found.effective_number, sigmas)),
-                _merge(points, dimension, labels, size, sigmas),
+                _merge(points, dimension, points if kinds is None else kinds, size, sigmas),
                 (recommended or {}).get(size),
             )
             for size, found in posteriors.items()
         ),
         leakage=_leak(points, dimension, sigmas),
-        by_label=by_label,
+        grouped_by=grouped_by,
         latents=None if pipeline is None else tuple(images.shape[1:]),
     )
 
@@ -255,23 +254,38 @@ def _coordinates(images: Tensor) -> NDArray[np.float64]:
     return np.asarray(torch.linalg.cholesky(products))
 
 
+def _kinds(
+    image_set: ImageSet, compared: Tensor, by_label: bool, encoder: str | None, what: str
+) -> tuple[NDArray[Any] | None, str]:
+    """What tells kinds of the images at `compared` (N,) apart, and what they then are, in words.
+
+    Labels (N,), or features to be clustered (N, F); None: `what` the images are compared by. UserError where
+    that cannot be had.
+    """
+    if not by_label:
+        if encoder is None:
+            return None, f"clusters of {what}"
+        features = load_encoder(encoder).encode(image_set.images[compared], device=best_device())
+        return np.asarray(features.cpu().double()), f"clusters of {encoder} features"
+    if encoder is not None:
+        raise UserError("--by-label and --encoder: subpopulations are labels or clusters; leave one out")
+    if image_set.labels is None:
+        raise UserError(
+            f"{image_set.name} has no labels to group images by; put each class in a folder of its own, add "
+            "a dataset.json, or leave out --by-label"
+        )
+    return np.asarray(image_set.labels[compared]), "labels"
+
+
 def _merge(
-    points: NDArray[np.float64],
-    dimension: int,
-    labels: NDArray[np.int64] | None,
-    size: int,
-    sigmas: Sequence[float],
+    points: NDArray[np.float64], dimension: int, kinds: NDArray[Any], size: int, sigmas: Sequence[float]
 ) -> MergingCurve | None:
     """How the subpopulations of the first `size` images merge, of `dimension` pixels; None for too many."""
     if size > len(points):
         return None
-    points = points[:size]
-    if labels is not None:
-        groups = labels[:size]
-    elif size < _CLUSTER_SIZE:
-        groups = np.arange(size)
-    else:
-        groups = cluster(points, _CLUSTER_SIZE)
+    points, groups = points[:size], kinds[:size]
+    if groups.ndim == 2:
+        groups = cluster(groups, _CLUSTER_SIZE) if size >= _CLUSTER_SIZE else np.arange(size)
     found = subpopulations(points, groups)
     found = replace(found, variance=found.variance * points.shape[1] / dimension)
     return merging_curve(found, sigmas, size, EPSILON)

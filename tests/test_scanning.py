@@ -26,6 +26,7 @@ from pareto_amb.diffusion.text.denoiser import space_of
 from pareto_amb.diffusion.text.pipeline import load_pipeline
 from pareto_amb.diffusion.theory import TrainingPosterior
 from pareto_amb.errors import UserError
+from pareto_amb.evaluation.encoders import load_encoder
 from pareto_amb.scanning import DRAWS, EPSILON, Scan, ladder, scan_images
 from pareto_amb.theory.leakage import leakage, leakage_bound
 from pareto_amb.theory.merging import cluster, merging_curve, subpopulations
@@ -91,6 +92,19 @@ def test_subpopulations_and_leakage_are_those_of_the_pixels() -> None:
     assert "spans 29 of 192 directions" in found.leakage.caution
 
 
+def test_features_are_clustered_and_pixels_compared(digits: ImageSet, scanned: Scan) -> None:
+    found = scan_images(digits, [20], encoder="efficientnet_lite0")
+    images = digits.images[split(digits, 20, 0, False).train]
+    groups = cluster(np.asarray(load_encoder("efficientnet_lite0").encode(images)))
+    points = images.flatten(1).double().numpy() / 127.5 - 1
+    expected = merging_curve(subpopulations(points, groups), found.sigmas, 20, EPSILON)
+    assert found.sizes[0].merging is not None
+    assert found.sizes[0].merging.number.tolist() == expected.number.tolist()
+    assert 1 < expected.number[0] < 20
+    assert found.sizes[0].searched == scanned.sizes[0].searched
+    assert found.grouped_by == "clusters of efficientnet_lite0 features"
+
+
 def test_labels_take_the_place_of_clusters(digits: ImageSet, scanned: Scan) -> None:
     found = scan_images(digits, [100], by_label=True).sizes[0].merging
     assert found is not None
@@ -136,6 +150,7 @@ def test_a_pipeline_has_its_latents_compared(
     arguments = ("--pipeline", str(pipeline), "--output", str(page))
     assert scan(monkeypatch, str(pictures), "--resolution", "16", *arguments) == 0
     assert "12 images of 16 x 16, colour, as latents of 4 x 8 x 8" in capsys.readouterr().out
+    assert "Subpopulations are clusters of latents" in page.read_text(encoding="utf-8")
     assert "compared as latents of 4 × 8 × 8" in page.read_text(encoding="utf-8")
     image_set = load_images(DataConfig(path=str(pictures), resolution=16))
     space = space_of(load_pipeline(str(pipeline)), (3, 16, 16))
@@ -296,6 +311,8 @@ def test_named_sets_come_in_their_own_shape(
         (["same", "--resolution", "8"], ["two different training images"]),
         (["same", "--resolution", "8", "--by-label"], ["same has no labels to group images by"]),
         (["digits", "--recommendation", "same/0.png"], ["0.png"]),
+        (["digits", "--encoder", "nothing"], ["unknown encoder 'nothing'"]),
+        (["digits", "--by-label", "--encoder", "pixels"], ["labels or clusters; leave one out"]),
         (
             ["digits", "--train-size", "9", "--output", "same/0.png/x.html"],
             ["0.png is a file"],

@@ -31,8 +31,16 @@ def scan(
     ] = None,
     by_label: Annotated[
         bool,
-        typer.Option("--by-label", help="Subpopulations are the labels. Default: found by clustering."),
+        typer.Option("--by-label", help="Subpopulations are the labels. Default: clusters of pixels."),
     ] = False,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Subpopulations are clusters of this network's features, e.g. dinov2_vits14.",
+            show_default=False,
+        ),
+    ] = None,
     pipeline: Annotated[
         str | None,
         typer.Option(
@@ -92,6 +100,7 @@ def scan(
             image_set,
             train_size or list(recommended) or None,
             by_label=by_label,
+            encoder=encoder,
             pipeline=pipeline,
             recommended={size: level for size, level in recommended.items() if level is not None},
         )
@@ -151,11 +160,12 @@ def _print_merging(found: "Scan") -> None:
         if size.merging is None:
             print(f"note: {size.train_size:,} training images are too many to compare subpopulations")
     heads = [f"{size.train_size:,}" for size in merged]
-    kinds = "labels" if found.by_label else "clusters"
     curves = [size.merging for size in merged if size.merging is not None]
     if curves:
         counts = [curve.number for curve in curves]
-        _print_levels(f"subpopulations ({kinds}) that noise leaves apart", found, heads, counts, "10,d")
+        _print_levels(
+            f"subpopulations ({found.grouped_by}) that noise leaves apart", found, heads, counts, "10,d"
+        )
         shares = [curve.heavy_tail for curve in curves]
         _print_levels("share of images in subpopulations of 1/2n to 1/n", found, heads, shares, "10.1%")
 

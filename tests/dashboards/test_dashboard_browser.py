@@ -1,6 +1,7 @@
 """The report in a real browser, opened from disk."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +82,13 @@ def test_the_page_of_a_scan_works_from_disk(browser: Any, tmp_path: Path) -> Non
         "document.querySelectorAll(`#${name} .scatterlayer .trace`).length)"
     )
     assert browser.execute_script(lines) == [2, 6, 3]
-    reach = browser.execute_script(
-        "const box = e => e.getBoundingClientRect(); const plot = document.getElementById('effective');"
-        "return [box(plot.querySelector('.nsewdrag')).bottom, box(plot.querySelector('.js-line')).bottom]"
+    heights = browser.execute_script(
+        "return [...document.querySelectorAll('#effective .ytick text')]"
+        ".map(t => t.getBoundingClientRect()).map(box => [box.top, box.bottom])"
     )
-    assert reach[1] < reach[0]  # the curve's lowest part, at 1, is above the axis
+    assert len(heights) > 3
+    above = sorted(heights, reverse=True)
+    assert all(upper[1] <= lower[0] for lower, upper in pairwise(above))
     loaded = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
     assert all(name.startswith(("data:", "blob:")) for name in loaded)
     browser.execute_cdp_cmd(
