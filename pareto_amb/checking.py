@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from torch import Tensor
 
-from pareto_amb.config import DataConfig, EvaluationConfig, SweepConfig
+from pareto_amb.config import DataConfig, SweepConfig
 from pareto_amb.data import ImageSet, Split, load_images, split
 from pareto_amb.data.prepare import write_subset
 from pareto_amb.data.stream import NamedImages
@@ -88,7 +88,7 @@ def check_run(
                 "--prompt, and give them as --generated"
             )
         drawn = draw_images(checkpoint, count or evaluation.n_samples, seed, console)
-        generated = NamedImages(drawn, f"samples of {checkpoint}")
+        generated = NamedImages(drawn, f"samples of {run.name}")
     if generated is None:
         raise UserError("--run needs images to judge: give --generated, or --checkpoint to draw them from")
     found = evaluate_image_sets(
@@ -105,7 +105,8 @@ def check_run(
         cache=cache,
         console=console,
     )
-    return _compared(found, run, evaluation, parts.train_size)
+    source = () if checkpoint is None else (f"the generated images were drawn from {checkpoint}",)
+    return _compared(replace(found, notes=(*source, *found.notes)), run, parts.train_size)
 
 
 def _parts_of(
@@ -128,9 +129,7 @@ def _parts_of(
     return parts
 
 
-def _compared(
-    found: EvaluationReport, run: RunDirectory, evaluation: EvaluationConfig, train_size: int
-) -> EvaluationReport:
+def _compared(found: EvaluationReport, run: RunDirectory, train_size: int) -> EvaluationReport:
     """The evaluation with a note where its threshold is another than the run's."""
     if not run.results.exists():
         return found

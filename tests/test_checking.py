@@ -84,6 +84,8 @@ def test_a_training_is_checked_against_its_own_images_by_the_names_of_their_file
     counts = {role: images["count"] for role, images in found["images"].items()}
     assert counts == {"generated": 24, "train": 30, "heldout": 50}
     assert [e["encoder"] for e in found["encoders"]] == ["pixels"]
+    assert f"the generated images were drawn from {run / 'training'}" in found["notes"]
+    assert "<h1>samples of run</h1>" in (run / "ev" / "evaluation.html").read_text()
 
 
 def test_a_copy_is_traced_to_the_file_it_was_made_of(run: Path, photos: Path) -> None:

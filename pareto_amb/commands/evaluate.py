@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from pareto_amb.evaluation.gate import Gate
     from pareto_amb.evaluation.report import EvaluationReport
 
+_FEATURES = (".npz", ".safetensors")
+"""Suffixes of files of features, of which more is to be said."""
+
 Generated = Annotated[
     Path | None, typer.Option(metavar="DIR|ZIP", help="The images to judge.", show_default=False)
 ]
@@ -168,6 +171,7 @@ def evaluate(
     1 failed; 2 the input cannot be used; 3 inconclusive: too few images, none held out, or generated images
     so unlike real ones that few copies among them say nothing.
     """
+    gated = _check_gate(fail_above, fail_on_identical, require_conclusive)
     given = {"--train": train, "--heldout": heldout, "--reference": reference, "--encoder": encoder,
              "--threshold": threshold, "--captions": captions, "--clip-model": clip_model}  # fmt: skip
     _check_sources(generated, run, checkpoint, given, train_size, count)
@@ -178,7 +182,6 @@ def evaluate(
     from pareto_amb.evaluation.gate import judge
     from pareto_amb.terminal import make_console
 
-    gated = _check_gate(fail_above, fail_on_identical, require_conclusive)
     folder = output or _folder(generated or checkpoint)
     check_folder(folder)
     console, cache = make_console(), None if no_cache else FeatureCache.default()
@@ -234,7 +237,7 @@ def _check_sources(
             raise UserError("--count is the number of images to draw: it goes with --checkpoint")
     images = [generated, *(given[option] for option in ("--train", "--heldout", "--reference"))]
     for path in (path for path in images if isinstance(path, Path)):
-        if look_at(path) is None:
+        if look_at(path) is None and path.suffix not in _FEATURES:
             raise UserError(f"{str(path)!r}: nothing there; name a folder or zip of images")
     for path in filter(None, (run, checkpoint)):
         must_exist(path)
@@ -259,9 +262,10 @@ def _folder(judged: Path | None) -> Path:
 
 def _check_gate(fail_above: float | None, fail_on_identical: bool | None, require_conclusive: bool) -> bool:
     """Whether a gate is asked for; UserError where it cannot be meant."""
-    from pareto_amb.evaluation.gate import check_limit
+    if fail_above is not None:
+        from pareto_amb.evaluation.gate import check_limit
 
-    check_limit(fail_above, "--fail-above")
+        check_limit(fail_above, "--fail-above")
     gated = fail_above is not None or bool(fail_on_identical)
     if fail_on_identical is False and fail_above is None:
         raise UserError("--no-fail-on-identical is no gate by itself: give --fail-above")

@@ -112,12 +112,13 @@ def _resolve(
 ) -> "tuple[SweepConfig, Path]":
     """The configuration and run directory that the arguments of `sweep` stand for.
 
-    What is not there is refused before anything that takes seconds to import; a dry run reports it.
+    What is not there is refused before anything that takes seconds to import; a dry run reports what the
+    space itself names.
     """
     from pareto_amb import search_spaces
     from pareto_amb.config import SweepConfig
     from pareto_amb.config_file import apply_overrides, parse
-    from pareto_amb.needs import refuse_missing
+    from pareto_amb.needs import data_problem, refuse_missing
 
     if resume is not None:
         from pareto_amb.results.run_directory import RunDirectory
@@ -134,6 +135,8 @@ def _resolve(
     form = parse(SweepConfig, values, space)
     if not dry_run:
         refuse_missing(form)
+    elif form.data.path and not form.data.origin and (problem := data_problem(form.data)):
+        raise UserError(problem)  # a path that was named by hand
     from pareto_amb.sweep_file import parse_sweep, without_secrets
 
     config = without_secrets(parse_sweep(values, space)).with_absolute_path()
@@ -183,7 +186,7 @@ def _print_plan(config: "SweepConfig", space: str | None) -> None:
 
     declared, absent = declare(), missing(config)
     encoders, config = describe_encoders(config), with_encoders(config)
-    if config.space.auto_parameters() and not data_problem(config.data):
+    if config.space.auto_parameters() and not (config.data.origin and data_problem(config.data)):
         images = load_training_images(config, make_console(quiet=True), fetch=False)
         config = resolve_auto(config, declared, images.training_sets)
     print(to_yaml(config))
