@@ -85,13 +85,14 @@ class Tracker:
             if self.problem:
                 self._changed.set()
         self._done.set()
+        self._machine.stop()
 
     def _follow(self, ending: Ending | None) -> None:
         """What goes with a parent run that is there: its link, once, and the metrics of the machine."""
         tell, self._connected = self._connected, lambda: None
         tell()
         if ending is None:
-            self.problem = _failure(self._machine.follow, self._mirror.parent)
+            _failure(self._machine.follow, self._mirror.parent)  # no results are missed without
         else:
             self._machine.stop()
 

@@ -373,7 +373,7 @@ class Mirror:
         for start in range(0, len(params), _MAX_TAGS):
             client.log_batch(parent.run_id, params=params[start : start + _MAX_TAGS])
         images = tracked_sweep.dataset(config, self._tracked.run.read_environment())
-        if images is not None and not run.inputs.dataset_inputs:
+        if images is not None and not (run.inputs and run.inputs.dataset_inputs):
             client.log_inputs(parent.run_id, [images])
         return parent
 
