@@ -39,7 +39,8 @@ class Scan:
 
     Every size is measured at the same `sigmas`, which rise, in EDM units; `round_sigmas` are those of them
     that suffice for a table. `shape` is (C, H, W). Where the effective number is at most `collapsed`, the
-    posterior has collapsed; `auto` searches the `shares` of the level below which it has.
+    posterior has collapsed; `auto` searches the `shares` of the level below which it has. `fingerprint` is
+    that of the images.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Scan:
     sizes: tuple[SizeScan, ...]
     collapsed: float = COLLAPSED
     shares: tuple[float, float] = (LOW_SHARE, HIGH_SHARE)
+    fingerprint: str = ""
 
     def _repr_html_(self) -> str:
         heads = ("training images", "collapse level", "auto searches sigma_tn from", "to")
@@ -99,6 +101,7 @@ def scan_images(image_set: ImageSet, train_sizes: Sequence[int] | None = None, s
     sigmas = ladder(min(searched.low for searched in ranges.values()), 20 * max(levels), steps=3)
     return Scan(
         name=image_set.name,
+        fingerprint=image_set.fingerprint,
         total=total,
         shape=tuple(image_set.images.shape[1:]),
         sigmas=sigmas,

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from plotly.offline import get_plotlyjs
 
 from pareto_amb.cli import main
 from pareto_amb.config import DataConfig, SpaceConfig
+from pareto_amb.dashboards.page import plotly_js
 from pareto_amb.dashboards.scan import scan_figure, write_scan
 from pareto_amb.data import ImageSet, load_images, split
 from pareto_amb.diffusion.theory import TrainingPosterior
@@ -86,7 +86,7 @@ def test_the_page_is_complete_in_itself_and_trusts_no_name(digits: ImageSet, tmp
     few = ImageSet(digits.images[:30], None, 0, attack, "")
     write_scan(scan_images(few, [10]), tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    ours = page.replace(get_plotlyjs(), "")
+    ours = page.replace(plotly_js(), "")
     assert len(ours) < len(page)
     assert "alert(1)</script>" not in ours
     assert not re.search(r"(src|href)=|https?://", ours)

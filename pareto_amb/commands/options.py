@@ -18,3 +18,9 @@ Recipe = Annotated[
         "presets; spaces NAME says what each sets.",
     ),
 ]
+Redact = Annotated[
+    bool,
+    typer.Option(
+        "--redact", help="Cut the paths of this machine to their last name, for pages that leave the house."
+    ),
+]

@@ -1,9 +1,12 @@
 """`scan`: which noise levels are worth searching for an image set."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from pareto_amb.commands.options import Redact
 
 if TYPE_CHECKING:
     from pareto_amb.scanning import Scan
@@ -29,6 +32,7 @@ def scan(
     output: Annotated[
         Path, typer.Option(metavar="FILE.html", help="Where the curve is drawn, for a browser.")
     ] = Path("scan.html"),
+    redact: Redact = False,
 ) -> None:
     """Show which noise levels are worth searching for an image set: seconds, nothing is trained.
 
@@ -42,11 +46,13 @@ def scan(
     resolution and falls slowly with more images. Example: pareto-amb scan photos.zip --train-size 500
     """
     from pareto_amb.dashboards.scan import write_scan
+    from pareto_amb.environment import describe_environment
     from pareto_amb.scanning import scan_images, source_of
     from pareto_amb.storage import check_output
     from pareto_amb.terminal import make_console
 
     check_output(output)
+    started = time.monotonic()
     console = make_console()
     with console.status("loading images"):
         image_set = source_of(data, resolution, channels)
@@ -55,7 +61,8 @@ def scan(
     with console.status("comparing images"):
         found = scan_images(image_set, train_size)
     _print_scan(found)
-    write_scan(found, output)
+    took = {"seconds": round(time.monotonic() - started, 1)}
+    write_scan(found, output, {**describe_environment(), **took}, redact)
     print(f"\nthe curve: {output}")
 
 

@@ -173,8 +173,7 @@ def _print_plan(config: "SweepConfig", space: str | None) -> None:
 
 
 def _print_summary(outcome: "SweepOutcome", resume: str, trusting: list[str]) -> None:
-    from pareto_amb.results.words import describe
-    from pareto_amb.running.progress import format_duration
+    from pareto_amb.results.words import describe, format_duration
 
     run = outcome.run
     print(f"\nfinished in {format_duration(outcome.seconds)}")

@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from plotly.offline import get_plotlyjs
 
 from pareto_amb.config import SweepConfig
 from pareto_amb.dashboards import formats, wording
 from pareto_amb.dashboards.answer import lead, stops_early
 from pareto_amb.dashboards.formats import count, percent
+from pareto_amb.dashboards.page import plotly_js
 from pareto_amb.dashboards.report import write_report
 from pareto_amb.dashboards.trials import trial_rows, what_became
 from pareto_amb.declared import Declared
@@ -454,8 +454,8 @@ def test_the_redraws_run_once_for_each_frontier(run_dir: Path, monkeypatch: pyte
 
 def test_page_loads_nothing(run_dir: Path) -> None:
     source = write_report(run_dir).read_text(encoding="utf-8")
-    assert source.count(get_plotlyjs()) == 1
-    own = source.replace(get_plotlyjs(), "")
+    assert source.count(plotly_js()) == 1
+    own = source.replace(plotly_js(), "")
     assert not re.search(r"https?:|@import|url\(|src=\"(?!data:)", own)
     assert not [attrs for tag, attrs in Page(own).tags if tag in {"link", "iframe", "base", "object"}]
     links = [str(attrs["href"]) for tag, attrs in Page(own).tags if "href" in attrs]
