@@ -27,7 +27,7 @@ def unseen(n_samples: int) -> str:
 def blind(encoders: Sequence[str]) -> str:
     """What a comparison of whole images in features cannot see."""
     return (
-        f"A copy is what {joined(list(dict.fromkeys(encoders)))} sees as nearly the same image as a whole. "
+        f"Copies are told from whole images, in features of {joined(list(dict.fromkeys(encoders)))}. "
         "Parts that were copied, a person or an object in another scene, a mirrored or cut image may count "
         "as new."
     )

@@ -1,6 +1,7 @@
 """The effective number of training images over the noise level, as one self-contained HTML file."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,5 +84,12 @@ def scan_figure(scan: "Scan") -> go.Figure:
         title_text=f"σ {NOISE_UNITS}",
         **noise_ticks(scan.sigmas[0], scan.sigmas[-1]),
     )
-    figure.update_yaxes(type="log", title_text="effective number<br>of training images", tickformat=",~g")
+    most = max(max(size.effective_numbers) for size in scan.sizes)
+    figure.update_yaxes(
+        type="log",
+        title_text="effective number<br>of training images",
+        range=[-0.06, math.log10(most) + 0.06],
+        dtick="D2",
+        tickformat=",~g",
+    )
     return figure
