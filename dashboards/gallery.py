@@ -174,7 +174,7 @@ def data_uri(image: NDArray[np.uint8], limit: int = PICTURE_BYTES, largest: int 
     picture.thumbnail((largest, largest), Image.Resampling.LANCZOS)
     found = _encoded(picture, "png", optimize=True)
     while len(found) > limit:
-        found = _encoded(picture, "webp", quality=80, method=6)
+        found = _encoded(picture, "webp", quality=80)
         if max(picture.size) <= SMALLEST:
             break
         side = 0.7 * max(picture.size)

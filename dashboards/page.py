@@ -13,7 +13,7 @@ from pareto_amb.redaction import redact_values, without_paths
 
 HERE = Path(__file__).parent
 
-PICTURE_BYTES = 500_000
+PICTURE_BYTES = 450_000
 """What the pictures of a page take, at most; with Plotly and the figures a page stays below 2 MB."""
 
 ENCODED = ("bdata",)
@@ -43,8 +43,10 @@ def render_page(template: str, with_plots: bool, redacted: bool = False, **conte
         lstrip_blocks=True,
         finalize=_cut if redacted else None,
     )
-    if redacted:
-        environment.policies["json.dumps_function"] = _dumped
+    hide = without_paths if redacted else str
+    environment.policies["json.dumps_function"] = lambda values, **options: json.dumps(
+        _rounded(redact_values(values, hide, ENCODED)), separators=(",", ":"), **options
+    )
     return environment.get_template(template).render(
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         plotlyjs=Markup(plotly_js()) if with_plots else "",
@@ -59,5 +61,10 @@ def _cut(value: Any) -> Any:
     return without_paths(value) if plain else value
 
 
-def _dumped(values: Any, **options: Any) -> str:
-    return json.dumps(redact_values(values, without_paths, but=ENCODED), **options)
+def _rounded(values: Any) -> Any:
+    """Numbers of a figure with as many digits as can be seen: they make up most of it."""
+    if isinstance(values, dict):
+        return {key: _rounded(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [_rounded(value) for value in values]
+    return float(f"{values:.7g}") if isinstance(values, float) else values

@@ -90,7 +90,7 @@ def test_the_page_is_complete_in_itself_and_trusts_no_name(digits: ImageSet, tmp
     assert len(ours) < len(page)
     assert "alert(1)</script>" not in ours
     assert not re.search(r"(src|href)=|https?://", ours)
-    figure = re.search(r'<script type="application/json" id="figure">(.*?)</script>', ours, re.DOTALL)
+    figure = re.search(r'<script type="application/json" data-plot="plot">(.*?)</script>', ours, re.DOTALL)
     assert figure is not None
     assert json.loads(figure[1])["data"][0]["name"] == "10 images"
     assert "{{ 7*7 }}" in ours
@@ -134,7 +134,14 @@ def test_named_sets_come_in_their_own_shape(
     page = tmp_path / "digits.html"
     assert scan(monkeypatch, "digits", "--train-size", "30", "--output", str(page)) == 0
     assert "digits: 1,797 images of 8 x 8, grey" in capsys.readouterr().out
-    assert "1,797 images of 8 × 8 pixels" in page.read_text(encoding="utf-8")
+    told = page.read_text(encoding="utf-8")
+    assert "1,797 images of 8 × 8 pixels" in told
+    assert f"pareto-amb scan digits --train-size 30 --output {page}" in told
+    assert "Nothing was trained." in told
+    assert scan(monkeypatch, "digits", "--train-size", "30", "--output", str(page), "--redact") == 0
+    told = page.read_text(encoding="utf-8")
+    assert "pareto-amb scan digits --train-size 30 --output …/digits.html" in told
+    assert str(tmp_path) not in told
 
 
 @pytest.mark.parametrize(
