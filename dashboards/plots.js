@@ -48,8 +48,9 @@ function plain(text) {
 // Plotly cuts what is too long for a line of the legend.
 function broken(name, longest) {
   if (!name || name.length <= longest || name.includes("<br>")) return name;
-  const at = name.lastIndexOf(" ", longest);
-  return at < 0 ? name : `${name.slice(0, at)}<br>${name.slice(at + 1)}`;
+  const comma = name.lastIndexOf(", ", longest - 1) + 1;
+  const at = comma || name.lastIndexOf(" ", longest);
+  return at < 1 ? name : `${name.slice(0, at)}<br>${name.slice(at + 1)}`;
 }
 
 function thin(axis, width) {
