@@ -17,7 +17,9 @@ from pareto_amb.audit.roc import thinned
 from pareto_amb.dashboards import formats, theme
 from pareto_amb.dashboards.evaluation import GATES
 from pareto_amb.dashboards.gallery import data_uri
-from pareto_amb.dashboards.page import render_page
+from pareto_amb.dashboards.limits import limits_of_audit
+from pareto_amb.dashboards.page import picture_bytes, render_page
+from pareto_amb.dashboards.provenance import Pairs
 from pareto_amb.evaluation.gate import Answer
 from pareto_amb.evaluation.intervals import Estimate
 from pareto_amb.printable import printable
@@ -29,6 +31,12 @@ STRIP = 24
 
 SHOWN = 60
 """Images at risk on the page, at most; audit.csv has all."""
+PICTURE = picture_bytes(2 * SHOWN + 3 * STRIP)
+"""Bytes of a picture, at most."""
+
+SHOWN_SIDE = 144
+"""Pixels: larger images are shrunk to this side."""
+
 BINS = 60
 
 COLOURS = {
@@ -97,17 +105,34 @@ class Comparison:
 
 
 def write_page(
-    audits: Sequence[Audit], path: Path, gate: Answer | None = None, images: Images | None = None
+    audits: Sequence[Audit],
+    path: Path,
+    gate: Answer | None = None,
+    images: Images | None = None,
+    made_by: Pairs | None = None,
+    redacted: bool = False,
 ) -> None:
     """Write the page, whole or not at all. Raises OSError when it cannot be."""
-    write_text(path, render(audits, gate, images))
+    write_text(path, render(audits, gate, images, made_by, redacted))
 
 
-def render(audits: Sequence[Audit], gate: Answer | None = None, images: Images | None = None) -> str:
-    """The page as text, with what a gate said of the last audit; `images` (n, C, H, W) are shown."""
+def render(
+    audits: Sequence[Audit],
+    gate: Answer | None = None,
+    images: Images | None = None,
+    made_by: Pairs | None = None,
+    redacted: bool = False,
+) -> str:
+    """The page as text, with what a gate said of the last audit; `images` (n, C, H, W) are shown.
+
+    `made_by` is what `provenance` tells. A `redacted` page has no paths of this machine.
+    """
     return render_page(
         TEMPLATE,
         True,
+        redacted,
+        limits=limits_of_audit(),
+        provenance=made_by or [],
         sections=[_section(number, audit, images) for number, audit in enumerate(audits)],
         comparison=_comparison(audits[0], audits[1], images) if len(audits) == 2 else None,
         lower_bound=LOWER_BOUND,
@@ -220,7 +245,7 @@ def _image_row(audit: Audit, i: int, images: Images | None) -> ImageRow:
     found = audit.influence
     copies = audit.copies
     return ImageRow(
-        picture="" if images is None else data_uri(images[i]),
+        picture="" if images is None else data_uri(images[i], PICTURE, SHOWN_SIDE),
         name=printable(audit.scores.images[i]),
         file=printable(audit.scores.files[i]),
         mem=formats.number(float(found.mem[i])),

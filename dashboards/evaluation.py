@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
-from PIL import Image
 
 from pareto_amb.dashboards import theme
 from pareto_amb.dashboards.gallery import data_uri
-from pareto_amb.dashboards.page import render_page
+from pareto_amb.dashboards.limits import limits_of_evaluation
+from pareto_amb.dashboards.page import picture_bytes, render_page
+from pareto_amb.dashboards.provenance import Pairs, provenance, remaining
 from pareto_amb.evaluation.caption_copies import CaptionReport
 from pareto_amb.evaluation.gate import Gate
 from pareto_amb.evaluation.report import (
@@ -39,6 +40,7 @@ from pareto_amb.evaluation.report import (
 )
 from pareto_amb.printable import printable
 from pareto_amb.results.run import flatten
+from pareto_amb.results.words import format_duration
 from pareto_amb.storage import write_text
 
 TEMPLATE = "evaluation.html.jinja"
@@ -108,7 +110,7 @@ class Captioned:
 
 @dataclass(frozen=True)
 class ShownPair:
-    """A generated image beside its nearest training image, as PNG data URIs."""
+    """A generated image beside its nearest training image, as data URIs."""
 
     generated: str
     train: str
@@ -119,21 +121,38 @@ class ShownPair:
     identical: bool
 
 
-def write_page(report: EvaluationReport, path: Path, gate: Gate | None = None) -> Path:
+def write_page(
+    report: EvaluationReport,
+    path: Path,
+    gate: Gate | None = None,
+    results: Pairs | None = None,
+    redacted: bool = False,
+) -> Path:
     """Write the page, whole or not at all, and return its path. Raises OSError when it cannot be."""
-    write_text(path, render(report, gate))
+    write_text(path, render(report, gate, results, redacted))
     return path
 
 
-def render(report: EvaluationReport, gate: Gate | None = None) -> str:
-    """The page as text, with what a gate said of the report."""
+def render(
+    report: EvaluationReport,
+    gate: Gate | None = None,
+    results: Pairs | None = None,
+    redacted: bool = False,
+) -> str:
+    """The page as text, with what a gate said of the report.
+
+    `results` are files of the figures with their SHA-256. A `redacted` page has no paths of this machine.
+    """
     first = report.encoders[0].metrics
     headline = {"memorization": "Copies", "heldout_memorization": "Normal for held-out images",
                 "excess_copy_rate": "Excess"}  # fmt: skip
     metrics = {metric.key: metric for metric in COPYING}
+    environment = dict(flatten(report.environment))
+    limit = picture_bytes(2 * (len(report.closest) + len(report.borderline)))
     return render_page(
         TEMPLATE,
         True,
+        redacted,
         report=report,
         name=printable(Path(report.image_sets["generated"].path).resolve().name),
         verdict=verdict(report),
@@ -144,15 +163,27 @@ def render(report: EvaluationReport, gate: Gate | None = None) -> str:
         gate_words=GATES[gate.outcome][1] if gate else "",
         headline=[(title, _row(metrics[key], first, "")) for key, title in headline.items()],
         points=[printable(note) for note in remarks(report)],
-        closest=[_shown(pair) for pair in report.closest],
-        borderline=[_shown(pair) for pair in report.borderline],
+        closest=[_shown(pair, limit) for pair in report.closest],
+        borderline=[_shown(pair, limit) for pair in report.borderline],
         sections=[_section(number, encoder) for number, encoder in enumerate(report.encoders)],
         captioned=None if report.captions is None else _captioned(report.captions),
         pixels=[_row(metric, report.pixel_metrics, "") for metric in PIXEL_METRICS],
         facts=_facts(report),
         reference=printable(report.reference),
-        environment=flatten(report.environment),
+        limits=_limits(report),
+        provenance=provenance(environment, _duration(report), results or []),
+        environment=remaining(environment),
     )
+
+
+def _limits(report: EvaluationReport) -> list[str]:
+    sets, encoders = report.image_sets, [found.encoder for found in report.encoders]
+    return limits_of_evaluation(sets["generated"].count, encoders, "heldout" in sets)
+
+
+def _duration(report: EvaluationReport) -> str:
+    seconds = report.environment.get("seconds")
+    return "" if seconds is None else f"{format_duration(seconds)} of reading, encoding and comparing"
 
 
 def _tone(report: EvaluationReport) -> str:
@@ -193,25 +224,16 @@ def _captioned(found: CaptionReport) -> Captioned:
     )
 
 
-def _shown(pair: Pair) -> ShownPair:
+def _shown(pair: Pair, limit: int) -> ShownPair:
     return ShownPair(
-        generated=data_uri(_shrunk(pair.generated_pixels)),
-        train=data_uri(_shrunk(pair.train_pixels)),
+        generated=data_uri(pair.generated_pixels, limit, SHOWN_SIDE),
+        train=data_uri(pair.train_pixels, limit, SHOWN_SIDE),
         generated_name=printable(pair.names.generated),
         train_name=printable(pair.names.train_original or pair.names.train),
         similarity=f"{pair.names.similarity:.3f}",
         copied=pair.copied,
         identical=pair.names.identical,
     )
-
-
-def _shrunk(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """An image (3, H, W) with no side longer than SHOWN_SIDE."""
-    if max(pixels.shape[1:]) <= SHOWN_SIDE:
-        return pixels
-    image = Image.fromarray(np.ascontiguousarray(np.moveaxis(pixels, 0, -1)))
-    image.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Image.Resampling.LANCZOS)
-    return np.moveaxis(np.asarray(image), -1, 0)
 
 
 def similarity_figure(encoder: EncoderReport) -> go.Figure:

@@ -6,11 +6,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pareto_amb.dashboards.page import PICTURE_BYTES
 from pareto_amb.errors import UserError
 from pareto_amb.printable import printable, reason
 from pareto_amb.reading import read_file
@@ -25,8 +27,14 @@ CLOSEST = 12
 PLAIN = 30
 """Samples shown in the plain grid."""
 
+SHOWN = 2 * CLOSEST + PLAIN
+"""Pictures of each training."""
+
 LARGEST = 512
 """Larger pictures are shown with this many pixels a side."""
+
+SMALLEST = 48
+"""No picture is shrunk below so many pixels a side, whatever it takes."""
 
 LONGEST_CAPTION = 120
 """Characters shown of a caption."""
@@ -56,7 +64,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Pair:
-    """A sample and its nearest training image, as PNG data URIs, and what was said of them, if anything."""
+    """A sample and its nearest training image, as data URIs, and what was said of them, if anything."""
 
     sample: str
     neighbour: str
@@ -126,42 +134,58 @@ def _content(place: Path | Storage, name: str, shown: str) -> bytes | None:
     return read_file(path, MAX_BYTES) if path.exists() else None
 
 
-def build_gallery(stored: Samples, total: int, copies: int | None) -> Gallery:
+def build_gallery(stored: Samples, total: int, copies: int | None, limit: int = PICTURE_BYTES) -> Gallery:
     """The closest pairs first, highest similarity first, then the first samples as they came.
 
-    `total` and `copies` are those of the measurement, of which `stored` is a selection.
+    `total` and `copies` are those of the measurement, of which `stored` is a selection; a picture takes at
+    most `limit` bytes.
     """
     order = np.argsort(-np.nan_to_num(stored.similarity, nan=-np.inf), kind="stable")
-    closest = [_pair(stored, index) for index in order[:CLOSEST]]
+    closest = [_pair(stored, index, limit) for index in order[:CLOSEST]]
     return Gallery(
         kept=len(stored.samples),
         total=total,
         copies=copies,
         closest=closest,
-        plain=[data_uri(image) for image in stored.samples[: min(stored.first, PLAIN)]],
+        plain=[data_uri(image, limit) for image in stored.samples[: min(stored.first, PLAIN)]],
     )
 
 
-def _pair(stored: Samples, index: int) -> Pair:
+def _pair(stored: Samples, index: int, limit: int) -> Pair:
     said = [
         printable(texts[index]) if texts is not None else "" for texts in (stored.prompts, stored.captions)
     ]
     return Pair(
-        data_uri(stored.samples[index]),
-        data_uri(stored.neighbours[index]),
+        data_uri(stored.samples[index], limit),
+        data_uri(stored.neighbours[index], limit),
         float(stored.similarity[index]),
         bool(stored.copied[index]),
         *(text if len(text) <= LONGEST_CAPTION else f"{text[: LONGEST_CAPTION - 1]}…" for text in said),
     )
 
 
-def data_uri(image: NDArray[np.uint8]) -> str:
-    """A (channels, height, width) uint8 image, channels 1 or 3, as a PNG data URI, reduced to LARGEST."""
+def data_uri(image: NDArray[np.uint8], limit: int = PICTURE_BYTES, largest: int = LARGEST) -> str:
+    """A (channels, height, width) uint8 image, channels 1 or 3, as a data URI of at most `limit` bytes.
+
+    PNG, of at most `largest` pixels a side; where that takes more, WebP, and of fewer pixels while it must.
+    """
     pixels = image[0] if image.shape[0] == 1 else np.moveaxis(image, 0, -1)
-    buffer, picture = io.BytesIO(), Image.fromarray(np.ascontiguousarray(pixels))
-    picture.thumbnail((LARGEST, LARGEST))
-    picture.save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    picture.thumbnail((largest, largest), Image.Resampling.LANCZOS)
+    found = _encoded(picture, "png", optimize=True)
+    while len(found) > limit:
+        found = _encoded(picture, "webp", quality=80)
+        if max(picture.size) <= SMALLEST:
+            break
+        side = 0.7 * max(picture.size)
+        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return found
+
+
+def _encoded(picture: Image.Image, kind: str, **options: Any) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, format=kind.upper(), **options)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 def _first(arrays: Mapping[str, NDArray[np.generic]]) -> int:

@@ -24,16 +24,37 @@ function compact(plot, {data, layout}) {
   const width = plot.clientWidth - (layout.coloraxis ? 150 : 90);
   for (const name of Object.keys(layout)) {
     const [from, to] = layout[name].domain ?? [0, 1];
-    if (name.startsWith("xaxis")) thin(layout[name], width * (to - from));
+    if (!name.startsWith("xaxis")) continue;
+    thin(layout[name], width * (to - from));
+    shrink(layout[name].title, plot.clientWidth * (to - from) - 24);
   }
+  for (const trace of data) trace.name = broken(trace.name, (plot.clientWidth - 64) / 6.4);
   if (layout.coloraxis) {
     const bar = layout.coloraxis.colorbar;
     layout.coloraxis.colorbar = {...bar, thickness: 9, tickfont: {size: 10.5}, title: {...bar.title, font: {size: 11}}};
   }
 }
 
+// A title that is wider than its axis would run into that of the next one.
+function shrink(title, width) {
+  const longest = Math.max(0, ...plain(title?.text).split("\n").map((line) => line.length));
+  if (longest) title.font = {...title.font, size: Math.min(title.font?.size ?? 12, width / (0.55 * longest))};
+}
+
+function plain(text) {
+  return (text ?? "").replaceAll("<br>", "\n").replace(/<[^>]*>/g, "");
+}
+
+// Plotly cuts what is too long for a line of the legend.
+function broken(name, longest) {
+  if (!name || name.length <= longest || name.includes("<br>")) return name;
+  const comma = name.lastIndexOf(", ", longest - 1) + 1;
+  const at = comma || name.lastIndexOf(" ", longest);
+  return at < 1 ? name : `${name.slice(0, at)}<br>${name.slice(at + 1)}`;
+}
+
 function thin(axis, width) {
-  if (!axis || !axis.ticktext) return;
+  if (!axis?.ticktext || !axis.range) return;
   const [low, high] = axis.range;
   const onScale = (value) => axis.type === "log" ? Math.log10(value) : value;
   let last = -Infinity;
@@ -47,6 +68,11 @@ function thin(axis, width) {
   axis.tickvals = kept;
 }
 
-const resize = () => plots.forEach((plot) => Plotly.Plots.resize(plot));
-window.addEventListener("beforeprint", resize);
-window.addEventListener("afterprint", resize);
+// What prints is drawn at once, or not at all; a page that is too wide would be shrunk as a whole.
+const PRINTED = 870;
+window.addEventListener("beforeprint", () => plots.forEach((plot) => {
+  Plotly.relayout(plot, {autosize: false, width: Math.min(plot.clientWidth, PRINTED)});
+}));
+window.addEventListener("afterprint", () => plots.forEach((plot) => {
+  Plotly.relayout(plot, {autosize: true, width: null});
+}));

@@ -9,12 +9,14 @@ import pandas as pd
 from pareto_amb.dashboards import formats, wording
 from pareto_amb.dashboards.answer import Answer, answer, stop_of
 from pareto_amb.dashboards.formats import count
-from pareto_amb.dashboards.gallery import Gallery, build_gallery, read_samples
+from pareto_amb.dashboards.gallery import SHOWN, Gallery, build_gallery, read_samples
+from pareto_amb.dashboards.limits import limits_of_report
 from pareto_amb.dashboards.marks import recommended_value
 from pareto_amb.dashboards.method import facts, subject
-from pareto_amb.dashboards.page import render_page
+from pareto_amb.dashboards.page import picture_bytes, render_page
 from pareto_amb.dashboards.plots import Plot, draw_plots, took_part
 from pareto_amb.dashboards.prompt_table import prompt_table
+from pareto_amb.dashboards.provenance import checksum, duration_of, provenance, remaining
 from pareto_amb.dashboards.published import compare
 from pareto_amb.dashboards.tables import Table, tables
 from pareto_amb.dashboards.trials import columns, is_answer, trial_rows, what_became
@@ -56,24 +58,26 @@ class Section:
     pictures: list[Pictures] = field(default_factory=list)
 
 
-def write_report(run_dir: Path, trust: bool = False) -> Path:
+def write_report(run_dir: Path, trust: bool = False, redacted: bool = False) -> Path:
     """Write RUN_DIR/report.html from the files of the run and return its path.
 
     Pictures in a storage elsewhere are fetched where the run is to `trust`; nothing else is ever contacted.
+    A `redacted` page has no paths of the machine that the run was made on.
 
     Raises UserError naming the file when the sweep file or results table is missing, or when a file
     of the run is there but cannot be used. A run that has finished nothing still gets a report.
     """
     path = RunDirectory(run_dir).report
-    write_text(path, render(Run.read(run_dir, trust)))
+    write_text(path, render(Run.read(run_dir, trust), redacted))
     return path
 
 
-def render(run: Run) -> str:
+def render(run: Run, redacted: bool = False) -> str:
     """The page as text."""
     sections = [_section(run, size) for size in run.train_sizes()]
     drawn = any(plot.spec is not None for section in sections for plot in section.plots)
     trials, declared, found = trial_rows(run.results), run.results.declared, run.recommendations or {}
+    environment = dict(run.environment)
     parameters = {
         parameter.name: parameter
         for method in took_part(run.config, declared, run.results.frame)
@@ -82,6 +86,7 @@ def render(run: Run) -> str:
     return render_page(
         TEMPLATE,
         drawn,
+        redacted,
         run=run,
         subject=subject(run),
         declared=declared,
@@ -96,9 +101,19 @@ def render(run: Run) -> str:
         columns=columns(trials, declared, parameters.values(), len(sections) > 1),
         statuses=_statuses(run.results.frame),
         facts=facts(run),
+        limits=_limits(run),
+        provenance=provenance(environment, duration_of(run.frame), [checksum(run.directory.results)]),
+        environment=remaining(environment),
         w=wording,
         f=formats,
     )
+
+
+def _limits(run: Run) -> list[str]:
+    evaluation, measured = run.config.evaluation, run.frame.n_samples[run.frame.n_samples > 0]
+    heldout = bool(run.frame.heldout_memorization.notna().any())
+    fewest = int(measured.min()) if len(measured) else evaluation.n_samples
+    return limits_of_report(fewest, evaluation.similarity_encoder, evaluation.fid_encoder, heldout)
 
 
 def _statuses(rows: pd.DataFrame) -> str:
@@ -196,4 +211,5 @@ def _pictures(run: Run, rows: pd.DataFrame, heading: str, tone: str, none: str) 
     total = int(rows.n_samples.iloc[-1])
     share = float(rows.memorization.iloc[-1])
     copies = round(share * total) if math.isfinite(share) else None
-    return Pictures(heading, tone, build_gallery(stored, total, copies))
+    limit = picture_bytes(2 * SHOWN * len(run.train_sizes()))
+    return Pictures(heading, tone, build_gallery(stored, total, copies, limit))

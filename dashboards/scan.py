@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,11 @@ from plotly.subplots import make_subplots
 
 from pareto_amb.dashboards import formats, theme
 from pareto_amb.dashboards.axes import NOISE_UNITS, log_axis, noise_ticks
+from pareto_amb.dashboards.limits import limits_of_scan
 from pareto_amb.dashboards.page import render_page
+from pareto_amb.dashboards.provenance import provenance
+from pareto_amb.results.run import flatten
+from pareto_amb.results.words import format_duration
 from pareto_amb.storage import write_text, writing
 
 if TYPE_CHECKING:
@@ -21,11 +26,21 @@ if TYPE_CHECKING:
 TEMPLATE = "scan.html.jinja"
 
 
-def write_scan(scan: "Scan", path: Path) -> None:
-    """Write the page. UserError when the place cannot be written."""
+def write_scan(
+    scan: "Scan", path: Path, environment: Mapping[str, Any] | None = None, redacted: bool = False
+) -> None:
+    """Write the page. UserError when the place cannot be written.
+
+    `environment` is what made the scan, as `describe_environment` has it. A `redacted` page has no paths of
+    this machine.
+    """
+    made_by = dict(flatten(environment or {}))
+    seconds = made_by.get("seconds")
+    duration = f"{format_duration(float(seconds))} of reading and comparing" if seconds else ""
     page = render_page(
         TEMPLATE,
         True,
+        redacted,
         scan=scan,
         figures={
             "effective": json.loads(effective_figure(scan).to_json()),
@@ -33,6 +48,8 @@ def write_scan(scan: "Scan", path: Path) -> None:
             "leakage": json.loads(leakage_figure(scan).to_json()),
         },
         too_many=[size.train_size for size in scan.sizes if size.merging is None],
+        limits=limits_of_scan(),
+        provenance=provenance({**made_by, "images.fingerprint": scan.fingerprint}, duration, []),
         w=formats,
     )
     with writing(path):

@@ -1,21 +1,27 @@
-"""What a run ran on: versions, hardware, revision."""
+"""What a run ran on and by which command: versions, hardware, revision."""
 
 import os
 import platform
+import re
+import shlex
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from pareto_amb.redaction import redact
 
 PACKAGES = ("pareto-amb", "torch", "torchvision", "timm", "ray", "optuna", "mlflow", "numpy")
 
 
 def describe_environment() -> dict[str, Any]:
-    """Versions, hardware and git revision of this process, ready for JSON."""
+    """Command, versions, hardware and git revision of this process, ready for JSON."""
     import torch
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
+        "command": _command(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
@@ -23,6 +29,18 @@ def describe_environment() -> dict[str, Any]:
         "versions": {name: version(name) for name in PACKAGES},
         "git_revision": _git_revision(),
     }
+
+
+def _command() -> str | None:
+    """The command line of this process without secrets, None where another program called.
+
+    Of the address of a server nothing is kept but its host: what follows may be a secret of its own.
+    """
+    program, arguments = Path(sys.argv[0]), sys.argv[1:]
+    if program.stem != "pareto-amb" and program.parts[-2:] != ("pareto_amb", "__main__.py"):
+        return None
+    told = [re.sub(r"(https?://[^/\s]+/).+", r"\1***", redact(argument)) for argument in arguments]
+    return shlex.join(["pareto-amb", *told])
 
 
 def _git_revision() -> str | None:

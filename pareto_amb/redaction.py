@@ -1,7 +1,7 @@
 """Secrets in URIs: what is printed or written into a file shows that there was one, and not which."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -56,13 +56,37 @@ def redact(text: str) -> str:
     return _QUERY.sub(lambda found: found.group(1) + _PART.sub(_hide_value, found.group(2)), hidden)
 
 
-def redact_values(values: Any) -> Any:
-    """`values`, as JSON has them, with every text redacted."""
+def redact_values(values: Any, hide: Callable[[str], str] = redact, but: Collection[str] = ()) -> Any:
+    """`values`, as JSON has them, with every text but those of the keys in `but` hidden by `hide`."""
     if isinstance(values, Mapping):
-        return {key: redact_values(value) for key, value in values.items()}
-    if isinstance(values, list):
-        return [redact_values(value) for value in values]
-    return redact(values) if isinstance(values, str) else values
+        return {
+            key: value if key in but else redact_values(value, hide, but) for key, value in values.items()
+        }
+    if isinstance(values, (list, tuple)):
+        return [redact_values(value, hide, but) for value in values]
+    return hide(values) if isinstance(values, str) else values
+
+
+_FOLDER = r"""(?:(?:(?! [-/~])[^/\\\n'"<>|=:;,()\[\]{}])+[/\\])"""
+"""A folder of a path, which may hold spaces; nothing that ends a path in a sentence or a command."""
+
+_ROOT = r"(?:~[\w.-]*[/\\]|\.\.?[/\\]|[A-Za-z]:[/\\]|/(?=[^\s/])|\\\\(?=\S))"
+
+_PATH = re.compile(
+    r"(?:\b(?:file|sqlite(?:\+\w+)?):/+(?=/)|(?<![^\s'\"=(\[{,;:>|`“]))"
+    rf"{_ROOT}{_FOLDER}*([^/\\\s'\"<>|:;,()\[\]{{}}”]*)"
+)
+
+
+def without_paths(text: str) -> str:
+    """`text` with every path that begins at a root, a home, or where one stands cut to its last name.
+
+    The addresses of servers stay as they are. Idempotent.
+
+    >>> without_paths("trained on '/home/me/my photos/train.zip', in runs/a")
+    "trained on '…/train.zip', in runs/a"
+    """
+    return _PATH.sub(r"…/\1", text)
 
 
 def redact_uri(uri: str) -> str:

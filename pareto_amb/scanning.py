@@ -115,6 +115,7 @@ class Scan:
     Where the effective number is at most `collapsed`, the posterior has collapsed; `auto` searches the
     `shares` of the level below which it has. `grouped_by` is what subpopulations are; those
     within `epsilon` of total variation are one. The leakage is one image's, whatever the train size.
+    `fingerprint` is that of the images.
     """
 
     name: str
@@ -129,6 +130,7 @@ class Scan:
     collapsed: float = COLLAPSED
     shares: tuple[float, float] = (LOW_SHARE, HIGH_SHARE)
     epsilon: float = EPSILON
+    fingerprint: str = ""
 
     def _repr_html_(self) -> str:
         heads = ("training images", "collapse level", "auto searches sigma_tn from", "to")
@@ -192,6 +194,7 @@ def scan_images(
     points, dimension = _coordinates(compared), compared[0].numel()
     return Scan(
         name=image_set.name,
+        fingerprint=image_set.fingerprint,
         total=len(image_set.images),
         shape=tuple(image_set.images.shape[1:]),
         sigmas=sigmas,

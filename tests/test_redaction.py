@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pareto_amb.environment import describe_environment
 from pareto_amb.printable import reason
-from pareto_amb.redaction import redact, redact_uri, redact_values
+from pareto_amb.redaction import redact, redact_uri, redact_values, without_paths
 
 CANARY = "CANARY7731"
 SCHEMES = st.sampled_from(["http", "https", "s3", "gs", "abfss", "hdfs", "postgresql", "mysql+pymysql"])
@@ -114,3 +115,39 @@ def test_texts_inside_plain_data_are_redacted() -> None:
 def test_a_reason_is_redacted_before_it_is_cut() -> None:
     error = RuntimeError(f"{'x' * 180} http://me:1234567890123456{CANARY}@host")
     assert reason(error) == f"{'x' * 180} http://***@host"
+
+
+NAMES = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=5)
+FOLDERS = st.lists(st.builds("{} {}".format, NAMES, NAMES) | NAMES, min_size=1, max_size=4)
+
+
+@given(st.sampled_from(["/", "~/", "../", "C:/", "file:///", "sqlite:////"]), FOLDERS, NAMES)
+def test_of_a_path_only_its_name_is_left(root: str, folders: list[str], name: str) -> None:
+    path = f"{root}{'/'.join(folders)}/{name}.zip"
+    for text in ("{}", "see '{}': 3 images", "pareto-amb scan --x={} -y 2", "a/b ({}), 8 / 9 images/s"):
+        assert without_paths(text.format(path)) == text.format(f"…/{name}.zip")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (r"C:\Users\me\x.zip", "…/x.zip"),
+        (r"\\server\share\x.zip", "…/x.zip"),
+        ("--train /a/b /c/d -x", "--train …/b …/d -x"),
+        ("<b>x</b><br/>/a/b<br>", "<b>x</b><br/>…/b<br>"),
+        ("photos/a.png, and/or 3 images/s", "photos/a.png, and/or 3 images/s"),
+        ("https://host/runs/a and s3://bucket/b/c", "https://host/runs/a and s3://bucket/b/c"),
+    ],
+)
+def test_paths_of_a_machine_are_told_from_the_rest(text: str, shown: str) -> None:
+    assert without_paths(text) == without_paths(shown) == shown
+
+
+def test_the_command_is_told_without_its_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["sweep", "a b.yaml", f"storage=s3://k:{CANARY}@h/b", f"--notify=https://h.org/T0/{CANARY}"]
+    monkeypatch.setattr("sys.argv", ["/usr/bin/pareto-amb", *arguments])
+    told = "pareto-amb sweep 'a b.yaml' 'storage=s3://***@h/b' '--notify=https://h.org/***'"
+    assert describe_environment()["command"] == told
+    for program in ("/x/pytest", "/x/pytest/__main__.py", "", "-c"):
+        monkeypatch.setattr("sys.argv", [program, CANARY])
+        assert describe_environment()["command"] is None

@@ -15,10 +15,10 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from plotly.offline import get_plotlyjs
 
 from pareto_amb.cli import main
 from pareto_amb.config import DataConfig, SpaceConfig, TrainingRun
+from pareto_amb.dashboards.page import plotly_js
 from pareto_amb.dashboards.scan import effective_figure, leakage_figure, merging_figure, write_scan
 from pareto_amb.data import ImageSet, load_images, split
 from pareto_amb.data.image_set import from_pixels
@@ -250,7 +250,7 @@ def test_the_page_is_complete_in_itself_and_trusts_no_name(digits: ImageSet, tmp
     few = ImageSet(digits.images[:30], None, 0, attack, "")
     write_scan(scan_images(few, [10]), tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    ours = page.replace(get_plotlyjs(), "")
+    ours = page.replace(plotly_js(), "")
     assert len(ours) < len(page)
     assert "alert(1)</script>" not in ours
     assert not re.search(r"(src|href)=|https?://", ours)
@@ -298,7 +298,14 @@ def test_named_sets_come_in_their_own_shape(
     page = tmp_path / "digits.html"
     assert scan(monkeypatch, "digits", "--train-size", "30", "--output", str(page)) == 0
     assert "digits: 1,797 images of 8 x 8, grey" in capsys.readouterr().out
-    assert "1,797 images of 8 × 8 pixels" in page.read_text(encoding="utf-8")
+    told = page.read_text(encoding="utf-8")
+    assert "1,797 images of 8 × 8 pixels" in told
+    assert f"pareto-amb scan digits --train-size 30 --output {page}" in told
+    assert "Nothing was trained." in told
+    assert scan(monkeypatch, "digits", "--train-size", "30", "--output", str(page), "--redact") == 0
+    told = page.read_text(encoding="utf-8")
+    assert "pareto-amb scan digits --train-size 30 --output …/digits.html" in told
+    assert str(tmp_path) not in told
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,14 @@
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pareto_amb.commands.options import Overrides, Recipe
+from pareto_amb.commands.options import Overrides, Recipe, Redact
 from pareto_amb.errors import ExitCode, UserError
 from pareto_amb.printable import printable
 from pareto_amb.signals import continued_by
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pareto_amb.audit.report import Audit
+    from pareto_amb.dashboards.provenance import Pairs
     from pareto_amb.running.audit_plan import AuditPlan
 
 Space = Annotated[
@@ -83,6 +85,7 @@ def audit(
     trust_run: Annotated[
         bool, typer.Option("--trust-run", help="With --resume: the audit is your own; use its storage.")
     ] = False,
+    redact: Redact = False,
 ) -> None:
     """Whom does it memorize? Attack models by membership inference, and name the images at risk.
 
@@ -122,7 +125,7 @@ def audit(
         plan = _plan(space, recipe, train_size, overrides or [], models)
         folder = output or _folder(plan.config.name)
         found, images = _train(plan, folder, address, False, trust_run)
-    _finish(found, images if thumbnails else None, folder, fail_above_auc)
+    _finish(found, images if thumbnails else None, folder, fail_above_auc, scores is None, redact)
 
 
 def _folder(name: str) -> Path:
@@ -191,7 +194,12 @@ def _train(
 
 
 def _finish(
-    audits: "list[Audit]", images: "NDArray[np.uint8] | None", folder: Path, limit: float | None
+    audits: "list[Audit]",
+    images: "NDArray[np.uint8] | None",
+    folder: Path,
+    limit: float | None,
+    trained: bool,
+    redact: bool,
 ) -> None:
     """Write the files, print what they say, and exit as the gate does."""
     from pareto_amb.audit.report import LOWER_BOUND, judge
@@ -200,9 +208,11 @@ def _finish(
     from pareto_amb.terminal import make_console
 
     gate = None if limit is None else judge(audits[-1], limit)
+    if redact:
+        audits = [_redacted(found) for found in audits]
     with writing(folder):
         write_tables(audits, gate, folder)
-        write_page(audits, folder / "audit.html", gate, images)
+        write_page(audits, folder / "audit.html", gate, images, _made_by(folder, trained), redact)
     console = make_console()
     for found in audits:
         _print(found, console)
@@ -212,6 +222,30 @@ def _finish(
     if gate is not None:
         print(gate)
         raise typer.Exit(gate.exit_code)
+
+
+def _made_by(folder: Path, trained: bool) -> "Pairs":
+    """What the page says of where it comes from; models that were `trained` have left it in the folder."""
+    from pareto_amb.dashboards.provenance import checksum, duration_of, provenance
+    from pareto_amb.environment import describe_environment
+    from pareto_amb.results.run import flatten
+    from pareto_amb.results.run_directory import RunDirectory
+    from pareto_amb.results.table import load_results
+
+    run = RunDirectory(folder)
+    environment = run.read_environment() if trained else describe_environment()
+    elsewhere = "not known, the models were trained elsewhere"
+    duration = duration_of(load_results(run.results).frame) if trained else elsewhere
+    results = [checksum(folder / name) for name in ("audit.json", "audit.csv")]
+    return provenance(dict(flatten(environment)), duration, results)
+
+
+def _redacted(found: "Audit") -> "Audit":
+    """Without the paths of this machine in names."""
+    from pareto_amb.redaction import without_paths
+
+    images, files = (tuple(map(without_paths, names)) for names in (found.scores.images, found.scores.files))
+    return replace(found, scores=replace(found.scores, images=images, files=files))
 
 
 def _print(found: "Audit", console: "Console") -> None:

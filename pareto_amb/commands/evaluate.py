@@ -10,7 +10,7 @@ import typer
 
 from pareto_amb import weights
 from pareto_amb.commands.image_options import NoCache, Preprocessing, SkipCorrupt
-from pareto_amb.commands.options import complete_encoder, must_exist
+from pareto_amb.commands.options import Redact, complete_encoder, must_exist
 from pareto_amb.errors import UserError
 from pareto_amb.printable import printable, reason
 from pareto_amb.reading import look_at
@@ -155,6 +155,7 @@ def evaluate(
     require_conclusive: RequireConclusive = False,
     skip_corrupt: SkipCorrupt = False,
     no_cache: NoCache = False,
+    redact: Redact = False,
     seed: Annotated[int, typer.Option(min=0, help="Draws resamples and random subsets.")] = 0,
 ) -> None:
     """Did it copy? Measure any generated images against the images a model was trained on.
@@ -206,7 +207,7 @@ def evaluate(
     if gated:
         identical = fail_on_identical is not False
         gate = judge(report, fail_above, fail_on_identical=identical, require_conclusive=require_conclusive)
-    _write(report, gate, folder)
+    _write(report, gate, folder, redact)
     _print(report, folder, console)
     if gate is not None:
         print(gate)
@@ -274,15 +275,19 @@ def _check_gate(fail_above: float | None, fail_on_identical: bool | None, requir
     return gated
 
 
-def _write(report: "EvaluationReport", gate: "Gate | None", folder: Path) -> None:
+def _write(report: "EvaluationReport", gate: "Gate | None", folder: Path, redact: bool) -> None:
     from pareto_amb.dashboards.evaluation import write_page
+    from pareto_amb.dashboards.provenance import checksum
     from pareto_amb.evaluation.report import to_json
+    from pareto_amb.redaction import redact_values, without_paths
     from pareto_amb.storage import write_text
 
     try:
-        text = json.dumps(to_json(report, gate), indent=2)
+        found = to_json(report, gate)
+        text = json.dumps(redact_values(found, without_paths) if redact else found, indent=2)
         write_text(folder / "evaluation.json", text + "\n")
-        write_page(report, folder / "evaluation.html", gate)
+        results = [checksum(folder / "evaluation.json")]
+        write_page(report, folder / "evaluation.html", gate, results, redact)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({reason(error)})") from error
 

@@ -23,6 +23,12 @@ Recipe = Annotated[
         "presets; spaces NAME says what each sets.",
     ),
 ]
+Redact = Annotated[
+    bool,
+    typer.Option(
+        "--redact", help="Cut the paths of this machine to their last name, for pages that leave the house."
+    ),
+]
 
 
 def must_exist(path: Path) -> None:

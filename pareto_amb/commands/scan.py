@@ -1,11 +1,13 @@
 """`scan`: which noise levels are worth searching for an image set."""
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pareto_amb.commands.options import Redact
 from pareto_amb.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ def scan(
     output: Annotated[
         Path, typer.Option(metavar="FILE.html", help="Where the curves are drawn, for a browser.")
     ] = Path("scan.html"),
+    redact: Redact = False,
 ) -> None:
     """Show which noise levels are worth searching for an image set: seconds, nothing is trained.
 
@@ -84,12 +87,14 @@ def scan(
         hint = "give a folder or zip of images, or the word digits or cifar10"
         find_data(parse(DataConfig, {"path": data, "origin": hint}, "scan"))
     from pareto_amb.dashboards.scan import write_scan
+    from pareto_amb.environment import describe_environment
     from pareto_amb.scanning import scan_images, source_of
     from pareto_amb.storage import check_output
     from pareto_amb.terminal import make_console
 
     check_output(output)
     recommended = {} if recommendation is None else _recommended(recommendation, train_size)
+    started = time.monotonic()
     console = make_console()
     with console.status("loading images"):
         image_set = source_of(data, resolution, channels)
@@ -105,7 +110,8 @@ def scan(
             recommended={size: level for size, level in recommended.items() if level is not None},
         )
     _print_scan(found, recommended)
-    write_scan(found, output)
+    took = {"seconds": round(time.monotonic() - started, 1)}
+    write_scan(found, output, {**describe_environment(), **took}, redact)
     print(f"\nthe curves: {output}")
 
 

@@ -221,8 +221,7 @@ def _measured(config: "SweepConfig", declared: "Declared") -> list[str]:
 
 
 def _print_summary(outcome: "SweepOutcome", resume: str, trusting: list[str]) -> None:
-    from pareto_amb.results.words import describe
-    from pareto_amb.running.progress import format_duration
+    from pareto_amb.results.words import describe, format_duration
     from pareto_amb.terminal import make_console
 
     run, console = outcome.run, make_console()

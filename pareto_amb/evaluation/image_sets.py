@@ -1,6 +1,7 @@
 """From image sets to one report: which generated images are copies, how many, how sure."""
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -105,6 +106,7 @@ def evaluate_image_sets(
     Raises UserError, naming the culprit, for images or captions that cannot be used, sets of different sizes
     or of fewer than 2 images, held-out images that are also training images, and features of another encoder.
     """
+    started = time.monotonic()
     _check_threshold(threshold)
     if clip_model is not None and captions is None:
         raise UserError("--clip-model scores images by their captions: give --captions")
@@ -122,13 +124,15 @@ def evaluate_image_sets(
             thresholds = [threshold, *[None] * (len(loaded) - 1)]
             reports = [_measure(sets, k, given, value, quantile, seed) for k, value in enumerate(thresholds)]
         report = _report(sets, tuple(reports), given, console)
-        if told is None:
-            return report
-        captions_found = _about_captions(report, told)
-        if clip is not None:
-            scores = _clip_scores(clip, sets["generated"], told.generated, device, console)
-            captions_found = _scored(captions_found, scores, clip_model, clip.fingerprint, seed)
-        return replace(report, captions=captions_found, notes=(*report.notes, *_on_captions(report, told)))
+        if told is not None:
+            captions_found = _about_captions(report, told)
+            if clip is not None:
+                scores = _clip_scores(clip, sets["generated"], told.generated, device, console)
+                captions_found = _scored(captions_found, scores, clip_model, clip.fingerprint, seed)
+            notes = (*report.notes, *_on_captions(report, told))
+            report = replace(report, captions=captions_found, notes=notes)
+    took = {"seconds": round(time.monotonic() - started, 1)}
+    return replace(report, environment={**report.environment, **took})
 
 
 # --- reading --------------------------------------------------------------------------------------

@@ -14,22 +14,13 @@ from rich.text import Text
 from pareto_amb.declared import Objective
 from pareto_amb.results.points import taken_over
 from pareto_amb.results.table import ResultsTable, trial_columns
+from pareto_amb.results.words import format_duration
 from pareto_amb.trial import Trial
 
 REFRESH_SECONDS = 0.5
 
 SHARE = 0.05
 """Of the time of a sweep, at most, goes into the frontier on the screen, which takes long in a long table."""
-
-
-def format_duration(seconds: float) -> str:
-    """Seconds as `42s`, `3m05s` or `2h07m`."""
-    whole = round(max(seconds, 0))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02}m"
 
 
 def _trained(row: Mapping[str, Any]) -> float:

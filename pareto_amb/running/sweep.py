@@ -142,7 +142,10 @@ def _environment(run: RunDirectory, materials: Materials, uri: str) -> dict[str,
         if before and before.get(part) != found[part]:
             raise UserError(f"{run.path}: the {part} changed since this run began; start a new run instead")
     tracked = {"tracking_uri": redact_uri(uri), "run_uuid": run_uuid(before)}
-    return {**redact_values({**describe_environment(), **found}), **tracked}
+    described = describe_environment()
+    if before:  # a run is what it was begun as
+        described["command"] = before.get("command")
+    return {**redact_values({**described, **found}), **tracked}
 
 
 def _begin(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -185,8 +186,8 @@ def test_the_gate_exits_as_that_of_evaluate(
 
 
 def test_the_files_say_what_the_functions_do(frame: pd.DataFrame, tmp_path: Path, call: Call) -> None:
-    frame.to_csv(tmp_path / "a.csv", index=False)
-    assert call("--scores", "a.csv", "--output", "out")[0] == 0
+    frame.assign(file="/home/jane/" + frame.image + ".png").to_csv(tmp_path / "a.csv", index=False)
+    assert call("--scores", "a.csv", "--output", "out", "--redact")[0] == 0
     scores = read_scores(tmp_path / "a.csv")
     told = json.loads((tmp_path / "out/audit.json").read_text())
     assert "lower bound" in told["lower_bound"]
@@ -204,6 +205,11 @@ def test_the_files_say_what_the_functions_do(frame: pd.DataFrame, tmp_path: Path
     page = (tmp_path / "out/audit.html").read_text()
     assert all(name in page for name in audit["at_risk"])
     assert audit["verdict"] in page
+    assert "pareto-amb audit --scores a.csv --output out --redact" in page
+    for name in ("audit.json", "audit.csv"):
+        assert sha256((tmp_path / "out" / name).read_bytes()).hexdigest() in page
+    assert "An image that is not named is not cleared by that." in page
+    assert "jane" not in page + (tmp_path / "out/audit.csv").read_text()
 
 
 def test_hostile_names_run_nowhere(frame: pd.DataFrame, tmp_path: Path) -> None:

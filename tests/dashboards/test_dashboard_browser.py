@@ -41,6 +41,12 @@ def test_report_works_from_disk(browser: Any, run_dir: Path) -> None:
     assert all(svg > 0 and data > 0 and traces > 0 for _, svg, data, traces in drawn)
     width = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
     assert width[0] <= width[1]
+    browser.set_window_size(1400, 1000)
+    cut = "return [...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth).length"
+    assert browser.execute_script(cut) == 0
+    widths = "window.dispatchEvent(new Event(arguments[0])); return [...plots].map(p => p.layout.width)"
+    assert set(browser.execute_script(widths, "beforeprint")) == {870}
+    assert set(browser.execute_script(widths, "afterprint")) != {870}
     loaded = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
     assert all(name.startswith(("data:", "blob:")) for name in loaded)
     picture = browser.execute_async_script(
@@ -66,6 +72,11 @@ def test_an_answer_that_stops_early_is_marked_where_one_looks_for_it(
     marked = {name for name, legend in legends if "stopped after 256,000 images" in legend}
     assert marked == {"any-300", "sigma-300", "mix-300", "curves-300"}
     assert "at equal budget: " in dict(legends)["frontier-300"]
+    cut = (
+        "return [...document.querySelectorAll('.legendtext')].filter(t => t.getBoundingClientRect().right > "
+        "t.closest('.plot').getBoundingClientRect().right).map(t => t.textContent)"
+    )
+    assert browser.execute_script(cut) == []
     heads = [h.text for h in browser.find_elements("css selector", "h3")]
     assert heads.index("What the gain is made of") < heads.index("Measured again on 50,000 samples")
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 420

@@ -83,6 +83,19 @@ def test_data_uri_round_trip(channels: int) -> None:
     assert np.array_equal(pixels if channels == 1 else np.moveaxis(pixels, -1, 0), image.squeeze())
 
 
+def test_a_picture_takes_no_more_than_it_may() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (3, 300, 400)).astype(np.uint8)
+    sides = []
+    for limit in (400_000, 20_000, 2_000):
+        found = data_uri(image, limit)
+        assert len(found) <= limit
+        sides.append(Image.open(io.BytesIO(base64.b64decode(found.partition(",")[2]))).size[0])
+    assert sides[0] == 400 > sides[1] > sides[2]
+    small = image[:, :30, :40]
+    assert data_uri(small).startswith("data:image/png")
+    assert data_uri(small, 10).startswith("data:image/webp")
+
+
 def test_missing_file_is_not_an_error(tmp_path: Path) -> None:
     assert read_samples(Storage(str(tmp_path)), "t", 1) is None
 

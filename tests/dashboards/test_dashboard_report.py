@@ -1,8 +1,10 @@
 import json
+import math
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from plotly.offline import get_plotlyjs
 
 from pareto_amb.config import SweepConfig
 from pareto_amb.dashboards import formats, wording
 from pareto_amb.dashboards.answer import lead, stops_early
 from pareto_amb.dashboards.formats import count, percent
+from pareto_amb.dashboards.gallery import SHOWN
+from pareto_amb.dashboards.limits import limits_of_report
+from pareto_amb.dashboards.page import plotly_js
+from pareto_amb.dashboards.provenance import duration_of, provenance
 from pareto_amb.dashboards.report import write_report
 from pareto_amb.dashboards.trials import trial_rows, what_became
 from pareto_amb.declared import Declared
@@ -428,7 +433,7 @@ def test_a_run_of_an_older_version_still_has_its_report(
         entry["training"] = {"sigma_tn": entry["sigma_tn"], "mix_ratio": entry["mix_ratio"]}
     path.write_text(yaml.safe_dump(document))
     report = page_of(run_dir)
-    written = re.compile(r"written \S+ \S+")
+    written = re.compile(r"written \S+ \S+|(?<=results\.parquet)[0-9a-f]{64}")
     assert written.sub("", report.words) == written.sub("", new.words)
     assert [s for s in report.scripts if s.startswith("{")] == [s for s in new.scripts if s.startswith("{")]
     for entry in document["recommendations"]:
@@ -452,10 +457,88 @@ def test_the_redraws_run_once_for_each_frontier(run_dir: Path, monkeypatch: pyte
     assert len(calls) == 2
 
 
+def test_a_signer_finds_what_is_not_shown_and_where_it_comes_from(
+    new_run: Callable[..., Path], results: pd.DataFrame
+) -> None:
+    run_dir = new_run(results.assign(recorded_at=1e9 + 60 * results.rung), recommend_for=(300,))
+    environment = {
+        "command": "pareto-amb sweep faces.yaml", "cpus": 8, "gpus": [], "python": "3.12.1",
+        "git_revision": "abc", "versions": {"pareto-amb": "0.1.0"}, "data": {"fingerprint": "f1f2"},
+    }  # fmt: skip
+    (run_dir / "environment.json").write_text(json.dumps(environment))
+    words = page_of(run_dir).words
+    for told in (
+        "Commandpareto-amb sweep faces.yaml",
+        "Versionpareto-amb 0.1.0, git revision abc",
+        "Hardware8 CPUs; no GPU",
+        "Fingerprint of dataf1f2",
+        f"SHA-256 of results.parquet{sha256((run_dir / 'results.parquet').read_bytes()).hexdigest()}",
+        "in features of dinov2_vitg14",
+        "less often than once in 1,666 samples can well be missing from all 5,000",
+        "It is no proof of privacy.",
+    ):
+        assert told in words
+    assert dict(provenance({}, "", []))["Command"] == "not recorded"
+    assert "nothing says how many copies are normal" in " ".join(limits_of_report(9, "a", "b", False))
+
+
+def test_the_duration_counts_no_second_twice(results: pd.DataFrame) -> None:
+    columns = ["train_size", "trial_id", "rung", "images_seen", "branched_at", "train_seconds"]
+    rows = pd.DataFrame(
+        [(300, "n300-ddpm-s0", 1, 500, 0, 50.0), (300, "n300-ddpm-s0", 2, 1000, 0, 100.0),
+         (300, "a", 1, 1000, 500, 110.0)],
+        columns=columns,
+    ).assign(eval_seconds=10.0, recorded_at=[60.0, 120.0, 190.0])  # fmt: skip
+    told = duration_of(rows)
+    assert told.startswith("3m10s from the first training to the last measurement")
+    assert told.endswith("together 2m40s of training and 30s of measuring")  # 60 of them behind the branch
+    assert duration_of(results.iloc[:0]) == duration_of(results.assign(recorded_at=math.nan)) == ""
+
+
+def test_a_redacted_page_has_no_path_of_this_machine(
+    new_run: Callable[..., Path], results: pd.DataFrame, make_config: Callable[..., SweepConfig]
+) -> None:
+    home = "/home/jane doe/secret plans"
+    nasty = results.assign(error=results.error.where(results.error == "", f"no such file: '{home}/a.png'"))
+    config = make_config(
+        description=f"Images of {home}/faces.zip.",
+        data={"source": "images", "path": f"{home}/faces.zip"},
+        storage=f"{home}/bucket",
+    )
+    run_dir = new_run(nasty, config, recommend_for=(300,))
+    environment = {"command": f"pareto-amb sweep '{home}/x.yaml'", "tracking_uri": f"sqlite:///{home}/m.db"}
+    (run_dir / "environment.json").write_text(json.dumps(environment))
+    plain = page_of(run_dir)
+    assert plain.words.count("secret plans") >= 5
+    source = write_report(run_dir, redacted=True).read_text(encoding="utf-8")
+    assert not re.search("secret|plans|jane|/home", source)
+    page = Page(source)
+    assert all(f"…/{name}" in page.words for name in ("a.png", "faces.zip", "x.yaml", "m.db", "bucket"))
+    figures = [s for s in plain.scripts if s.startswith("{")]
+    assert [s for s in page.scripts if s.startswith("{")] == figures  # no path among them, so none is touched
+
+
+def test_a_page_of_several_sizes_and_large_pictures_stays_below_2_mb(
+    new_run: Callable[..., Path], make_rows: Callable[[int], pd.DataFrame], make_samples: Callable[..., bytes]
+) -> None:
+    sizes = (300, 1000)
+    rows = pd.concat(map(make_rows, sizes), ignore_index=True)
+    run_dir = new_run(rows, recommend_for=sizes)
+    for number, path in enumerate(sorted(run_dir.glob("samples/*/*.npz"))):
+        path.write_bytes(make_samples(number, 0.3, side=64))
+    path = write_report(run_dir)
+    assert path.stat().st_size < 2_000_000
+    page = Page(path.read_text(encoding="utf-8"))
+    pictures = [str(attrs["src"]) for tag, attrs in page.tags if tag == "img"]
+    assert len(pictures) == 2 * len(sizes) * SHOWN
+    drawn = {t.get("type") for s in page.scripts if s.startswith("{") for t in json.loads(s).get("data", [])}
+    assert drawn <= {"scatter", "bar"}  # what Plotly's basic bundle draws
+
+
 def test_page_loads_nothing(run_dir: Path) -> None:
     source = write_report(run_dir).read_text(encoding="utf-8")
-    assert source.count(get_plotlyjs()) == 1
-    own = source.replace(get_plotlyjs(), "")
+    assert source.count(plotly_js()) == 1
+    own = source.replace(plotly_js(), "")
     assert not re.search(r"https?:|@import|url\(|src=\"(?!data:)", own)
     assert not [attrs for tag, attrs in Page(own).tags if tag in {"link", "iframe", "base", "object"}]
     links = [str(attrs["href"]) for tag, attrs in Page(own).tags if "href" in attrs]

@@ -6,6 +6,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,11 @@ def test_a_tenth_of_exact_copies_is_found_named_and_shown(run: Run, saved: Sets)
     assert "copy0000.png" in shown
     assert all(image.startswith("data:image/png;base64,") for image in shown.images)
     assert len(shown.images) == 2 * (12 + 12)
+    command = f"pareto-amb evaluate --generated {saved.generated}"
+    assert found["environment"]["command"].startswith(command)
+    assert command in shown
+    assert sha256(Path("out/evaluation.json").read_bytes()).hexdigest() in shown
+    assert "can well be missing from all 200." in shown
 
 
 def test_images_that_the_model_could_not_have_seen_are_normal(run: Run, sets: Sets) -> None:
@@ -238,12 +244,16 @@ def test_folders_zips_and_cached_features_give_the_same(run: Run, saved: Sets, o
     changed = result()
     for role in found["images"]:
         changed["images"][role]["path"] = found["images"][role]["path"]
+    for told in (found, changed):
+        del told["environment"]["command"], told["environment"]["seconds"]
     assert changed == found
 
 
 def test_no_cache_leaves_none(run: Run, saved: Sets, own_cache: Path) -> None:
-    done = run("evaluate", *saved.arguments("--heldout", saved.heldout, "--no-cache"))
+    done = run("evaluate", *saved.arguments("--heldout", saved.heldout, "--no-cache", "--redact"))
     assert done.code == 0
+    assert not [path for path in Path("out").iterdir() if str(saved.train.parent) in path.read_text()]
+    assert result()["images"]["train"]["path"] == "…/train"
     assert not own_cache.exists()
 
 

@@ -8,7 +8,8 @@ from rich.console import Console
 
 from pareto_amb.declared import Declared, Objective
 from pareto_amb.results.table import ResultsTable, columns, shipped
-from pareto_amb.running.progress import SweepProgress, format_duration
+from pareto_amb.results.words import format_duration
+from pareto_amb.running.progress import SweepProgress
 from pareto_amb.trial import Trial
 
 DECLARED = shipped()
