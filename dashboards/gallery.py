@@ -155,11 +155,11 @@ def _pair(stored: Samples, index: int) -> Pair:
     )
 
 
-def data_uri(image: NDArray[np.uint8]) -> str:
-    """A (channels, height, width) uint8 image, channels 1 or 3, as a PNG data URI, reduced to LARGEST."""
+def data_uri(image: NDArray[np.uint8], largest: int = LARGEST) -> str:
+    """A (channels, height, width) uint8 image, channels 1 or 3, as a PNG data URI, reduced to `largest`."""
     pixels = image[0] if image.shape[0] == 1 else np.moveaxis(image, 0, -1)
     buffer, picture = io.BytesIO(), Image.fromarray(np.ascontiguousarray(pixels))
-    picture.thumbnail((LARGEST, LARGEST))
+    picture.thumbnail((largest, largest))
     picture.save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 

@@ -13,6 +13,7 @@ import typer
 from pareto_amb.commands.audit import audit
 from pareto_amb.commands.encode import encode
 from pareto_amb.commands.evaluate import evaluate
+from pareto_amb.commands.explain import explain
 from pareto_amb.commands.mlflow import sync
 from pareto_amb.commands.prepare import prepare
 from pareto_amb.commands.recommend import recommend
@@ -37,7 +38,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (spaces, sweep, report, recommend, train, sample, scan, evaluate, audit, encode):
+for command in (spaces, sweep, report, recommend, train, sample, scan, evaluate, audit, explain, encode):
     app.command()(command)
 
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)

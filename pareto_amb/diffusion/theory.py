@@ -152,9 +152,9 @@ class OptimalDenoiser(Denoiser):
     it is D = (sigma^2 E - sigma_tn^2 x) / v, so that Eq. 6 predicts E. The mix ratio does not change it.
     Without noisy copies it is DDPM's. Images that occur twice count twice, as in training.
 
-    With a `spread` h each image, and each noisy copy, is a Gaussian of that standard deviation in every pixel. With s = 0
-    below sigma_tn and s = sigma_tn above, v = sigma^2 - s^2 + h^2 and E as before at the variance v, it is
-    D = (sigma^2 E + (h^2 - s^2) x) / v: on either side the formula of the exact one, where h is 0.
+    With a `spread` h each image, and each noisy copy, is a Gaussian of that standard deviation in every
+    pixel. With s = 0 below sigma_tn and s = sigma_tn above, v = sigma^2 - s^2 + h^2 and E as before at the
+    variance v, it is D = (sigma^2 E + (h^2 - s^2) x) / v, which is the exact one where h is 0.
     """
 
     clean: Tensor
@@ -186,7 +186,7 @@ class OptimalDenoiser(Denoiser):
         return denoised.view_as(x).to(x.dtype)
 
     def _mean(self, points: Tensor, x: Tensor, sigma: Tensor, lowest: float) -> Tensor:
-        """D of x (B, D) at sigma (B,), where the model sees `points` (N, D), which lie at the level `lowest`."""
+        """D of x (B, D) at sigma (B,) where the model sees `points` (N, D) that lie at the level `lowest`."""
         variance = (sigma - lowest) * (sigma + lowest) + self.spread**2
         mean = posterior_weights(points, x, variance.sqrt()) @ points
         kept = ((lowest**2 - self.spread**2) / variance)[:, None]
