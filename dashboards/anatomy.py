@@ -132,13 +132,19 @@ def findings(anatomy: "Anatomy") -> list[str]:
 
 
 def _gap_words(anatomy: "Anatomy", key: str, name: str) -> str:
-    opens, gaps = anatomy.opens[key], anatomy.gaps[key]
-    if opens is None:
-        return f"{name}: at no noise level is its error on held-out images larger beyond chance."
+    opened, gaps = anatomy.opened(key), anatomy.gaps[key]
+    if not opened:
+        return (
+            f"{name}: at no noise level is its error on held-out images larger than that on training images "
+            "with the whole 95% interval."
+        )
+    where = f"σ {formats.level(opened[0])}"
+    if len(opened) > 1:
+        where += f" to {formats.level(opened[-1])}"
     most, at = max(zip(gaps, anatomy.gap_levels, strict=True), key=lambda found: found[0].value)
     return (
-        f"{name}: its error on held-out images exceeds that on training images from σ {formats.level(opens)} "
-        f"on, most at σ {formats.level(at)}: {formats.number(most.value, 3)} times "
+        f"{name}: its error on held-out images is larger than that on training images, with the whole 95% "
+        f"interval, at {where}, most at σ {formats.level(at)}: {formats.number(most.value, 3)} times "
         f"({formats.number(most.low, 3)} to {formats.number(most.high, 3)})."
     )
 
@@ -159,13 +165,14 @@ def _basin_words(anatomy: "Anatomy", key: str, name: str) -> str:
 def _limit_words(anatomy: "Anatomy") -> str:
     limit, of_each = anatomy.limit, f"of {formats.count(anatomy.limit_samples)} samples each"
     smoothed = [
-        f"{_span(shares)} at {_smoothing(width)}"
+        f"{_span(shares)} at {_reach(width)}"
         for width, shares in zip(limit.widths[1:], limit.shares[1:], strict=True)
     ]
     return (
         f"Where training ends: of exact optimal denoisers, DDPM's and Algorithm 1's at σ_tn "
         f"{formats.level(limit.sigmas[1])} to {formats.level(limit.sigmas[-1])}, {_span(limit.shares[0])} "
-        f"{of_each} are copies; of smoothed ones {', '.join(smoothed)}."
+        f"{of_each} are copies; of smoothed ones {', '.join(smoothed)}, d = "
+        f"{formats.number(limit.spacing, 3)} being the distance of an image to its nearest other one."
     )
 
 
@@ -233,7 +240,12 @@ def _plots(anatomy: "Anatomy") -> Iterator[Plot]:
         f"intervals, over {formats.count(anatomy.starts)} starts a level, taken as independent.",
         basin_figure(anatomy),
     )
-    yield _plot("limit", "Where training ends", _limit_caption(anatomy), limit_figure(anatomy))
+    yield _plot(
+        "limit",
+        "Optimal denoisers, and the trained ones beside them",
+        _limit_caption(anatomy),
+        limit_figure(anatomy),
+    )
 
 
 def _plot(key: str, title: str, caption: str, figure: go.Figure) -> Plot:
@@ -368,14 +380,16 @@ def _draw_limit(figure: go.Figure, anatomy: "Anatomy") -> None:
     ddpm = limit.sigmas[1] / 2
     x = [ddpm, *limit.sigmas[1:]]
     steps = [1 - k / (len(limit.widths) - 1) for k in range(len(limit.widths))]
-    colours = sample_colorscale(theme.ACCENT_SCALE, steps)
+    colours = sample_colorscale(theme.ACCENT_SCALE, steps, colortype="tuple")
+    colours = [f"#{''.join(f'{round(255 * part):02X}' for part in colour)}" for colour in colours]
     for width, shares, colour in zip(limit.widths, limit.shares, colours, strict=True):
-        name = _smoothing(width)
+        name = f"smoothed, {_reach(width)}" if width else "exact"
         hover = [
             f"<b>{name}</b><br>{f'σ_tn {formats.level(sigma)}' if sigma else 'DDPM'}<br>"
             f"copies: {_share(share)}"
             for sigma, share in zip(limit.sigmas, shares, strict=True)
         ]
+        figure.add_trace(_band(x, shares, colour, name), row=1, col=1)
         figure.add_trace(_line(x, shares, name, colour, hover), row=1, col=1)
     ticks = axes.noise_ticks(limit.sigmas[1] / 1.1, limit.sigmas[-1] * 1.1)
     ticks["tickvals"], ticks["ticktext"] = [ddpm, *ticks["tickvals"]], ["DDPM", *ticks["ticktext"]]
@@ -385,10 +399,8 @@ def _draw_limit(figure: go.Figure, anatomy: "Anatomy") -> None:
     )
 
 
-def _smoothing(width: float) -> str:
-    if width == 0:
-        return "exact"
-    return f"smoothed, {width:g} × d" if width < 1 else "smoothed, d"
+def _reach(width: float) -> str:
+    return "d" if width == 1 else f"{width:g} d"
 
 
 def _draw_trained(figure: go.Figure, anatomy: "Anatomy") -> None:
@@ -434,10 +446,10 @@ def _draw_trained(figure: go.Figure, anatomy: "Anatomy") -> None:
 def _limit_caption(anatomy: "Anatomy") -> str:
     samples, spacing = formats.count(anatomy.limit_samples), formats.number(anatomy.limit.spacing, 3)
     return (
-        f"Left: the share of copies among {samples} samples of optimal denoisers of the training images, over "
-        "σ_tn. Smoothed: each training image, and each noisy copy, is a Gaussian whose samples lie so far from "
-        f"it; d = {spacing} is the median distance of an image to its nearest other one, over all pixels, from "
-        "−1 to 1. Where exact ones copy whatever σ_tn, Algorithm 1 does not change where training ends, but how "
-        "far, and how long, a network stays away from there. Right: the trained models of the run, from the "
-        "results table, with intervals; dashed: held-out images."
+        f"Left: the share of copies among {samples} samples of optimal denoisers of the training images, "
+        "over σ_tn, with 95% intervals. Smoothed: each training image, and each noisy copy, is a Gaussian "
+        f"whose samples lie so far from it; d = {spacing} is the median distance of an image to its nearest "
+        "other one, over all pixels, from −1 to 1. Where exact ones copy whatever σ_tn, Algorithm 1 does not "
+        "change where training ends, but how far, and how long, a network stays away from there. Right: the "
+        "trained models of the run, from the results table, with intervals; dashed: held-out images."
     )

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -106,13 +105,9 @@ class Anatomy:
         """DDPM, and the model beside it."""
         return self.subject.models
 
-    @cached_property
-    def opens(self) -> Mapping[str, float | None]:
-        """The lowest level from which a model's gap lies above 1 with its whole interval; None: nowhere."""
-        return {
-            key: next((level for level, gap in zip(self.gap_levels, gaps, strict=True) if gap.low > 1), None)
-            for key, gaps in self.gaps.items()
-        }
+    def opened(self, key: str) -> list[float]:
+        """The levels, rising, at which a model's gap lies above 1 with its whole interval."""
+        return [level for level, gap in zip(self.gap_levels, self.gaps[key], strict=True) if gap.low > 1]
 
 
 def dissect(subject: Subject, console: Console) -> Anatomy:
