@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pareto_amb.anatomy.subject import Model, Subject
 from pareto_amb.data import TrainingSet
+from pareto_amb.data.subsets import distinct
 from pareto_amb.diffusion.conditioning import copies_conditioning
 from pareto_amb.diffusion.denoiser import Denoiser
 from pareto_amb.diffusion.methods.ambient import nature_copies
@@ -239,7 +240,7 @@ def _basins(
             device=subject.device,
             progress=advance,
         )
-        features = [subject.encode(images) for images in ends]
+        features = torch.split(subject.encode(ends.flatten(0, 1)), STARTS)
         shares.append(return_shares(features, subject.encode(part.images), subject.threshold))
     return Basins(*shares)
 
@@ -247,20 +248,21 @@ def _basins(
 def _limit(subject: Subject, sigmas: tuple[float, ...], advance: Callable[[int], None]) -> Limit:
     """Where the training of a perfect network ends, and one that sees each image blurred into a Gaussian."""
     clean, bank = subject.clean, normalize(subject.encode(subject.train.images))
-    points = torch.unique(clean.flatten(1), dim=0)
+    points = subject.models[0].denoiser.space.encode(distinct(subject.train.images)).mean.flatten(1)
     spacing = float(closest(points, points, 2)[0][:, 1].median())
     shape = (clean.shape[1], clean.shape[2], clean.shape[3])
     noise = normal_per_item(subject.config.seed, "sampling", range(LIMIT_SAMPLES), shape).to(subject.device)
-    sampling = subject.config.sampling
     shares: list[list[Estimate]] = [[] for _ in WIDTHS]
     for sigma_tn in sigmas:
         copies = nature_copies(clean, subject.train.ids, subject.config.seed, sigma_tn) if sigma_tn else None
-        for width, found in zip(WIDTHS, shares, strict=True):
+        images = []
+        for width in WIDTHS:
             spread = width * spacing / math.sqrt(math.prod(shape))
             denoiser = OptimalDenoiser(clean, copies, sigma_tn, spread).to(subject.device)
-            images = sample_optimum(denoiser, noise, sigma_max=sampling.sigma_max)
-            similarity = nearest_neighbours(subject.encode(images), bank)[0]
-            copied = is_copy(similarity, subject.threshold)
-            found.append(wilson(float(copied.double().mean()), len(copied)))
+            images.append(sample_optimum(denoiser, noise, sigma_max=subject.config.sampling.sigma_max))
             advance(1)
+        similarity = nearest_neighbours(subject.encode(torch.cat(images)), bank)[0]
+        of_each = torch.split(is_copy(similarity, subject.threshold), LIMIT_SAMPLES)
+        for copied, found in zip(of_each, shares, strict=True):
+            found.append(wilson(float(copied.double().mean()), len(copied)))
     return Limit(sigmas, WIDTHS, spacing, shares)

@@ -1,10 +1,11 @@
 """What `pareto-amb explain` looks at: the images of a run, and the models that it left."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from rich.console import Console
@@ -112,10 +113,10 @@ def read_subject(path: Path, train_size: int | None, trust: bool, console: Conso
     if run.config.data.captions:
         raise UserError(f"{shown}: trained on captions; explain is for models of pixels")
     recommendation = _recommendation(run, train_size, shown)
-    size, storage = run.size(recommendation.train_size), _storage(run, shown)
-    device = best_device()
-    ddpm = _baseline(size, storage, device)
-    other, trial_id, notes = _other(size, recommendation, storage, device)
+    size, device = run.size(recommendation.train_size), best_device()
+    checkpoints = _Checkpoints.of(run, shown, device)
+    ddpm = _baseline(size, checkpoints)
+    other, trial_id, notes = _other(size, recommendation, checkpoints)
     image_set = _images(run, shown, console)
     parts = split(image_set, size.train_size, run.config.seed, run.config.data.conditional)
     if not len(parts.heldout):
@@ -154,64 +155,80 @@ def _recommendation(run: Run, train_size: int | None, shown: str) -> Recommendat
     return found[train_size]
 
 
-def _storage(run: Run, shown: str) -> Storage:
-    if run.pictures is None:
-        place = printable(redact(run.config.storage or ""))
-        raise UserError(
-            f"{shown}: its checkpoints lie elsewhere, in {place}; give --trust-run if the run is your own"
+@dataclass(frozen=True)
+class _Checkpoints:
+    """The models that a run left, loaded onto `device`; of files, only those inside `folder` where given."""
+
+    storage: Storage
+    folder: Path | None
+    device: torch.device
+
+    @classmethod
+    def of(cls, run: Run, shown: str, device: torch.device) -> Self:
+        """Those of a run; UserError where they lie in a storage, and the run is not to be trusted."""
+        place = run.pictures
+        if place is None:
+            elsewhere = printable(redact(run.config.storage or ""))
+            raise UserError(f"{shown}: its checkpoints lie elsewhere, in {elsewhere}; {_TRUST}")
+        return (
+            cls(place, None, device)
+            if isinstance(place, Storage)
+            else cls(Storage(str(place)), place, device)
         )
-    return run.pictures if isinstance(run.pictures, Storage) else Storage(str(run.pictures))
+
+    def model(self, key: str, row: Mapping[str, Any], parameters: Sequence[str] = ()) -> Model | None:
+        """The model of a trial with `parameters`, of which `row` is a row of the table; None without one."""
+        trial_id = str(row["trial_id"])
+        origin, content = checkpoint_name(trial_id), self._read(checkpoint_name(trial_id))
+        if content is None:
+            return None
+        seen = unpack(content, origin)[0].get("images_seen")
+        return Model(
+            key=key,
+            denoiser=load_denoiser(content, origin, self.device),
+            asked=sampling_options(content, origin),
+            images_seen=seen if isinstance(seen, int) else None,
+            method=str(row["method"]),
+            parameters={name: float(row[name]) for name in parameters},
+            seed=int(row["seed"]),
+            trial_id=trial_id,
+        )
+
+    def _read(self, name: str) -> bytes | None:
+        place = printable(redact(f"{self.storage.uri}/{name}"))
+        if self.folder is not None:
+            path, folder = os.path.realpath(self.folder / name), os.path.realpath(self.folder)
+            if not Path(path).is_relative_to(folder):
+                raise UserError(f"{place}: lies outside the run directory; {_TRUST}")
+        try:
+            return self.storage.read(name)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{place}: cannot be read ({redact(reason(error))}); try again") from error
+
+    def missing(self, what: str) -> UserError:
+        """Says that no checkpoint of something is left."""
+        place = printable(redact(f"{self.storage.uri}/checkpoints"))
+        return UserError(
+            f"{place}: no checkpoint of {printable(what)} is left; restore it, or sweep again: what is "
+            "explained are the models themselves"
+        )
 
 
-def _read(storage: Storage, trial_id: str) -> bytes | None:
-    """The checkpoint of a trial, None where there is none."""
-    name = checkpoint_name(trial_id)
-    try:
-        return storage.read(name)
-    except (OSError, ValueError) as error:
-        place = printable(redact(storage.uri))
-        raise UserError(f"{place}/{name}: cannot be read ({redact(reason(error))}); try again") from error
+_TRUST = "give --trust-run if the run is your own"
 
 
-def _model(
-    key: str, content: bytes, row: Mapping[str, Any], device: torch.device, names: Sequence[str]
-) -> Model:
-    """The model of a trial of which `row` is a row of the table; `names` are its method's parameters."""
-    trial_id = str(row["trial_id"])
-    origin = checkpoint_name(trial_id)
-    seen = unpack(content, origin)[0].get("images_seen")
-    return Model(
-        key=key,
-        denoiser=load_denoiser(content, origin, device),
-        asked=sampling_options(content, origin),
-        images_seen=seen if isinstance(seen, int) else None,
-        method=str(row["method"]),
-        parameters={name: float(row[name]) for name in names},
-        seed=int(row["seed"]),
-        trial_id=trial_id,
-    )
-
-
-def _missing(storage: Storage, what: str) -> UserError:
-    place = printable(redact(storage.uri))
-    return UserError(
-        f"{place}/checkpoints: no checkpoint of {what} is left; restore it, or sweep again: what is "
-        "explained are the models themselves"
-    )
-
-
-def _baseline(size: SizeResults, storage: Storage, device: torch.device) -> Model:
+def _baseline(size: SizeResults, checkpoints: _Checkpoints) -> Model:
     """The first seed of DDPM at full budget whose checkpoint is there."""
     rows = size.full[size.full.method == BASELINE].sort_values("seed")
     for row in rows.to_dict("records"):
-        content = _read(storage, str(row["trial_id"]))
-        if content is not None:
-            return _model("ddpm", content, row, device, ())
-    raise _missing(storage, f"DDPM with {size.train_size} training images")
+        model = checkpoints.model("ddpm", {str(name): value for name, value in row.items()})
+        if model is not None:
+            return model
+    raise checkpoints.missing(f"DDPM with {size.train_size} training images")
 
 
 def _other(
-    size: SizeResults, recommendation: Recommendation, storage: Storage, device: torch.device
+    size: SizeResults, recommendation: Recommendation, checkpoints: _Checkpoints
 ) -> tuple[Model | None, str, list[str]]:
     """The recommended model, the trial that it is of, and what is to be said of it.
 
@@ -228,7 +245,7 @@ def _other(
             f"{said}; the model of that stop is not kept. Beside DDPM stands what the policy takes among "
             "full trainings."
         )
-    model = _at_stop(size, trial_id, stop, storage, device)
+    model = _at_stop(size, trial_id, stop, checkpoints)
     if model.images_seen != stop:
         notes.append(
             f"The model of {trial_id} at the stop that is meant, {stop:,} images, is not kept; the one shown "
@@ -237,7 +254,7 @@ def _other(
     return model, trial_id, notes
 
 
-def _at_stop(size: SizeResults, trial_id: str, stop: int, storage: Storage, device: torch.device) -> Model:
+def _at_stop(size: SizeResults, trial_id: str, stop: int, checkpoints: _Checkpoints) -> Model:
     """The model of a trial, or of a repeat, that has seen `stop` images; else the trial's own, or a repeat's.
 
     A repeat comes first: the trial was picked for its figures. UserError where no checkpoint is left.
@@ -246,14 +263,13 @@ def _at_stop(size: SizeResults, trial_id: str, stop: int, storage: Storage, devi
     names = size.declared.method(str(rows.method.iloc[0])).parameter_names
     found = []
     for name in [*rows.trial_id[rows.confirms == trial_id].unique(), trial_id]:
-        content = _read(storage, str(name))
-        if content is not None:
-            row = rows[rows.trial_id == name].iloc[-1].to_dict()
-            found.append(_model("other", content, row, device, names))
-            if found[-1].images_seen == stop:
-                return found[-1]
+        model = checkpoints.model("other", rows[rows.trial_id == name].iloc[-1].to_dict(), list(names))
+        if model is not None:
+            found.append(model)
+            if model.images_seen == stop:
+                return model
     if not found:
-        raise _missing(storage, trial_id)
+        raise checkpoints.missing(trial_id)
     return found[-1]
 
 

@@ -215,6 +215,10 @@ def test_storage_elsewhere_is_read_of_a_trusted_run_alone(
     (explained / "sweep.yaml").write_text(yaml.safe_dump({**sweep, "storage": str(elsewhere)}))
     assert "elsewhere; give --trust-run if the run is your own" in refused(explained)
     assert len(subject_of(explained, trust=True).models) == 2
+    (explained / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    (explained / "checkpoints").symlink_to(elsewhere / "checkpoints")
+    assert "lies outside the run directory; give --trust-run" in refused(explained)
+    assert len(subject_of(explained, trust=True).models) == 2
 
 
 def test_what_is_missing_is_named(explained: Path) -> None:
