@@ -73,7 +73,9 @@ def render(anatomy: "Anatomy") -> str:
         images=printable(subject.image_set.name),
         train_size=formats.count(subject.size.train_size),
         recommended=subject.recommendation.summary,
-        cautions=[caution.sentence for caution in subject.recommendation.cautions],
+        cautions=[
+            f"Of the recommendation: {caution.sentence}" for caution in subject.recommendation.cautions
+        ],
         facts=list(_facts(anatomy)),
         notes=[printable(note) for note in subject.notes],
         findings=findings(anatomy),
@@ -364,7 +366,7 @@ def limit_figure(anatomy: "Anatomy") -> go.Figure:
         cols=2,
         shared_yaxes=True,
         horizontal_spacing=0.04,
-        subplot_titles=["optimal denoisers, exact and smoothed", "trained models, as they train"],
+        subplot_titles=["optimal denoisers", "trained models"],
     )
     _draw_limit(figure, anatomy)
     _draw_trained(figure, anatomy)
@@ -438,9 +440,7 @@ def _draw_trained(figure: go.Figure, anatomy: "Anatomy") -> None:
     heldout = subject.recommendation.heldout_memorization
     if math.isfinite(heldout):
         figure.add_hline(y=heldout, line={"dash": "dash", "width": 1.5, "color": theme.HELDOUT}, row=1, col=2)
-    figure.update_xaxes(
-        row=1, col=2, title_text="images seen in training", tickformat=",~s", rangemode="tozero"
-    )
+    figure.update_xaxes(row=1, col=2, title_text="images seen", tickformat=",~s", rangemode="tozero")
 
 
 def _limit_caption(anatomy: "Anatomy") -> str:
@@ -451,5 +451,6 @@ def _limit_caption(anatomy: "Anatomy") -> str:
         f"whose samples lie so far from it; d = {spacing} is the median distance of an image to its nearest "
         "other one, over all pixels, from −1 to 1. Where exact ones copy whatever σ_tn, Algorithm 1 does not "
         "change where training ends, but how far, and how long, a network stays away from there. Right: the "
-        "trained models of the run, from the results table, with intervals; dashed: held-out images."
+        "trained models of the run as they trained, from the results table, with intervals; dashed: held-out "
+        "images."
     )

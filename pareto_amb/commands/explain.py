@@ -53,16 +53,18 @@ def explain(
 
     It takes about as long as measuring a few trials of the sweep.
     """
-    from pareto_amb.anatomy.measure import dissect
-    from pareto_amb.anatomy.subject import read_subject
-    from pareto_amb.dashboards.anatomy import findings, write_anatomy
     from pareto_amb.storage import check_output
-    from pareto_amb.terminal import make_console
 
     if more_data is not None and more_data_checkpoint is not None:
         raise UserError("--more-data trains a model, --more-data-checkpoint names one: give one of them")
     page = output or run_dir / "explain.html"
     check_output(page)
+
+    from pareto_amb.anatomy.measure import dissect
+    from pareto_amb.anatomy.subject import read_subject
+    from pareto_amb.dashboards.anatomy import findings, write_anatomy
+    from pareto_amb.terminal import make_console
+
     console = make_console()
     subject = read_subject(run_dir, train_size, trust_run, console)
     subject = _with_more(subject, more_data, more_data_checkpoint, page.parent, console)
