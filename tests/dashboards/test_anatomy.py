@@ -309,6 +309,25 @@ def test_the_page_shows_the_probes_of_the_training(
     assert f"Algorithm 1 at σ_tn {level(entry['sigma_tn'])}" in titles
 
 
+@pytest.mark.slow
+def test_the_page_works_from_disk_also_on_a_phone(browser: Any, subject: Subject, tmp_path: Path) -> None:
+    path = tmp_path / "explain.html"
+    page.write_anatomy(anatomy_of(subject, [Estimate(1.2, 1.1, 1.5)] * 2), path)
+    device = {"width": 420, "height": 900, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", device)
+    browser.get(path.as_uri())
+    drawn = browser.execute_script(
+        "return [...document.querySelectorAll('.plot')].map("
+        "p => [p.id, p.querySelectorAll('.scatterlayer .trace').length])"
+    )
+    assert [name for name, _ in drawn] == ["gap", "basins", "limit"]
+    assert all(traces >= 2 for _, traces in drawn)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 420
+    loaded = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+    assert all(name.startswith(("data:", "blob:")) for name in loaded)
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
 def test_an_optimum_on_the_runs_own_images_copies_them_whatever_sigma_tn(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
