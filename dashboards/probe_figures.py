@@ -40,17 +40,18 @@ def probed_trainings(size: SizeResults, recommendation: Recommendation | None) -
     rows = size.frame[size.frame.status != "failed"]
     ddpm = rows[rows.method == BASELINE]
     seeds = ddpm.seed.nunique()
-    found = [ProbedTraining("DDPM", f"DDPM, {seeds} {'seed' if seeds == 1 else 'seeds'}", _by_budget(ddpm))]
+    found = [ProbedTraining("DDPM", f"DDPM, {seeds} {'seed' if seeds == 1 else 'seeds'}", by_budget(ddpm))]
     if recommendation is not None and recommendation.method != BASELINE:
         chosen = rows[rows.trial_id == recommendation.trial_id]
         if len(chosen):
             chosen = chosen[chosen.images_seen <= stop_of(recommendation, size)]
         name = "the recommended training" if recommendation.advised else "the best trial"
-        found.append(ProbedTraining(name, called(recommendation), _by_budget(chosen)))
+        found.append(ProbedTraining(name, called(recommendation), by_budget(chosen)))
     return [training for training in found if training.gaps]
 
 
-def _by_budget(rows: pd.DataFrame) -> dict[float, dict[float, float]]:
+def by_budget(rows: pd.DataFrame) -> dict[float, dict[float, float]]:
+    """The gaps by noise level at each share of the budget that `rows` were probed at; means over seeds."""
     means = {float(budget): mean_gaps(group) for budget, group in rows.groupby("budget")}
     return {budget: gaps for budget, gaps in means.items() if gaps}
 

@@ -14,6 +14,7 @@ from pareto_amb.commands.audit import audit
 from pareto_amb.commands.doctor import doctor
 from pareto_amb.commands.encode import encode
 from pareto_amb.commands.evaluate import evaluate
+from pareto_amb.commands.explain import explain
 from pareto_amb.commands.fetch import fetch
 from pareto_amb.commands.mlflow import register, sync
 from pareto_amb.commands.prepare import prepare
@@ -40,7 +41,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (spaces, sweep, report, recommend, train, sample, scan, evaluate, audit, encode, doctor):
+for command in (
+    spaces, sweep, report, recommend, train, sample, scan, evaluate, audit, explain, encode, doctor
+):  # fmt: skip
     app.command()(command)
 
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)

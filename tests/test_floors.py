@@ -36,7 +36,7 @@ FLOORS = [
     {"evaluation", "sweep_file"},
     {"search", "theory", "audit"},
     {"results"},
-    {"running", "trainables", "dashboards", "scanning", "production", "auditing", "checking"},
+    {"running", "trainables", "dashboards", "scanning", "production", "checking", "auditing", "anatomy"},
     {"interface", "explain", "commands", "cli", "__main__", "__init__"},
 ]
 """From the ground up: what lies in `pareto_amb`, a module or a package. Imports go down, or sideways."""
@@ -51,7 +51,7 @@ LIBRARIES = {
     "mlflow": {"running"},
     "optuna": {"search", "running"},
     "torch": {"environment", "randomness", "data", "diffusion", "evaluation"}
-    | {"running", "trainables", "scanning", "production", "checking"}
+    | {"running", "trainables", "scanning", "production", "checking", "anatomy"}
     | FLOORS[-1],
     "pandas": {"results", "running", "dashboards", "auditing"} | FLOORS[-1],
 }

@@ -21,6 +21,21 @@ def training_conditioning(training_set: TrainingSet) -> dict[str, Tensor]:
     return {"labels": _one_hot(training_set.labels, training_set.n_classes), **training_set.told}
 
 
+def copies_conditioning(denoiser: Denoiser, images: TrainingSet, hidden: float = 0.0) -> SamplingConditioning:
+    """What `denoiser` is told of noisy copies of known images: number k is of image k modulo their count.
+
+    `hidden` is that of `sampling_conditioning`.
+    """
+    known, tell_mask = training_conditioning(images), sampling_conditioning(denoiser, hidden)
+
+    def tell(base_seed: int, numbers: Sequence[int]) -> Conditioning:
+        index = torch.tensor(numbers) % len(images.images)
+        of_images = {name: value[index] for name, value in known.items()}
+        return {**tell_mask(base_seed, numbers), **of_images}
+
+    return tell
+
+
 def sampling_conditioning(
     denoiser: Denoiser, hidden: float = 0.0, captions: Sequence[str] = ()
 ) -> SamplingConditioning:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pareto_amb.diffusion.conditioning import SamplingConditioning
-from pareto_amb.diffusion.denoiser import Denoiser
+from pareto_amb.diffusion.denoiser import Conditioning, Denoiser
 from pareto_amb.errors import UserError
 from pareto_amb.randomness import normal_per_item
 
@@ -73,6 +73,43 @@ def _clipped(denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigma: Tens
     return denoise(x, sigma).clamp(-1, 1)
 
 
+def _denoise(
+    denoiser: Denoiser, told: Conditioning, guidance: float, clip_denoised: bool
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """D(x, sigma) as the solvers ask for it."""
+    denoise = partial(denoiser, conditioning=denoiser.read_once(told))
+    if guidance != 1:
+        denoise = partial(_guided, denoise, partial(denoiser, conditioning={}), guidance)
+    return partial(_clipped, denoise) if clip_denoised else denoise
+
+
+@torch.inference_mode()
+def finish(
+    denoiser: Denoiser,
+    x: Tensor,
+    sigma: float,
+    told: Conditioning,
+    *,
+    solver: str = "heun",
+    steps: int = 18,
+    sigma_min: float = 0.002,
+    rho: float = 7.0,
+    clip_denoised: bool = False,
+    guidance: float = 1.0,
+    sigma_stop: float = 0.0,
+) -> Tensor:
+    """Sample on from `x` (B, *shape), which lies at the level `sigma` > 0, to its end: uint8 (B, C, H, W).
+
+    In as many steps, and down to the same level, as `generate` takes from sigma_max. From below that level
+    it is one step, to E[x_0 | x].
+    """
+    sigmas = karras_sigmas(steps, min(max(sigma_min, sigma_stop), sigma), sigma, rho)
+    if sigmas[0] == sigmas[-2]:
+        sigmas = sigmas[-2:]
+    denoise = _denoise(denoiser, told, guidance, clip_denoised)
+    return denoiser.space.decode(SOLVERS[solver](denoise, x, sigmas)).cpu()
+
+
 @torch.inference_mode()
 def generate(
     denoiser: Denoiser,
@@ -117,11 +154,7 @@ def generate(
         chunk = seeds[start : start + batch_size]
         latents = normal_per_item(base_seed, "sampling", chunk, space.shape).to(device)
         told = {name: value.to(device) for name, value in conditioning(base_seed, chunk).items()}
-        denoise = partial(denoiser, conditioning=denoiser.read_once(told))
-        if guidance != 1:
-            denoise = partial(_guided, denoise, partial(denoiser, conditioning={}), guidance)
-        if clip_denoised:
-            denoise = partial(_clipped, denoise)
+        denoise = _denoise(denoiser, told, guidance, clip_denoised)
         x = SOLVERS[solver](denoise, latents * float(sigmas[0]), sigmas)
         images.append(space.decode(x).cpu())
         if progress is not None:

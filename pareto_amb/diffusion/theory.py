@@ -17,7 +17,7 @@ from pareto_amb.config import AutoRange
 from pareto_amb.data.subsets import distinct
 from pareto_amb.diffusion.denoiser import Conditioning, Denoiser, PixelSpace
 from pareto_amb.diffusion.losses import predict_nature
-from pareto_amb.diffusion.sampler import sample_heun
+from pareto_amb.diffusion.sampler import karras_sigmas, sample_heun
 from pareto_amb.errors import UserError
 from pareto_amb.randomness import make_generator
 
@@ -154,12 +154,18 @@ class OptimalDenoiser(Denoiser):
     v = sigma^2 - sigma_tn^2 and E = E[x_tn | x] the posterior mean over the noisy copies at noise variance v,
     it is D = (sigma^2 E - sigma_tn^2 x) / v, so that Eq. 6 predicts E. The mix ratio does not change it.
     Without noisy copies it is DDPM's. Images that occur twice count twice, as in training.
+
+    With a `spread` h each image, and each noisy copy, is a Gaussian of that standard deviation in every
+    pixel. With s = 0 below sigma_tn and s = sigma_tn above, v = sigma^2 - s^2 + h^2 and E as before at the
+    variance v, it is D = (sigma^2 E + (h^2 - s^2) x) / v, which is the exact one where h is 0.
     """
 
     clean: Tensor
     nature: Tensor
 
-    def __init__(self, clean: Tensor, nature: Tensor | None = None, sigma_tn: float = 0.0) -> None:
+    def __init__(
+        self, clean: Tensor, nature: Tensor | None = None, sigma_tn: float = 0.0, spread: float = 0.0
+    ) -> None:
         """Of training images `clean`, (N, C, H, W) in [-1, 1], and their noisy copies at level `sigma_tn`.
 
         `Algorithm1.material` makes both. Raises UserError for copies without a level above 0, a level
@@ -169,7 +175,7 @@ class OptimalDenoiser(Denoiser):
             raise UserError("OptimalDenoiser: sigma_tn above 0 needs one noisy copy of each image, 0 none")
         channels, height, width = clean.shape[1:]
         super().__init__(PixelSpace((channels, height, width)), {})
-        self.sigma_tn = sigma_tn
+        self.sigma_tn, self.spread = sigma_tn, spread
         self.register_buffer("clean", clean.flatten(1).double())
         self.register_buffer("nature", (clean if nature is None else nature).flatten(1).double())
 
@@ -178,17 +184,16 @@ class OptimalDenoiser(Denoiser):
         noisy, level = x.flatten(1).double(), sigma.double()
         above = level > self.sigma_tn
         denoised = torch.empty_like(noisy)
-        denoised[~above] = self._mean(self.clean, noisy[~above], level[~above])
-        noisy, level = noisy[above], level[above]
-        variance = (level - self.sigma_tn) * (level + self.sigma_tn)
-        nature = self._mean(self.nature, noisy, variance.sqrt())
-        kept = (self.sigma_tn**2 / variance)[:, None]
-        denoised[above] = nature + kept * (nature - noisy)
+        for rows, points, lowest in ((~above, self.clean, 0.0), (above, self.nature, self.sigma_tn)):
+            denoised[rows] = self._mean(points, noisy[rows], level[rows], lowest)
         return denoised.view_as(x).to(x.dtype)
 
-    @staticmethod
-    def _mean(points: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
-        return posterior_weights(points, x, sigma) @ points
+    def _mean(self, points: Tensor, x: Tensor, sigma: Tensor, lowest: float) -> Tensor:
+        """D of x (B, D) at sigma (B,) where the model sees `points` (N, D) that lie at the level `lowest`."""
+        variance = (sigma - lowest) * (sigma + lowest) + self.spread**2
+        mean = posterior_weights(points, x, variance.sqrt()) @ points
+        kept = ((lowest**2 - self.spread**2) / variance)[:, None]
+        return mean + kept * (mean - x)
 
 
 def sample_to_nature(
@@ -207,6 +212,35 @@ def sample_to_nature(
         return predict_nature(denoise(x, sigma), x, sigma.view(-1, 1, 1, 1), sigma_tn)
 
     return sample_heun(denoise_nature, x, levels)
+
+
+def sample_optimum(
+    denoiser: OptimalDenoiser,
+    noise: Tensor,
+    steps: int = 18,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+) -> Tensor:
+    """Where the probability-flow ODE of an optimal denoiser ends, from standard `noise`: uint8 (B, C, H, W).
+
+    As `generate` with Heun's solver, but for Algorithm 1 in two parts of `steps` steps, to sigma_tn and on
+    from there: the equation has a singularity at sigma_tn, which `sample_to_nature` takes out.
+    """
+    x, sigma, sigma_tn = noise.double() * sigma_max, sigma_max, denoiser.sigma_tn
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        denoised: Tensor = denoiser(x, sigma, {})
+        return denoised
+
+    if 0 < sigma_tn < sigma_max:
+        levels = karras_sigmas(steps, sigma_min, math.sqrt(sigma_max**2 - sigma_tn**2), _RHO)
+        x, sigma = sample_to_nature(denoise, x, levels, sigma_tn), sigma_tn
+    sigmas = karras_sigmas(steps, min(sigma_min, sigma / 2), sigma, _RHO)
+    sigmas[0] = sigma  # rounded up, it would lie on the noisy side
+    return denoiser.space.decode(sample_heun(denoise, x, sigmas)).cpu()
+
+
+_RHO = 7.0
 
 
 def auto_range(collapse_level: float, sigma_max: float) -> AutoRange:

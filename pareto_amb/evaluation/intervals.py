@@ -56,6 +56,20 @@ def clopper_pearson(
     return low, high
 
 
+def ratio_of_means(values: ArrayLike, others: ArrayLike) -> Estimate:
+    """The mean of `values` (N,) over that of `others` (M,), all above 0 and independent.
+
+    The interval is that of the logarithm, by the delta method. Unknown where one has fewer than 2.
+    """
+    each = [np.asarray(x, dtype=np.float64) for x in (values, others)]
+    if min(map(len, each)) < 2:
+        return UNKNOWN
+    means = [float(x.mean()) for x in each]
+    spread = math.sqrt(sum(x.var(ddof=1) / len(x) / mean**2 for x, mean in zip(each, means, strict=True)))
+    ratio, reach = means[0] / means[1], math.exp(Z95 * spread)
+    return Estimate(ratio, ratio / reach, ratio * reach)
+
+
 def difference(one: Estimate, other: Estimate) -> Estimate:
     """`one` − `other`, two shares with their Wilson intervals: Newcombe 1998, method 10."""
     value = one.value - other.value

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pareto_amb.config import N_PROBED_LEVELS, PROBED_LEVELS
 from pareto_amb.data.subsets import TrainingSet
-from pareto_amb.diffusion.conditioning import sampling_conditioning, training_conditioning
+from pareto_amb.diffusion.conditioning import copies_conditioning
 from pareto_amb.diffusion.denoiser import Denoiser
 from pareto_amb.randomness import normal_per_item
 
@@ -112,15 +112,14 @@ def _each_error(
 
     Image `number` modulo their count is denoised with the noise of that number.
     """
-    tell, known = sampling_conditioning(denoiser, hidden), training_conditioning(part)
+    tell = copies_conditioning(denoiser, part, hidden)
     for start in range(0, len(numbers), batch_size):
         chunk = numbers[start : start + batch_size]
         index = torch.tensor(chunk) % len(part.images)
         encoded = part.encoded or denoiser.space.encode(part.images[index].to(device))
         clean = (encoded.mean[index] if part.encoded else encoded.mean).to(device)
         noise = normal_per_item(seed, name, chunk, denoiser.space.shape).to(device)
-        told = {**tell(seed, chunk), **{key: value[index] for key, value in known.items()}}
-        told = {key: value.to(device) for key, value in told.items()}
+        told = {key: value.to(device) for key, value in tell(seed, chunk).items()}
         for k, level in enumerate(levels):
             sigma = torch.full((len(chunk),), level, device=device)
             denoised = denoiser(clean + level * noise, sigma, told)

@@ -344,13 +344,13 @@ def _store(run_dir: Path, trial_id: str, rung: int, content: bytes) -> None:
     path.write_bytes(content)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_config() -> Callable[..., SweepConfig]:
     """A sweep file's content, with some keys replaced."""
     return sweep_config
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_rows() -> Callable[[int], pd.DataFrame]:
     """A results table for one train size."""
     return sweep_rows
@@ -415,6 +415,12 @@ def new_run(tmp_path: Path) -> Callable[..., Path]:
         return write_run(tmp_path / "run", results, config or sweep_config(), **options)
 
     return build
+
+
+@pytest.fixture(scope="session")
+def put_run() -> Callable[..., Path]:
+    """As `new_run`, into a folder of one's own: put_run(folder, results, config, ...)."""
+    return write_run
 
 
 @pytest.fixture

@@ -8,8 +8,16 @@ from torch import Tensor, nn
 from pareto_amb.diffusion.conditioning import sampling_conditioning
 from pareto_amb.diffusion.denoiser import Conditioning, Denoiser, PixelSpace
 from pareto_amb.diffusion.networks import create_network
-from pareto_amb.diffusion.sampler import SOLVERS, generate, karras_sigmas, sample_dpmpp_2m, sample_heun
+from pareto_amb.diffusion.sampler import (
+    SOLVERS,
+    finish,
+    generate,
+    karras_sigmas,
+    sample_dpmpp_2m,
+    sample_heun,
+)
 from pareto_amb.errors import UserError
+from pareto_amb.randomness import normal_per_item
 
 
 def test_noise_levels_run_from_max_to_min_then_zero() -> None:
@@ -51,6 +59,23 @@ class _Counting(Denoiser):
     def forward(self, x: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         self.calls += 1
         return x * 0.5
+
+
+@pytest.mark.parametrize("sigma_stop", [0.0, 0.5])
+def test_sampling_on_from_the_highest_level_is_sampling(sigma_stop: float) -> None:
+    denoiser = _Counting()
+    whole = generate(denoiser, range(5), sampling_conditioning(denoiser), sigma_stop=sigma_stop)
+    noise = normal_per_item(0, "sampling", range(5), (1, 4, 4))
+    assert torch.equal(finish(denoiser, 80.0 * noise, 80.0, {}, sigma_stop=sigma_stop), whole)
+
+
+def test_sampling_on_from_below_the_lowest_level_is_one_step() -> None:
+    denoiser, x = _Counting(), torch.linspace(-1, 1, 16).view(1, 1, 4, 4)
+    for level, sigma_stop in ((0.001, 0.0), (0.2, 0.3)):
+        denoiser.calls = 0
+        ended = finish(denoiser, x, level, {}, sigma_stop=sigma_stop)
+        assert denoiser.calls == 1
+        assert torch.equal(ended, denoiser.space.decode(0.5 * x))
 
 
 @pytest.mark.parametrize(("solver", "evaluations"), [("heun", 9), ("dpmpp_2m", 5)])

@@ -27,6 +27,7 @@ from pareto_amb.diffusion.theory import (
     effective_numbers,
     pair_terms,
     posterior_weights,
+    sample_optimum,
     sample_to_nature,
 )
 from pareto_amb.errors import UserError
@@ -313,6 +314,43 @@ def test_an_optimal_denoiser_samples_as_any_model_does() -> None:
     denoiser = OptimalDenoiser(images.float() / 127.5 - 1)
     found = generate(denoiser, range(20), sampling_conditioning(denoiser), steps=40)
     assert {image.numpy().tobytes() for image in found} <= {image.numpy().tobytes() for image in images}
+
+
+@pytest.mark.parametrize("sigma", [0.15, 0.59, 0.61, 1.4, 5.0])
+def test_smoothed_training_points_are_gaussians(sigma: float) -> None:
+    """By numerical integration over the line: each point, and each noisy copy, with a density of width h."""
+    h, sigma_tn = 0.3, 0.6
+    points, copies = torch.tensor([-0.8, 0.1, 0.7]).double(), torch.tensor([-1.3, 0.5, 0.2]).double()
+    denoiser = OptimalDenoiser(points.view(3, 1, 1, 1), copies.view(3, 1, 1, 1), sigma_tn, h)
+    line = torch.linspace(-40, 40, 400_001, dtype=torch.float64)
+    seen, noise = (points, sigma**2) if sigma < sigma_tn else (copies, sigma**2 - sigma_tn**2)
+    for x in (-2.0, 0.3, 1.7):
+        density = (-(line[:, None] - seen).square() / (2 * h**2)).exp().sum(dim=1)
+        weights = density * (-(x - line).square() / (2 * noise)).exp()
+        expected = float((weights * line).sum() / weights.sum())
+        at = torch.full((1, 1, 1, 1), x).double()
+        found = denoiser(at, torch.tensor([sigma]).double(), {})
+        if sigma > sigma_tn:
+            found = predict_nature(found, at, torch.full_like(at, sigma), sigma_tn)
+        assert float(found) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("sigma_tn", [0.0, 0.05, 0.2, 0.8, 3.2, 6.4, 79.0])
+@pytest.mark.parametrize("h", [0.0, 0.1])
+def test_samples_of_an_optimum_lie_on_its_points_or_as_far_as_their_width(sigma_tn: float, h: float) -> None:
+    """Whatever sigma_tn is: so Algorithm 1 does not change where training ends."""
+    clean = (random_images(12).float() / 127.5 - 1) * 0.6
+    copies = nature_copies(clean, range(12), 0, sigma_tn) if sigma_tn else None
+    denoiser = OptimalDenoiser(clean, copies, sigma_tn, h)
+    found = sample_optimum(denoiser, normal(200, 1, 3, 3)).double() / 127.5 - 1
+    distance, which = ends(clean.double(), found)
+    assert len(which) > 3
+    if h == 0:
+        assert distance.max() < 3 / 127.5  # of rounding to pixels
+    else:
+        # From far above, all samples of a copy end where its one noise points: few draws of the width.
+        near = 0.1 if sigma_tn < 1 else 0.3
+        assert distance.square().mean().sqrt() == pytest.approx(h * 3, rel=near)
 
 
 def test_an_optimal_denoiser_needs_copies_and_a_level_together() -> None:

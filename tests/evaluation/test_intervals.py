@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pareto_amb.evaluation.intervals import bootstrap, difference, wilson
+from pareto_amb.evaluation.intervals import bootstrap, difference, ratio_of_means, wilson
 
 
 def means(values: torch.Tensor) -> torch.Tensor:
@@ -25,6 +25,17 @@ def test_without_images_nothing_is_known():
         assert math.isnan(unknown.low)
         assert math.isnan(unknown.high)
     assert math.isnan(difference(wilson(0.5, 10), wilson(math.nan, 0)).low)
+
+
+def test_a_ratio_of_means_covers():
+    random = np.random.default_rng(0)
+    draws = ((random.lognormal(0.3, 0.5, 80), random.lognormal(0, 0.5, 50)) for _ in range(400))
+    found = [ratio_of_means(*each) for each in draws]
+    truth = math.exp(0.3)
+    assert 0.92 < np.mean([each.low <= truth <= each.high for each in found]) < 0.98
+    assert np.median([each.value for each in found]) == pytest.approx(truth, rel=0.02)
+    assert math.isnan(ratio_of_means([1.0], [1.0, 2.0]).low)
+    assert ratio_of_means([1.0, 3.0], [4.0, 4.0]).value == 0.5
 
 
 @pytest.mark.parametrize(
