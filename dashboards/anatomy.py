@@ -3,7 +3,7 @@
 import html
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from pareto_amb.dashboards.probe_figures import (
     probe_figure,
     probed_trainings,
 )
+from pareto_amb.dashboards.provenance import checksum, made_here
 from pareto_amb.dashboards.wording import called
 from pareto_amb.declared import BASELINE
 from pareto_amb.printable import printable
@@ -57,18 +58,28 @@ class Plot:
     spec: dict[str, Any]
 
 
-def write_anatomy(anatomy: "Anatomy", path: Path) -> None:
-    """Write the page, whole or not at all. UserError when the place cannot be written."""
+def write_anatomy(
+    anatomy: "Anatomy", path: Path, environment: Mapping[str, Any] | None = None, redacted: bool = False
+) -> None:
+    """Write the page, whole or not at all. UserError when the place cannot be written.
+
+    `environment` is what made it, as `describe_environment` has it. A `redacted` page has no paths of this
+    machine.
+    """
     with writing(path):
-        write_text(path, render(anatomy))
+        write_text(path, render(anatomy, environment, redacted))
 
 
-def render(anatomy: "Anatomy") -> str:
+def render(anatomy: "Anatomy", environment: Mapping[str, Any] | None = None, redacted: bool = False) -> str:
     """The page as text."""
     subject = anatomy.subject
+    of_run = {key: value for key, value in subject.run.environment if key.endswith("fingerprint")}
+    results = [checksum(subject.run.directory.results)]
     return render_page(
         TEMPLATE,
         True,
+        redacted,
+        provenance=made_here({**(environment or {}), **of_run}, "denoising and sampling", results),
         run=printable(subject.run.name),
         images=printable(subject.image_set.name),
         train_size=formats.count(subject.size.train_size),

@@ -4,12 +4,14 @@ import hashlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from pareto_amb.printable import printable
 from pareto_amb.reading import open_regular
 from pareto_amb.results.branching import first_baseline
+from pareto_amb.results.run import flatten
 from pareto_amb.results.words import format_duration
 
 UNKNOWN = "not recorded"
@@ -36,6 +38,13 @@ def provenance(environment: Mapping[str, str], duration: str, results: Pairs) ->
         *_fingerprints(environment),
         *((f"SHA-256 of {name}", checksum) for name, checksum in results),
     ]
+
+
+def made_here(environment: Mapping[str, Any], doing: str, results: Pairs) -> Pairs:
+    """`provenance` of what this process made in the `seconds` of an environment with nested keys."""
+    flat = dict(flatten(environment))
+    seconds = flat.get("seconds")
+    return provenance(flat, f"{format_duration(float(seconds))} of {doing}" if seconds else "", results)
 
 
 def remaining(environment: Mapping[str, str]) -> Pairs:

@@ -13,9 +13,7 @@ from pareto_amb.dashboards import formats, theme
 from pareto_amb.dashboards.axes import NOISE_UNITS, log_axis, noise_ticks
 from pareto_amb.dashboards.limits import limits_of_scan
 from pareto_amb.dashboards.page import render_page
-from pareto_amb.dashboards.provenance import provenance
-from pareto_amb.results.run import flatten
-from pareto_amb.results.words import format_duration
+from pareto_amb.dashboards.provenance import made_here
 from pareto_amb.storage import write_text, writing
 
 if TYPE_CHECKING:
@@ -34,9 +32,7 @@ def write_scan(
     `environment` is what made the scan, as `describe_environment` has it. A `redacted` page has no paths of
     this machine.
     """
-    made_by = dict(flatten(environment or {}))
-    seconds = made_by.get("seconds")
-    duration = f"{format_duration(float(seconds))} of reading and comparing" if seconds else ""
+    made_by = {**(environment or {}), "images": {"fingerprint": scan.fingerprint}}
     page = render_page(
         TEMPLATE,
         True,
@@ -49,7 +45,7 @@ def write_scan(
         },
         too_many=[size.train_size for size in scan.sizes if size.merging is None],
         limits=limits_of_scan(),
-        provenance=provenance({**made_by, "images.fingerprint": scan.fingerprint}, duration, []),
+        provenance=made_here(made_by, "reading and comparing", []),
         w=formats,
     )
     with writing(path):

@@ -2,11 +2,13 @@
 
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pareto_amb.commands.options import Redact
 from pareto_amb.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ def explain(
         bool,
         typer.Option("--trust-run", help="Read checkpoints from the storage that RUN_DIR/sweep.yaml names."),
     ] = False,
+    redact: Redact = False,
 ) -> None:
     """Where, and why, do a sweep's models memorize? Looks into DDPM's and the recommended one.
 
@@ -63,13 +66,15 @@ def explain(
     from pareto_amb.anatomy.measure import dissect
     from pareto_amb.anatomy.subject import read_subject
     from pareto_amb.dashboards.anatomy import findings, write_anatomy
+    from pareto_amb.environment import describe_environment
     from pareto_amb.terminal import make_console
 
-    console = make_console()
+    console, started = make_console(), time.monotonic()
     subject = read_subject(run_dir, train_size, trust_run, console)
     subject = _with_more(subject, more_data, more_data_checkpoint, page.parent, console)
     found = dissect(subject, console)
-    write_anatomy(found, page)
+    took = {"seconds": round(time.monotonic() - started, 1)}
+    write_anatomy(found, page, {**describe_environment(), **took}, redact)
     for line in findings(found):
         console.print(line, markup=False, soft_wrap=True)
     console.print(f"\nthe page: {page}", markup=False)
