@@ -42,7 +42,11 @@ def dashboard() -> Iterator[int]:
     """The port at which the head of a cluster takes jobs."""
     folder, port = tempfile.mkdtemp(prefix="head-"), free_port()
     places = ["--node-ip-address=127.0.0.1", f"--port={free_port()}", f"--temp-dir={folder}"]
-    front = [f"--dashboard-port={port}", "--dashboard-host=127.0.0.1", "--ray-client-server-port=0"]
+    front = [
+        f"--dashboard-port={port}",
+        "--dashboard-host=127.0.0.1",
+        f"--ray-client-server-port={free_port()}",
+    ]
     head = subprocess.Popen(
         ["ray", "start", "--head", "--num-cpus=2", *places, *front, "--block"],
         env=environment() | {"RAY_TMPDIR": folder, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"},
