@@ -19,7 +19,7 @@ import pytest
 from pareto_amb.results.table import load_results
 
 pytest.importorskip("aiohttp_cors", reason="ray[default] is not installed: pip install pareto-amb[cluster]")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 
