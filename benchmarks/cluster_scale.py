@@ -175,9 +175,11 @@ def run_through(options: argparse.Namespace, folder: Path, clock: Clock) -> dict
     config = config.model_copy(update={"space": config.space.only(declared.parameters)})
     run.sweep.write_text(to_yaml(config))
     fill(run, config, declared, options.before)
-    opened = time.thread_time()
+    began = time.thread_time()
+    SweepState.open(run, config, declared, methods)
+    made = time.thread_time()
     state = SweepState.open(run, config, declared, methods)
-    opened = time.thread_time() - opened
+    opened = time.thread_time()
     tracked = Tracked(options.mlflow, run, "0" * 32, "simulated", declared, Storage(str(run.path)))
     tracker = Tracker(Mirror(tracked)) if options.mlflow else None
     if tracker:
@@ -206,8 +208,8 @@ def run_through(options: argparse.Namespace, folder: Path, clock: Clock) -> dict
     waited = time.monotonic() - waited
     rows = len(state.results.frame()) - n_rows
     return {
-        "opened": opened, "rows": rows, "wall": wall, "cpu": cpu, "loop": loop, "missing": missing,
-        "waited": waited, "ended": time.monotonic(), "file": run.results.stat().st_size,
+        "made": made - began, "opened": opened - made, "rows": rows, "wall": wall, "cpu": cpu, "loop": loop,
+        "missing": missing, "waited": waited, "file": run.results.stat().st_size,
     }  # fmt: skip
 
 
@@ -235,7 +237,7 @@ def main() -> None:
     beside = parts.pop("MLflow thread", 0.0)
     parts["Ray Tune"] = found["loop"] - sum(parts.values())
     each = 1e3 * found["loop"] / rows
-    print("| rows before | rows now | opened, CPU s | CPU ms a row | rows a s | peak MB | MLflow behind |")
+    print("| rows before | rows now | resuming, CPU s | CPU ms a row | rows a s | peak MB | MLflow behind |")
     print("|---:|---:|---:|---:|---:|---:|---:|")
     print(
         f"| {options.before:,} | {found['rows']:,} | {found['opened']:.1f} | {each:.1f} "
@@ -247,6 +249,7 @@ def main() -> None:
         f"  MLflow thread: {1e3 * beside / rows:.2f} ms a row, other threads: "
         f"{1e3 * (found['cpu'] - found['loop'] - beside) / rows:.2f}; waited {found['waited']:.0f} s"
     )
+    print(f"  making study.db again: {found['made']:.1f} CPU s")
     print(f"  wall {found['wall']:.0f} s, results.parquet {found['file'] / 2**20:.1f} MiB")
 
 

@@ -6,13 +6,12 @@ The head of a cluster needs more of Ray than a sweep does, the extra `cluster`: 
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,15 +19,9 @@ import pytest
 from pareto_amb.results.table import load_results
 
 pytest.importorskip("aiohttp_cors", reason="ray[default] is not installed: pip install pareto-amb[cluster]")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def environment() -> dict[str, str]:
@@ -38,11 +31,15 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture
-def dashboard() -> Iterator[int]:
+def dashboard(free_port: Callable[[], int]) -> Iterator[int]:
     """The port at which the head of a cluster takes jobs."""
     folder, port = tempfile.mkdtemp(prefix="head-"), free_port()
     places = ["--node-ip-address=127.0.0.1", f"--port={free_port()}", f"--temp-dir={folder}"]
-    front = [f"--dashboard-port={port}", "--dashboard-host=127.0.0.1", "--ray-client-server-port=0"]
+    front = [
+        f"--dashboard-port={port}",
+        "--dashboard-host=127.0.0.1",
+        f"--ray-client-server-port={free_port()}",
+    ]
     head = subprocess.Popen(
         ["ray", "start", "--head", "--num-cpus=2", *places, *front, "--block"],
         env=environment() | {"RAY_TMPDIR": folder, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"},
@@ -65,27 +62,16 @@ def dashboard() -> Iterator[int]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_a_sweep_is_submitted_by_the_documented_line(dashboard: int, tmp_path: Path) -> None:
+def test_a_sweep_is_submitted_by_the_documented_line(
+    dashboard: int, smallest: list[str], tmp_path: Path
+) -> None:
     documented = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
     (line,) = re.findall(r"^ +(ray job submit .*)$", documented, re.MULTILINE)
     words = line.split()
     assert words[:7] == ["ray", "job", "submit", "--address", "http://HEAD:8265", "--", "sweep.sh"]
-    settings = [
-        "training.images=1600", "evaluation.n_samples=40", "evaluation.fid_encoder=pixels",
-        "evaluation.similarity_encoder=pixels", "search.trials=1", "search.startup_trials=1",
-        "search.baseline_seeds=1", "search.confirm.candidates=0", f"storage={tmp_path / 'shared'}",
-    ]  # fmt: skip
-    chosen = [word for setting in settings for word in ("--set", setting)]
-    submit = [
-        *words[:4],
-        f"http://127.0.0.1:{dashboard}",
-        *words[5:7],
-        str(tmp_path / "run"),
-        "smoke",
-        *chosen,
-    ]
-    where = environment() | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}"}
-    done = subprocess.run(submit, env=where, capture_output=True, text=True, timeout=280)
+    submit = [*words[:4], f"http://127.0.0.1:{dashboard}", *words[5:7], str(tmp_path / "run"), "smoke"]
+    chosen = [*smallest, "--set", f"storage={tmp_path / 'shared'}"]
+    done = subprocess.run([*submit, *chosen], env=environment(), capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = load_results(tmp_path / "run" / "results.parquet").frame
     assert set(rows.status) == {"complete"}

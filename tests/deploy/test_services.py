@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,11 @@ from moto.server import ThreadedMotoServer
 
 from pareto_amb.results.table import load_results
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 PASSWORD = "correct-horse"
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
 WAIT_SECONDS = 200
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def wait_for(port: int, process: "subprocess.Popen[bytes] | None" = None) -> None:
@@ -52,7 +46,7 @@ def postgres_binaries() -> Path | None:
 
 
 @pytest.fixture(scope="module")
-def database() -> Iterator[int]:
+def database(free_port: Callable[[], int]) -> Iterator[int]:
     """The port of a PostgreSQL of this test's own, with an empty database `mlflow`."""
     binaries = postgres_binaries()
     if binaries is None:
@@ -114,7 +108,9 @@ def names(port: int, bucket: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def tracking(database: int, store: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def tracking(
+    database: int, store: int, free_port: Callable[[], int], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """The URI of an MLflow server as deploy/mlflow.yaml has it."""
     port = free_port()
     uri = f"postgresql+pg8000://postgres:{PASSWORD}@127.0.0.1:{database}/mlflow"
@@ -138,17 +134,12 @@ def tracking(database: int, store: int, tmp_path_factory: pytest.TempPathFactory
 
 
 def test_a_sweep_with_postgresql_an_mlflow_server_and_s3(
-    database: int, store: int, tracking: str, tmp_path: Path
+    database: int, store: int, tracking: str, smallest: list[str], tmp_path: Path
 ) -> None:
     storage = f"s3://sweeps/smoke?endpoint_override=127.0.0.1:{store}&scheme=http"
-    settings = [
-        "training.images=1600", "evaluation.n_samples=40", "evaluation.fid_encoder=pixels",
-        "evaluation.similarity_encoder=pixels", "search.trials=1", "search.startup_trials=1",
-        "search.baseline_seeds=1", "search.confirm.candidates=0", f"storage={storage}",
-    ]  # fmt: skip
-    chosen = [word for setting in settings for word in ("--set", setting)]
+    sweep = [sys.executable, "-m", "pareto_amb", "sweep", "smoke", "--output", "run", *smallest]
     done = subprocess.run(
-        [sys.executable, "-m", "pareto_amb", "sweep", "smoke", "--output", "run", *chosen],
+        [*sweep, "--set", f"storage={storage}"],
         cwd=tmp_path, env={**os.environ, **KEYS, "MLFLOW_TRACKING_URI": tracking},
         capture_output=True, text=True,
     )  # fmt: skip
