@@ -91,8 +91,8 @@ def _before_branching(last: pd.DataFrame, rows: pd.DataFrame) -> pd.Series:
 def _hardware(environment: Mapping[str, str]) -> str:
     if "cpus" not in environment:
         return UNKNOWN
-    gpus = environment.get("gpus") or "no GPU"
-    return f"{environment['cpus']} CPUs; {gpus}"
+    gpus = f"; {environment['gpus'] or 'no GPU'}" if "gpus" in environment else ""
+    return f"{environment['cpus']} CPUs{gpus}"
 
 
 def _fingerprints(environment: Mapping[str, str]) -> Pairs:

@@ -15,20 +15,26 @@ from pareto_amb.redaction import redact
 PACKAGES = ("pareto-amb", "torch", "torchvision", "timm", "ray", "optuna", "mlflow", "numpy")
 
 
-def describe_environment() -> dict[str, Any]:
-    """Command, versions, hardware and git revision of this process, ready for JSON."""
-    import torch
+def describe_environment(devices: bool = True) -> dict[str, Any]:
+    """Command, versions, hardware and git revision of this process, ready for JSON.
 
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    Its GPUs are left out where no `devices` are asked for, and PyTorch is not imported.
+    """
     return {
         "command": _command(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
-        "gpus": gpus,
+        **({"gpus": _gpus()} if devices else {}),
         "versions": {name: version(name) for name in PACKAGES},
         "git_revision": _git_revision(),
     }
+
+
+def _gpus() -> list[str]:
+    import torch
+
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
 
 
 def _command() -> str | None:

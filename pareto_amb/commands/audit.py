@@ -233,7 +233,7 @@ def _made_by(folder: Path, trained: bool) -> "Pairs":
     from pareto_amb.results.table import load_results
 
     run = RunDirectory(folder)
-    environment = run.read_environment() if trained else describe_environment()
+    environment = run.read_environment() if trained else describe_environment(devices=False)
     elsewhere = "not known, the models were trained elsewhere"
     duration = duration_of(load_results(run.results).frame) if trained else elsewhere
     results = [checksum(folder / name) for name in ("audit.json", "audit.csv")]
