@@ -22,6 +22,7 @@ from pareto_amb.diffusion.methods import METHODS
 from pareto_amb.environment import describe_environment
 from pareto_amb.errors import UserError
 from pareto_amb.evaluation.probes import probe_levels
+from pareto_amb.needs import with_encoders
 from pareto_amb.printable import printable, reason
 from pareto_amb.redaction import redact_values
 from pareto_amb.results.run_directory import RunDirectory, answers_name
@@ -126,6 +127,7 @@ def _load(plan: AuditPlan, console: Console, fetch: bool) -> tuple[AuditPlan, Ma
 
     They are twice the train size, so that a half of them is one, or as many as leave some out.
     """
+    plan = replace(plan, config=with_encoders(plan.config))
     materials = load_materials(plan.config, console, fetch=fetch)
     (size,), total = plan.config.space.train_size, len(materials.image_set.images)
     half = min(size, int(total * (1 - HELD_BACK)) // 2)
