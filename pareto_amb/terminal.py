@@ -5,6 +5,7 @@ control characters, and never read as markup.
 """
 
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
@@ -36,9 +37,10 @@ class _PrintableConsole(Console):
         self._file = stream
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """As rich's; on a terminal text is wrapped between words alone, and nothing is cut off."""
+        """As rich's; on a terminal lines of text are wrapped between words alone, and nothing is cut off."""
         if self.is_terminal and options.get("soft_wrap") is None and all(isinstance(o, str) for o in objects):
-            options |= {"soft_wrap": False, "overflow": "ignore", "crop": False}
+            text = options.pop("sep", " ").join(objects)
+            objects = ("\n".join(wrapped(line, self.width) for line in text.split("\n")),)
         super().print(*objects, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
@@ -47,6 +49,14 @@ class _PrintableConsole(Console):
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable_lines(segment.text))
+
+
+def wrapped(line: str, width: int) -> str:
+    """A line in lines of at most so many characters, as far as its words are that short."""
+    indent = line[: len(line) - len(line.lstrip())]
+    return textwrap.fill(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )  # fmt: skip
 
 
 def make_console(quiet: bool = False) -> Console:

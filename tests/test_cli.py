@@ -1,5 +1,6 @@
 """What a user gets wrong, and what they read: one line on stderr, exit code 2, nothing written."""
 
+import io
 import os
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from PIL import Image
 
 from pareto_amb.cli import app, main
 from pareto_amb.commands.options import complete_encoder, complete_space
+from pareto_amb.terminal import make_console
 
 Done = subprocess.CompletedProcess[str]
 COMMAND = [sys.executable, "-m", "pareto_amb"]
@@ -215,6 +217,18 @@ def test_no_help_names_a_page_that_a_wheel_lacks(call: Callable[..., Done], tmp_
 def test_a_limit_needs_its_policy(call: Callable[..., Done], tmp_path: Path) -> None:
     refused = call("recommend", ".", "--max-memorization", "0.1", cwd=tmp_path)
     assert_refused(refused, "--max-memorization", "belongs to policy max-memorization")
+
+
+def test_text_is_wrapped_between_words_on_a_terminal_and_whole_elsewhere() -> None:
+    words = "note: the images of /data/a-folder-with-quite-a-long-name are not those of the run"
+    for terminal, lines in (
+        (True, ["note: the images of", "/data/a-folder-with-quite-a-long-name", "are not those of the run"]),
+        (False, [words]),
+    ):
+        console = make_console()
+        console._force_terminal, console.file, console.width = terminal, io.StringIO(), 24
+        console.print(f"{words}\n  x")
+        assert console.file.getvalue().splitlines() == [*lines, "  x"]
 
 
 def test_spaces_and_encoders_are_completed() -> None:

@@ -52,7 +52,7 @@ def train(
         why = why_it_stops(entry, images)
         console.print(f"stops after {images:,} images, {why}", markup=False, soft_wrap=True)
         checkpoint = train_model(run, folder, console, world)
-        console.print(f"next:\n  {_next(recommendation.parent, checkpoint)}", markup=False)
+        console.print(f"next:\n  {_next(recommendation.parent, checkpoint)}", markup=False, soft_wrap=True)
 
 
 def _next(run: Path, checkpoint: Path) -> str:
