@@ -60,7 +60,7 @@ app.add_typer(weights_app, name="weights", help="Fetch the weights of encoders a
 mlflow_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 mlflow_app.command()(sync)
 mlflow_app.command()(register)
-app.add_typer(mlflow_app, name="mlflow", help="Bring MLflow up to date with a run.")
+app.add_typer(mlflow_app, name="mlflow", help="Bring MLflow up to date with a run; register its model.")
 
 
 def main() -> None:

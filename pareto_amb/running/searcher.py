@@ -372,6 +372,8 @@ class ParetoSearcher(Searcher):
     def show(self, trial_id: str) -> None:
         """Let study.db show what the table has of a trial: its rungs, its pictures, whether it waits."""
         rows, number = self._results.rows(trial_id), self._numbers.get(trial_id)
+        if not rows:
+            return
         context = (int(rows[0]["train_size"]), str(rows[0]["method"]))
         if number is None:
             show_beside(self._storage, context[0], rows, self._results.declared)
@@ -392,6 +394,7 @@ class ParetoSearcher(Searcher):
             if values is not None:
                 self._baselines[trial.train_size].append(values)
             return
+        self.show(trial.id)  # Optuna takes nothing more once it is told, and nothing of one that waits
         context, number = (trial.train_size, trial.method), self._numbers[trial.id]
         self._studies[context].tell(number, values, state=None if complete else TrialState.FAIL)
 

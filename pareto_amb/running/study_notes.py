@@ -65,7 +65,7 @@ def show_beside(storage: RDBStorage, train_size: int, rows: Rows, declared: Decl
     Controls have one of their own: they explain others, and belong on no front.
     """
     objectives, last = list(declared.objectives.values()), rows[-1]
-    values = [float(last[objective.name]) for objective in objectives]
+    values = [float(last.get(objective.name, math.nan)) for objective in objectives]
     if last["status"] != "complete" or not all(map(math.isfinite, values)):
         return
     kind = "controls" if last["controls"] else "baselines and repeats"

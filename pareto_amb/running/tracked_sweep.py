@@ -1,6 +1,7 @@
 """What MLflow shows of a sweep as a whole: what was asked for, on which images, and how far it has come."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from pareto_amb.config import SweepConfig
 from pareto_amb.declared import BASELINE
+from pareto_amb.redaction import redact
 from pareto_amb.results.size import SizeResults
 
 _MAY_CHANGE = ("search.trials", "resources.")
@@ -43,7 +45,7 @@ def dataset(config: SweepConfig, environment: Mapping[str, Any]) -> DatasetInput
         name=str(data.get("name") or config.data.source)[:_LONGEST_NAME],
         digest=str(data["fingerprint"])[:_LONGEST_DIGEST],
         source_type="local" if config.data.path else config.data.source,
-        source=json.dumps({"uri": str(config.data.path or config.data.source)}),
+        source=json.dumps({"uri": redact(str(config.data.path or config.data.source))}),
         profile=json.dumps(profile),
     )
     return DatasetInput(found, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])
@@ -53,11 +55,8 @@ def ended_trainings(size: SizeResults, config: SweepConfig) -> pd.DataFrame:
     """The `hypervolume_history` of a size; empty until its baselines have ended, on which that rests."""
     baselines = size.frame[(size.frame.method == BASELINE) & (size.frame.confirms == "")]
     ended = baselines[baselines.status.isin({"complete", "failed"})].trial_id.nunique()
-    return (
-        size.hypervolume_history
-        if ended >= config.search.baseline_seeds
-        else size.hypervolume_history.iloc[:0]
-    )
+    history = size.hypervolume_history
+    return history if ended >= config.search.baseline_seeds else history.iloc[:0]
 
 
 def points(size: SizeResults, history: pd.DataFrame, logged: int) -> Iterator[Metric]:
@@ -69,6 +68,6 @@ def points(size: SizeResults, history: pd.DataFrame, logged: int) -> Iterator[Me
     names |= {f"best_{o.name}": f"best_{o.name}_at_full_budget" for o in size.objectives}
     for step, row in enumerate(history.iloc[logged:].to_dict("records"), start=logged + 1):
         for column, name in names.items():
-            if row[column] == row[column]:  # NaN where DDPM copies nothing
+            if not math.isnan(row[column]):  # where DDPM copies nothing
                 when = int(row["recorded_at"] * 1000)
                 yield Metric(f"n{size.train_size}/{name}", float(row[column]), when, step)

@@ -228,7 +228,7 @@ def test_a_resumed_sweep_takes_up_what_was_interrupted_and_not_what_failed(tmp_p
     }  # fmt: skip
     assert table.loc[cut.id, "error"].startswith("ActorDiedError: ")
     study = optuna.load_study(study_name="train_size=50", storage=f"sqlite:///{run}/study.db")
-    assert [trial.state.name for trial in study.trials] == ["RUNNING", "RUNNING", "FAIL"]
+    assert [trial.state.name for trial in study.trials] == ["WAITING", "WAITING", "FAIL"]
 
     resumed = open_state(run)
     assert resumed.n_unfinished() == state.n_unfinished() == 4 + resumed.n_following
