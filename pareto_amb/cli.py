@@ -22,6 +22,7 @@ from pareto_amb.commands.scan import scan
 from pareto_amb.commands.spaces import spaces
 from pareto_amb.commands.sweep import sweep
 from pareto_amb.commands.train import train
+from pareto_amb.commands.watch import watch
 from pareto_amb.errors import ExitCode, UserError, print_error, print_fault
 from pareto_amb.printable import PrintableStream, printable_stdout, reason
 from pareto_amb.signals import stoppable
@@ -37,7 +38,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (spaces, sweep, report, recommend, train, sample, scan, evaluate, audit, encode):
+for command in (spaces, sweep, watch, report, recommend, train, sample, scan, evaluate, audit, encode):
     app.command()(command)
 
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
