@@ -18,7 +18,7 @@ from pareto_amb.dashboards.looks import look
 from pareto_amb.dashboards.page import render_page
 from pareto_amb.dashboards.probe_figures import (
     ProbedTraining,
-    by_budget,
+    gaps_by_budget,
     probe_caption,
     probe_figure,
     probed_trainings,
@@ -236,7 +236,7 @@ def _plots(anatomy: "Anatomy") -> Iterator[Plot]:
     subject = anatomy.subject
     trainings = probed_trainings(subject.size, None)
     rows = subject.size.frame[subject.size.frame.trial_id == subject.trial_id]
-    if trainings and len(rows) and (gaps := by_budget(rows)):
+    if trainings and len(rows) and (gaps := gaps_by_budget(rows)):
         name = _name(anatomy, subject.models[-1])
         trainings.append(ProbedTraining(name, name, gaps))
     if trainings:

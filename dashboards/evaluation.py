@@ -40,8 +40,8 @@ from pareto_amb.evaluation.report import (
 )
 from pareto_amb.printable import printable
 from pareto_amb.results.run import flatten
-from pareto_amb.results.words import format_duration
 from pareto_amb.storage import write_text
+from pareto_amb.terminal import format_duration
 
 TEMPLATE = "evaluation.html.jinja"
 BINS = 60

@@ -34,7 +34,7 @@ def with_parameter(size: SizeResults, rows: pd.DataFrame, name: str) -> pd.DataF
 def points(
     size: SizeResults, rows: pd.DataFrame, name: str, marker: dict[str, Any], x: str, y: str
 ) -> go.Scatter:
-    """A marker a row, at the columns `x` and `y`."""
+    """A marker a row, at the columns `x` and `y`; a page finds its trial in `customdata`."""
     return go.Scatter(
         x=rows[x].tolist(),
         y=rows[y].tolist(),
@@ -43,6 +43,7 @@ def points(
         marker=marker,
         hovertext=[hover_text(size, row) for row in rows.to_dict("records")],
         hoverinfo="text",
+        customdata=rows.trial_id.tolist(),
     )
 
 

@@ -40,17 +40,19 @@ def probed_trainings(size: SizeResults, recommendation: Recommendation | None) -
     rows = size.frame[size.frame.status != "failed"]
     ddpm = rows[rows.method == BASELINE]
     seeds = ddpm.seed.nunique()
-    found = [ProbedTraining("DDPM", f"DDPM, {seeds} {'seed' if seeds == 1 else 'seeds'}", by_budget(ddpm))]
+    found = [
+        ProbedTraining("DDPM", f"DDPM, {seeds} {'seed' if seeds == 1 else 'seeds'}", gaps_by_budget(ddpm))
+    ]
     if recommendation is not None and recommendation.method != BASELINE:
         chosen = rows[rows.trial_id == recommendation.trial_id]
         if len(chosen):
             chosen = chosen[chosen.images_seen <= stop_of(recommendation, size)]
         name = "the recommended training" if recommendation.advised else "the best trial"
-        found.append(ProbedTraining(name, called(recommendation), by_budget(chosen)))
+        found.append(ProbedTraining(name, called(recommendation), gaps_by_budget(chosen)))
     return [training for training in found if training.gaps]
 
 
-def by_budget(rows: pd.DataFrame) -> dict[float, dict[float, float]]:
+def gaps_by_budget(rows: pd.DataFrame) -> dict[float, dict[float, float]]:
     """The gaps by noise level at each share of the budget that `rows` were probed at; means over seeds."""
     means = {float(budget): mean_gaps(group) for budget, group in rows.groupby("budget")}
     return {budget: gaps for budget, gaps in means.items() if gaps}
@@ -63,7 +65,7 @@ def collapse_level(size: SizeResults) -> float:
 
 
 def probe_figure(size: SizeResults, trainings: list[ProbedTraining]) -> go.Figure:
-    """The gap over the noise level, a panel a training, a line a rung: the darker the later."""
+    """The gap over the noise level, a panel a training, a line a rung: the fainter the earlier."""
     figure = make_subplots(
         rows=1,
         cols=len(trainings),
@@ -127,7 +129,7 @@ def probe_caption(size: SizeResults, trainings: list[ProbedTraining]) -> str:
         (
             "How many times as large the denoising error is on held-out images as on training images, by "
             "noise level: about 1 where the model treats both alike, above 1 where it knows those it saw; "
-            "one line a measurement, the darker the later. Nothing is generated for it.",
+            "one line a measurement, the fainter the earlier. Nothing is generated for it.",
             *map(_seen, trainings),
             f"Dotted: the collapse level σ_c = {level(collapse_level(size))} of the training images; the "
             "probed levels lie around it.",

@@ -12,7 +12,7 @@ from pareto_amb.printable import printable
 from pareto_amb.reading import open_regular
 from pareto_amb.results.branching import first_baseline
 from pareto_amb.results.run import flatten
-from pareto_amb.results.words import format_duration
+from pareto_amb.terminal import format_duration
 
 UNKNOWN = "not recorded"
 

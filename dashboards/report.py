@@ -1,7 +1,7 @@
 """The report of a run: one self-contained HTML file for people who were not there."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -41,6 +41,7 @@ class Pictures:
     tone: str
     gallery: Gallery | None = None
     missing: str = ""
+    trial_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def render(run: Run, redacted: bool = False) -> str:
             row, found.get(row["train_size"]), run.results.size(row["train_size"])
         ),
         columns=columns(trials, declared, parameters.values(), len(sections) > 1),
-        statuses=_statuses(run.results.frame),
+        statuses=statuses(run.results.frame),
         facts=facts(run),
         limits=_limits(run),
         provenance=provenance(environment, duration_of(run.frame), [checksum(run.directory.results)]),
@@ -116,7 +117,8 @@ def _limits(run: Run) -> list[str]:
     return limits_of_report(fewest, evaluation.similarity_encoder, evaluation.fid_encoder, heldout)
 
 
-def _statuses(rows: pd.DataFrame) -> str:
+def statuses(rows: pd.DataFrame) -> str:
+    """How many trainings there are, and how many of each status."""
     counts = rows.drop_duplicates("trial_id").status.value_counts()
     order = [name for name in ("complete", "paused", "running", "interrupted", "failed") if name in counts]
     if not order:
@@ -128,16 +130,23 @@ def _statuses(rows: pd.DataFrame) -> str:
 
 def _section(run: Run, train_size: int) -> Section:
     size, recommendation = run.results.size(train_size), (run.recommendations or {}).get(train_size)
+    section = build_section(run, size, recommendation, "" if recommendation else _why_none(run, size))
+    return replace(section, pictures=_all_pictures(run, size, recommendation))
+
+
+def build_section(
+    run: Run, size: SizeResults, recommendation: Recommendation | None, missing: str
+) -> Section:
+    """What is shown of a train size, but for pictures; `missing` says why there is no recommendation."""
     return Section(
-        train_size=train_size,
+        train_size=size.train_size,
         recommendation=recommendation,
-        missing="" if recommendation else _why_none(run, size),
+        missing=missing,
         answer=answer(recommendation, size) if recommendation else None,
         heldout=_heldout(size),
         notes=_notes(size, recommendation) if recommendation else [],
         plots=draw_plots(size, run.config, recommendation, compare(run.config, dict(run.environment), size)),
         tables=[*tables(recommendation, size, run.config), *filter(None, [prompt_table(size, run.config)])],
-        pictures=_all_pictures(run, size, recommendation),
     )
 
 
@@ -204,12 +213,12 @@ def _pictures(run: Run, rows: pd.DataFrame, heading: str, tone: str, none: str) 
     if run.pictures is None:
         where = redact(run.directory.storage_uri(run.config))
         why = f"The pictures lie in {where}; write the report with --trust-run to fetch them."
-        return Pictures(heading, tone, missing=why)
+        return Pictures(heading, tone, missing=why, trial_id=trial_id)
     stored = read_samples(run.pictures, trial_id, rung)
     if stored is None:
-        return Pictures(heading, tone, missing="No pictures were kept of this training.")
+        return Pictures(heading, tone, missing="No pictures were kept of this training.", trial_id=trial_id)
     total = int(rows.n_samples.iloc[-1])
     share = float(rows.memorization.iloc[-1])
     copies = round(share * total) if math.isfinite(share) else None
     limit = picture_bytes(2 * SHOWN * len(run.train_sizes()))
-    return Pictures(heading, tone, build_gallery(stored, total, copies, limit))
+    return Pictures(heading, tone, build_gallery(stored, total, copies, limit), trial_id=trial_id)

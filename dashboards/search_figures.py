@@ -73,12 +73,14 @@ def _curves(size: SizeResults, rows: pd.DataFrame, method: str, stopped: bool, m
     x: list[float | None] = []
     y: list[float | None] = []
     texts: list[str] = []
+    trials: list[str] = []
     symbols: list[str] = []
     for _, trial in rows.groupby("trial_id"):
         end = "x" if stopped else "circle"
         x += [*trial.images_seen.tolist(), None]
         y += [*trial[metric].tolist(), None]
         texts += [*(marks.hover_text(size, row) for row in trial.to_dict("records")), ""]
+        trials += [*trial.trial_id.tolist(), ""]
         symbols += [*["circle"] * (len(trial) - 1), end, "circle"]
     drawn = look(size.declared, method)
     faint = not stopped and method != BASELINE
@@ -95,4 +97,5 @@ def _curves(size: SizeResults, rows: pd.DataFrame, method: str, stopped: bool, m
         legendgroup=f"{html.escape(method)}-{stopped}",
         hovertext=texts,
         hoverinfo="text",
+        customdata=trials,
     )

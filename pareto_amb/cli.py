@@ -26,6 +26,7 @@ from pareto_amb.commands.spaces import spaces
 from pareto_amb.commands.split import split
 from pareto_amb.commands.sweep import sweep
 from pareto_amb.commands.train import train
+from pareto_amb.commands.watch import watch
 from pareto_amb.errors import ExitCode, UserError, print_error, print_fault
 from pareto_amb.printable import PrintableStream, printable_stdout, reason
 from pareto_amb.signals import stoppable
@@ -42,7 +43,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
-    spaces, sweep, report, recommend, train, sample, scan, evaluate, audit, explain, encode, doctor
+    spaces, sweep, watch, report, recommend, train, sample, scan, evaluate, audit, explain, encode, doctor
 ):  # fmt: skip
     app.command()(command)
 

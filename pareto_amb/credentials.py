@@ -1,11 +1,11 @@
-"""Secrets of a storage URI: they go into this process's environment, and no further."""
+"""Secrets of a storage URI, which go to this process's environment and no further; and a URL to notify."""
 
 import os
 import re
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from pareto_amb.errors import UserError
-from pareto_amb.redaction import redact_uri
+from pareto_amb.redaction import HIDDEN, redact_uri
 
 KEY_ID, KEY = "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"
 SESSION = "AWS_SESSION_TOKEN"
@@ -47,3 +47,20 @@ def storage_credentials(uri: str) -> dict[str, str]:
     if not uri.startswith("s3://") or SESSION in os.environ:
         return {}
     return {name: os.environ[name] for name in (KEY_ID, KEY) if name in os.environ}
+
+
+def check_url(url: str) -> None:
+    """Raise UserError, which shows nothing of it but scheme and host, for what cannot be posted to."""
+    try:
+        parts = urlsplit(url)
+        fine = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        fine = False
+    if not fine or not url.isascii() or not url.isprintable() or " " in url:
+        raise UserError("--notify: needs a URL such as https://example.org/hook, in plain letters")
+
+
+def shown_url(url: str) -> str:
+    """A URL without user, path and query, which may all be secrets."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname}/{HIDDEN}"

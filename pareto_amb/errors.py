@@ -11,7 +11,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from pareto_amb.printable import printable, reason
-from pareto_amb.redaction import redact
+from pareto_amb.redaction import redact, redact_arguments
 
 
 class ExitCode(IntEnum):
@@ -67,7 +67,7 @@ def print_fault(fault: BaseException) -> None:
 
 def _write_log(fault: BaseException) -> Path | None:
     """The traceback, without secrets, in a file of the user's alone; None where no place can be written."""
-    lines = [f"pareto-amb {' '.join(sys.argv[1:])}\n", *traceback.format_exception(fault)]
+    lines = [f"pareto-amb {' '.join(redact_arguments(sys.argv[1:]))}\n", *traceback.format_exception(fault)]
     content = redact("".join(lines)).encode("utf-8", "backslashreplace")
     state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state") / "pareto-amb"
     for folder in (state, Path(tempfile.gettempdir())):

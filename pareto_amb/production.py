@@ -1,6 +1,7 @@
 """What comes after a sweep: one training at the recommended sigma_tn, and images from its checkpoint."""
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from pareto_amb.data import load_images, split, take_training_set
 from pareto_amb.diffusion.checkpoint import load_denoiser, sampling_options
 from pareto_amb.diffusion.conditioning import sampling_conditioning
 from pareto_amb.diffusion.denoiser import Denoiser
+from pareto_amb.diffusion.heart import Heart
 from pareto_amb.diffusion.methods import METHODS
 from pareto_amb.diffusion.parallel import AgreedError, World, best_device
 from pareto_amb.diffusion.sampler import generate
@@ -31,10 +33,14 @@ from pareto_amb.reading import is_folder, is_regular, read_file
 from pareto_amb.results.run_directory import RunDirectory
 from pareto_amb.storage import MAX_OBJECT_BYTES, Storage, check_folder, replace_file, write_text, writing
 from pareto_amb.sweep_file import parse_training
+from pareto_amb.terminal import format_duration, format_speed
 
 CHECKPOINT = "checkpoint.safetensors"
-REPORTS = 200
-"""A training reports its loss about this many times."""
+PARTS = 200
+"""A training looks about this many times whether its loss is a number."""
+
+LINE_SECONDS = 60.0
+"""Off a terminal a line says so often how the training is going."""
 
 
 def train_model(run: TrainingRun, output: Path, console: Console, world: World) -> Path:
@@ -127,16 +133,48 @@ def _train_with_progress(
     trainer: Trainer, images: int, save: Callable[[], None], wanted: Callable[[], bool], console: Console
 ) -> None:
     batch = trainer.config.batch_size
-    part = max(images // REPORTS // batch, 1) * batch  # whole batches: only the last part may overshoot
+    part = max(images // PARTS // batch, 1) * batch  # whole batches: only the last part may overshoot
     with Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("training", total=images, completed=trainer.images_seen)
+        teller = _Teller(trainer.images_seen, images, batch)
+
+        def tell(seen: int, loss: float | None, last: bool = False) -> None:
+            if console.is_terminal:
+                progress.update(task, completed=seen, description=teller.line(seen, loss))
+            elif last or teller.is_due():
+                console.print(teller.line(seen, loss))
+
+        heart = Heart(lambda beat: tell(beat.images_seen, beat.loss))
         while trainer.images_seen < images:
             until = min(trainer.images_seen + part, images)
-            loss = trainer.train(until, save, checkpoint_at_end=until == images, wanted=wanted)
-            line = f"{trainer.images_seen:,} of {images:,} images, loss {loss:.4f}"
-            progress.update(task, completed=trainer.images_seen, description=line)
-            if not console.is_terminal:
-                console.print(line)
+            at_end = until == images
+            loss = trainer.train(until, save, checkpoint_at_end=at_end, wanted=wanted, heart=heart)
+            tell(trainer.images_seen, loss, at_end)
+
+
+class _Teller:
+    """Says how a training is going; the speed is that since the last line, the first step apart."""
+
+    def __init__(self, seen: int, images: int, batch: int) -> None:
+        self._images, self._batch = images, batch
+        self._at, self._seen = time.monotonic(), seen
+
+    def is_due(self) -> bool:
+        return time.monotonic() - self._at >= LINE_SECONDS
+
+    def line(self, seen: int, loss: float | None) -> str:
+        """`1,024 of 4,096 images, loss 0.1234, step 64 of 256, 431 images/s, 7s left`"""
+        now, steps = time.monotonic(), -(-self._images // self._batch)
+        speed = (seen - self._seen) / max(now - self._at, 1e-9)
+        self._at, self._seen = now, seen
+        words = [f"{seen:,} of {self._images:,} images", f"loss {'nan' if loss is None else f'{loss:.4f}'}"]
+        words.append(f"step {seen // self._batch:,} of {steps:,}")
+        if speed:
+            words += [
+                f"{format_speed(speed)} images/s",
+                f"{format_duration((self._images - seen) / speed)} left",
+            ]
+        return ", ".join(words)
 
 
 def recorded_training(checkpoint: Path) -> TrainingRun | None:

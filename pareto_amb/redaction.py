@@ -1,7 +1,7 @@
 """Secrets in URIs: what is printed or written into a file shows that there was one, and not which."""
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
@@ -94,6 +94,17 @@ def redact_uri(uri: str) -> str:
     hidden = redact("".join(uri.split()) if "@" in uri else uri)
     if "://" not in hidden and re.search(r":.*@", hidden):
         return f"{HIDDEN}@{hidden.rpartition('@')[2]}"
+    return hidden
+
+
+def redact_arguments(arguments: Sequence[str]) -> list[str]:
+    """A command's arguments, that of --notify hidden: all of such a URL may be a secret."""
+    hidden, before = [], ""
+    for argument in arguments:
+        if argument.startswith("--notify="):
+            argument = f"--notify={HIDDEN}"
+        hidden.append(HIDDEN if before == "--notify" else argument)
+        before = argument
     return hidden
 
 

@@ -75,3 +75,18 @@ def counting(console: Console, what: str) -> Iterator[ShowCount]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds as `42s`, `3m05s` or `2h07m`."""
+    whole = round(max(seconds, 0))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02}m"
+
+
+def format_speed(per_second: float) -> str:
+    """So many a second, three digits at least."""
+    return f"{per_second:,.0f}" if per_second >= 100 else f"{per_second:.3g}"

@@ -1,4 +1,6 @@
+import io
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ from pareto_amb.cli import app
 from pareto_amb.config import TrainingRun
 from pareto_amb.config_file import parse
 from pareto_amb.diffusion.checkpoint import unpack
+from pareto_amb.diffusion.heart import Heart
 from pareto_amb.diffusion.parallel import World
 from pareto_amb.diffusion.trainer import Trainer
 from pareto_amb.errors import UserError
@@ -32,7 +35,13 @@ class _Counter:
         self.images_seen = 0
 
     def train(
-        self, until: int, save: Callable[[], None], *, checkpoint_at_end: bool, wanted: Callable[[], bool]
+        self,
+        until: int,
+        save: Callable[[], None],
+        *,
+        checkpoint_at_end: bool,
+        wanted: Callable[[], bool],
+        heart: Heart,
     ) -> float:
         self.images_seen += -(-(until - self.images_seen) // self.config.batch_size) * self.config.batch_size
         if checkpoint_at_end:
@@ -71,6 +80,28 @@ def test_a_training_that_fails_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file is a file; name a folder"):
         train_model(a_training(), tmp_path / "file" / "x", make_console(quiet=True), world)
+
+
+def test_off_a_terminal_a_line_a_minute_says_how_a_training_is_going(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    step = Trainer._step
+
+    def slow(trainer: Trainer) -> None:
+        step(trainer)
+        now[0] += 25.0
+
+    monkeypatch.setattr(Trainer, "_step", slow)
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    output = io.StringIO()
+    train_model(a_training(images=128), tmp_path, Console(file=output, width=200), World())
+    lines = [re.sub(r"loss [\d.]+", "loss", line) for line in output.getvalue().splitlines()]
+    assert lines == [
+        "48 of 128 images, loss, step 3 of 8, 0.64 images/s, 2m05s left",
+        "96 of 128 images, loss, step 6 of 8, 0.64 images/s, 50s left",
+        "128 of 128 images, loss, step 8 of 8, 0.64 images/s, 0s left",
+    ]
 
 
 def test_a_finished_training_has_its_settings_beside_its_checkpoint(tmp_path: Path) -> None:

@@ -1,16 +1,21 @@
-"""The sign that a sweep is to stop: a Ray actor that the driver raises and every trial looks at."""
+"""The sign that a sweep is to stop: a Ray actor that the driver raises and every trial looks at.
+
+Trials also say there how they are going.
+"""
 
 import asyncio
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
+
+from pareto_amb.results.live import Heartbeat
 
 LOOK_SECONDS = 0.5
 """A trial looks at the sign about so often."""
@@ -29,6 +34,7 @@ class StopSign:
         self._raised, self._saved = asyncio.Event(), asyncio.Event()
         self._saved.set()
         self._training: set[str] = set()
+        self._beats: dict[str, Mapping[str, Any]] = {}
 
     async def wait(self) -> None:
         """Return when the sign is raised."""
@@ -49,6 +55,14 @@ class StopSign:
         self._training.discard(trial_id)
         if not self._training:
             self._saved.set()
+
+    async def beat(self, trial_id: str, beat: Mapping[str, Any]) -> None:
+        """Where a trial is."""
+        self._beats[trial_id] = beat
+
+    async def beats(self) -> dict[str, Mapping[str, Any]]:
+        """The last that every trial has said, by its id."""
+        return dict(self._beats)
 
 
 class Lookout:
@@ -91,6 +105,10 @@ class Lookout:
     def saved(self, trial_id: str) -> None:
         """The trial's checkpoint is up to date."""
         self._sign.saved.remote(trial_id)
+
+    def beat(self, beat: Heartbeat) -> None:
+        """Say how the trial is going."""
+        self._sign.beat.remote(beat.trial_id, beat.model_dump())
 
     def hold(self, sleep: Callable[[float], None] = time.sleep) -> None:
         """Do nothing that would be lost while the sweep ends, or the machine goes; then go on."""

@@ -3,11 +3,12 @@
 import json
 import math
 import os
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 import torch
@@ -17,6 +18,7 @@ from pareto_amb.config import SweepConfig
 from pareto_amb.data import TrainingSet
 from pareto_amb.declared import BASELINE, Declared
 from pareto_amb.diffusion.conditioning import sampling_conditioning
+from pareto_amb.diffusion.heart import Beat, Heart
 from pareto_amb.diffusion.methods import Method
 from pareto_amb.diffusion.sampler import generate
 from pareto_amb.diffusion.text.parts import TextModel
@@ -35,6 +37,7 @@ from pareto_amb.evaluation.trial import (
     evaluate_encoded,
 )
 from pareto_amb.results.branching import first_baseline, trunk_name
+from pareto_amb.results.live import Heartbeat
 from pareto_amb.results.probes import PROBES, log_errors, probe_columns
 from pareto_amb.results.run_directory import checkpoint_name
 from pareto_amb.results.table import final_figures, trial_columns
@@ -191,10 +194,13 @@ class TrialTrainable(Trainable):
     def _step(self) -> dict[str, Any]:
         rung, trial = self._rung, self._trial
         self._lookout.training(trial.id)
+        self._tell("training")
+        heart, until = Heart(lambda beat: self._tell("training", beat)), self._rungs[rung - 1]
         try:
-            loss = self._trainer.train(self._rungs[rung - 1], self._save, wanted=self._lookout.raised)
+            loss = self._trainer.train(until, self._save, wanted=self._lookout.raised, heart=heart)
         finally:
             self._lookout.saved(trial.id)
+        self._tell("measuring")
         if trial.id == first_baseline(trial.train_size) and rung in self._assets.config.branching_rungs():
             with storing():
                 self._store.write(trunk_name(trial.train_size, rung), self._trainer.checkpoint())
@@ -218,6 +224,27 @@ class TrialTrainable(Trainable):
         }
         told = (*self._assets.declared.reported, "rung", "images_seen", "status")
         return {"row": row, **{name: row[name] for name in told}, PROBES: log_errors(row), "done": done}
+
+    def _tell(self, doing: Literal["training", "measuring"], beat: Beat | None = None) -> None:
+        """Say how the trial is going, for those who watch the sweep."""
+        batch, images = self._trainer.config.batch_size, self._rungs[self._last - 1]
+        speed, seen = beat.images_per_second if beat else None, self._trainer.images_seen
+        self._lookout.beat(
+            Heartbeat(
+                trial_id=self._trial.id,
+                worker=_worker(),
+                doing=doing,
+                rung=self._rung,
+                rungs=self._last,
+                step=seen // batch,
+                steps=math.ceil(images / batch),
+                images_seen=seen,
+                images=images,
+                images_per_second=speed,
+                loss=beat.loss if beat else None,
+                seconds_left=max(images - seen, 0) / speed if speed else None,
+            )
+        )
 
     def _is_full(self, rung: int) -> bool:
         return rung >= self._assets.config.first_full_rung
@@ -340,3 +367,9 @@ class TrialTrainable(Trainable):
 
 def _name_of(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _worker() -> str:
+    """Where this process runs: the machine, and the GPUs that it has of it."""
+    gpus = ", ".join(f"GPU {number}" for number in ray.get_gpu_ids())
+    return " ".join(filter(None, [socket.gethostname()[:100], gpus]))

@@ -4,7 +4,7 @@ import shlex
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -62,6 +62,17 @@ def sweep(
         bool,
         typer.Option("--retry-failed", help="With --resume: try the trials again that failed by themselves."),
     ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show a page that follows the sweep, as: pareto-amb watch.")
+    ] = False,
+    notify: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            envvar="PARETO_AMB_NOTIFY",
+            help="POST a line of JSON there at the first result, at failures and at the end.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved plan and its cost; start nothing.")
     ] = False,
@@ -77,6 +88,7 @@ def sweep(
     from there. A second signal does not wait.
     """
     from pareto_amb.config import check_minutes
+    from pareto_amb.credentials import check_url
 
     changes = list(overrides or [])
     if trials is not None:
@@ -84,6 +96,8 @@ def sweep(
     if gpus_per_trial is not None:
         changes.append(f"resources.gpus_per_trial={gpus_per_trial}")
     check_minutes(time_budget, "--time-budget")
+    if notify is not None:
+        check_url(notify)
     if resume is None and (trust_run or retry_failed):
         raise UserError("--trust-run and --retry-failed go with --resume RUN_DIR")
     if resume is not None and (space or recipe or overrides or output or name):
@@ -92,7 +106,10 @@ def sweep(
     if dry_run:
         _print_plan(config, space)
         return
-    options = {"resumed": resume is not None, "trust_run": trust_run, "retry_failed": retry_failed}
+    options = {
+        "resumed": resume is not None, "trust_run": trust_run, "retry_failed": retry_failed,
+        "notify": notify, "watch": watch,
+    }  # fmt: skip
     trusting = ["--trust-run"] if trust_run or "://" in (config.storage or "") else []
     with continued_by(lambda: _resume_command(path, address, trusting)):
         outcome = _run(config, path, address, time_budget, **options)
@@ -152,7 +169,7 @@ def _resume_command(path: Path, address: str | None, trusting: list[str]) -> str
 
 
 def _run(
-    config: "SweepConfig", path: Path, address: str | None, minutes: float | None, **options: bool
+    config: "SweepConfig", path: Path, address: str | None, minutes: float | None, **options: Any
 ) -> "SweepOutcome":
     from pareto_amb.diffusion.methods import METHODS
     from pareto_amb.running.start import start_sweep
@@ -221,8 +238,8 @@ def _measured(config: "SweepConfig", declared: "Declared") -> list[str]:
 
 
 def _print_summary(outcome: "SweepOutcome", resume: str, trusting: list[str]) -> None:
-    from pareto_amb.results.words import describe, format_duration
-    from pareto_amb.terminal import make_console
+    from pareto_amb.results.words import describe
+    from pareto_amb.terminal import format_duration, make_console
 
     run, console = outcome.run, make_console()
     print(f"\nfinished in {format_duration(outcome.seconds)}")

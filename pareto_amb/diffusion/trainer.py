@@ -26,6 +26,7 @@ from pareto_amb.diffusion.checkpoint import (
 )
 from pareto_amb.diffusion.conditioning import training_conditioning
 from pareto_amb.diffusion.denoiser import Conditioning, Denoiser
+from pareto_amb.diffusion.heart import Heart
 from pareto_amb.diffusion.methods import Method
 from pareto_amb.diffusion.networks import build_denoiser
 from pareto_amb.diffusion.noise import LogNormal, NoiseDistribution, Steps, UniformTime, schedule_levels
@@ -150,12 +151,15 @@ class Trainer:
         *,
         checkpoint_at_end: bool = True,
         wanted: Callable[[], bool] = lambda: False,
+        heart: Heart | None = None,
     ) -> float:
         """Train until `until_images` images were seen in total; return the mean loss since the last call.
 
         `checkpoint` is called about every `checkpoint_seconds`, over calls, after any step that `wanted` says
-        yes to, and at the end where `checkpoint_at_end`. Raises TrainingDivergedError when the loss is not
-        finite, before that state could be saved, and ValueError where `branch` was to come first and did not.
+        yes to, and at the end where `checkpoint_at_end`; `heart` is told of every step.
+
+        Raises TrainingDivergedError when the loss is not finite, before that state could be saved, and
+        ValueError where `branch` was to come first and did not.
         """
         if self.images_seen < self.branched_at:
             raise ValueError(f"branch first, from a training of {self.branched_at:,} images")
@@ -165,6 +169,8 @@ class Trainer:
             started = time.monotonic()
             while self.images_seen < until_images:
                 self._step()
+                if heart:
+                    heart.step(self.images_seen, self._loss_sum, self._loss_count)
                 due = wanted() or time.monotonic() - self._saved_at >= self.config.checkpoint_seconds
                 step = self.images_seen // self.config.batch_size
                 if checkpoint and self._world.first_decides(due, step):

@@ -92,6 +92,16 @@ class RunDirectory:
         return self.path / "ray.log"
 
     @property
+    def heartbeats(self) -> Path:
+        """How each running trial is going; there only while a sweep runs."""
+        return self.path / "heartbeats.json"
+
+    @property
+    def events(self) -> Path:
+        """What happened, a line an event."""
+        return self.path / "events.jsonl"
+
+    @property
     def lock(self) -> Path:
         return self.path / ".lock"
 

@@ -34,16 +34,6 @@ def training(declared: Declared, method: str, parameters: Mapping[str, Any]) -> 
     return f"{label} at {chosen}" if chosen else label
 
 
-def format_duration(seconds: float) -> str:
-    """Seconds as `42s`, `3m05s` or `2h07m`."""
-    whole = round(max(seconds, 0))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02}m"
-
-
 def seeds(count: int, which: str = "") -> str:
     """`1 seed`, `2 fresh seeds`."""
     return f"{count} {which}{'seed' if count == 1 else 'seeds'}"

@@ -34,6 +34,7 @@ from pareto_amb.running.cluster import check_address, gpus_per_trial, ray_cluste
 from pareto_amb.running.confirm import GivenTrials
 from pareto_amb.running.follower import Follower
 from pareto_amb.running.halt import halting_in_order
+from pareto_amb.running.heartbeats import heartbeats
 from pareto_amb.running.materials import Materials, load_materials, take_images
 from pareto_amb.running.progress import SweepProgress
 from pareto_amb.running.room import check_room, room_needed
@@ -177,7 +178,7 @@ def _run(
             console.print(f"run directory: {run.path}", soft_wrap=True, highlight=False, markup=False)
             state = AuditState(trials, ResultsTable(run.results, declared))
             with stopping_in_order(assets.stop_sign, watch, console) as stopping:
-                _train(state, assets, console, stopping, gpus)
+                _train(run, state, assets, console, stopping, gpus)
     claim.keep()
     state = AuditState(trials, ResultsTable(run.results, declared))
     images = materials.image_set.images[part.train].numpy()
@@ -230,15 +231,20 @@ def _make_assets(
 
 
 def _train(
-    state: AuditState, assets: AuditAssets, console: Console, stopping: tune.Callback, gpus: float
+    run: RunDirectory,
+    state: AuditState,
+    assets: AuditAssets,
+    console: Console,
+    stopping: tune.Callback,
+    gpus: float,
 ) -> None:
     left, total = state.left(), len(state.trials)
     with SweepProgress(
         console, state.results, total=total, finished=total - len(left), n_rungs=1, trainings=float(total)
     ) as progress:
-        callbacks = [Follower(state, None, progress), stopping]
         searcher = GivenTrials(left, list(assets.declared.objectives.values()))
-        with state.results.settled():
+        with state.results.settled(), heartbeats(assets.stop_sign, progress, run) as beating:
+            callbacks = [Follower(state, None, progress), beating, stopping]
             make_tuner(assets, searcher, None, len(left), callbacks, gpus, None, AuditTrainable).fit()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from pareto_amb.config import SweepConfig
+from pareto_amb.credentials import check_url
 from pareto_amb.declared import Declared
 from pareto_amb.diffusion.methods import Method
 from pareto_amb.needs import describe_encoders, with_encoders
@@ -32,6 +33,8 @@ def start_sweep(
     minutes: float | None = None,
     trust_run: bool = False,
     retry_failed: bool = False,
+    notify: str | None = None,
+    watch: bool = False,
     console: Console,
 ) -> SweepOutcome:
     """Run a sweep in the run directory `path`: a new one, or one that goes on where it was `resumed`.
@@ -39,10 +42,15 @@ def start_sweep(
     `declared` is all that the configuration was read against, `methods` has the code of its methods.
     `address` names an existing Ray cluster; after `minutes` the trials stop, to be resumed by another call.
     `trust_run`: what the files of a resumed run name may be connected to. `retry_failed`: its trials that
-    failed are tried again. Raises UserError for data, encoders, weights, a cluster or a directory that cannot
-    be used, a SweepHaltedError when the sweep had to stop.
+    failed are tried again. `notify` is a URL that hears of the first result, failures and the end; `watch`
+    shows a page that follows the sweep.
+
+    Raises UserError for data, encoders, weights, a cluster or a directory that cannot be used, a
+    SweepHaltedError when the sweep had to stop.
     """
     config = without_secrets(config)
+    if notify is not None:
+        check_url(notify)
     for line in describe_encoders(config):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     config = with_encoders(config)
@@ -66,6 +74,7 @@ def start_sweep(
         rehearse(config, declared, methods, materials)
         seconds = minutes * 60 if minutes else None
         plan = Plan(
-            config, declared, methods, materials, levels, resumed, address, seconds, trust_run, retry_failed
-        )
+            config, declared, methods, materials, levels, resumed, address, seconds, trust_run, retry_failed,
+            notify, watch,
+        )  # fmt: skip
         return run_sweep(claim, plan, console)

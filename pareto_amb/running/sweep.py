@@ -3,8 +3,8 @@
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from ray import tune
@@ -20,7 +20,7 @@ from pareto_amb.declared import Declared
 from pareto_amb.diffusion.methods import Method
 from pareto_amb.environment import describe_environment
 from pareto_amb.errors import UserError
-from pareto_amb.printable import printable
+from pareto_amb.printable import printable, reason
 from pareto_amb.redaction import redact_uri, redact_values
 from pareto_amb.results.recommendation_file import (
     RecommendationFile,
@@ -28,13 +28,16 @@ from pareto_amb.results.recommendation_file import (
     write_recommendation,
 )
 from pareto_amb.results.run_directory import RunDirectory
+from pareto_amb.results.words import describe
 from pareto_amb.running.assets import measure_references
 from pareto_amb.running.claim import Claim
 from pareto_amb.running.cluster import gpus_per_trial, ray_cluster, trials_at_once
 from pareto_amb.running.confirm import ChosenTrials, GivenTrials, unfinished
 from pareto_amb.running.follower import Follower, PatienceWatch, SilentRay
 from pareto_amb.running.halt import halting_in_order
+from pareto_amb.running.heartbeats import Journal, heartbeats
 from pareto_amb.running.materials import Materials, describe_auto
+from pareto_amb.running.notify import Notifier
 from pareto_amb.running.own_code import travelling
 from pareto_amb.running.progress import SweepProgress
 from pareto_amb.running.room import check_room, room_needed
@@ -47,8 +50,10 @@ from pareto_amb.running.tracker import Tracker
 from pareto_amb.running.tracking import LOCAL_UI, Ending, Mirror, Tracked, run_uuid
 from pareto_amb.running.tracking_check import check_tracking
 from pareto_amb.running.trust import trusted_tracking_uri
+from pareto_amb.running.watching import watched
 from pareto_amb.search.cost import expected_trainings
 from pareto_amb.storage import Storage, write_text
+from pareto_amb.terminal import format_duration
 from pareto_amb.trainables.trial_trainable import SweepAssets, TrialTrainable
 
 
@@ -78,7 +83,8 @@ class Plan:
     are those of the training images of each train size. `address` names
     an existing Ray cluster; without one Ray runs on this machine. After `time_budget` seconds running trials
     stop, to be continued from their last checkpoint by a later call. `trust_run`: what the files of a resumed
-    run name may be connected to. `retry_failed`: its trials that failed are tried again.
+    run name may be connected to. `retry_failed`: its trials that failed are tried again. `notify` is a URL
+    that hears of the first result, failures and the end; `watch`: a page follows the sweep.
     """
 
     config: SweepConfig
@@ -91,6 +97,8 @@ class Plan:
     time_budget: float | None
     trust_run: bool = False
     retry_failed: bool = False
+    notify: str | None = field(default=None, repr=False)
+    watch: bool = False
 
 
 def run_sweep(claim: Claim, plan: Plan, console: Console) -> SweepOutcome:
@@ -100,7 +108,8 @@ def run_sweep(claim: Claim, plan: Plan, console: Console) -> SweepOutcome:
     and SweepHaltedError when a disk was full or another fault of the machines stopped it.
     """
     started, run, config, methods = time.monotonic(), claim.run, plan.config, plan.methods
-    with halting_in_order(claim, Storage(run.storage_uri(config)).folder):
+    notifier = Notifier(plan.notify, run.name, console)
+    with ExitStack() as viewer, halting_in_order(claim, Storage(run.storage_uri(config)).folder):
         uri = trusted_tracking_uri(run, plan.trust_run)
         environment = _environment(run, plan.materials, uri)
         with console.status("asking MLflow and the storage"):
@@ -115,22 +124,29 @@ def run_sweep(claim: Claim, plan: Plan, console: Console) -> SweepOutcome:
                 gpus = gpus_per_trial(config)
                 with console.status("measuring the real images"):
                     assets = _make_assets(run, plan, gpus)
-                state, tracker = _begin(claim, plan, environment, uri, console)
-                with _told(tracker), stopping_in_order(assets.stop_sign, watch, console) as stopping:
-                    _run_on_cluster(state, assets, tracker, console, stopping, gpus, plan.time_budget)
+                state, tracker = _begin(claim, plan, environment, uri, console, viewer)
+                with (
+                    _told(tracker, notifier),
+                    stopping_in_order(assets.stop_sign, watch, console) as stopping,
+                ):
+                    follower = Following(state, tracker, notifier, console, stopping)
+                    _run_on_cluster(follower, assets, gpus, plan.time_budget)
         else:
-            state, tracker = _begin(claim, plan, environment, uri, console)
-        with _told(tracker):
-            return _finish(state, tracker, environment["tracking_uri"], time.monotonic() - started)
+            state, tracker = _begin(claim, plan, environment, uri, console, viewer)
+        with _told(tracker, notifier):
+            outcome = _finish(state, tracker, environment["tracking_uri"], time.monotonic() - started)
+    notifier.end(_in_words(outcome), failed=False)
+    return outcome
 
 
 @contextmanager
-def _told(tracker: Tracker) -> Iterator[None]:
-    """Let MLflow know where a sweep is cut off in the block."""
+def _told(tracker: Tracker, notifier: Notifier) -> Iterator[None]:
+    """Let MLflow, and whoever is to be notified, know where a sweep is cut off in the block."""
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         tracker.finish(Ending("KILLED", {}, []), patience=2)
+        notifier.end(f"the sweep was cut off: {reason(error)}", failed=True)
         raise
 
 
@@ -149,9 +165,17 @@ def _environment(run: RunDirectory, materials: Materials, uri: str) -> dict[str,
 
 
 def _begin(
-    claim: Claim, plan: Plan, environment: Mapping[str, Any], uri: str, console: Console
+    claim: Claim,
+    plan: Plan,
+    environment: Mapping[str, Any],
+    uri: str,
+    console: Console,
+    viewer: ExitStack,
 ) -> tuple[SweepState, Tracker]:
-    """Write what the run is, and begin to log to MLflow: nothing will be refused any more."""
+    """Write what the run is, and begin to log to MLflow: nothing will be refused any more.
+
+    A page that follows the sweep is shown until `viewer` is left.
+    """
     run, config = claim.run, plan.config
     storage = Storage(run.storage_uri(config))
     tracked = Tracked(uri, run, environment["run_uuid"], config.name, plan.declared, storage)
@@ -165,6 +189,8 @@ def _begin(
         console.print(line)
     state = SweepState.open(run, config, plan.declared, plan.methods, plan.collapse_levels, plan.retry_failed)
     tracker.start()
+    if plan.watch:
+        viewer.enter_context(watched(run, console))
     return state, tracker
 
 
@@ -194,27 +220,34 @@ def _make_assets(run: RunDirectory, plan: Plan, gpus: float) -> SweepAssets:
     )
 
 
+@dataclass(frozen=True)
+class Following:
+    """What listens to a sweep while it runs."""
+
+    state: SweepState
+    tracker: Tracker
+    notifier: Notifier
+    console: Console
+    stopping: tune.Callback
+
+
 def _run_on_cluster(
-    state: SweepState,
-    assets: SweepAssets,
-    tracker: Tracker,
-    console: Console,
-    stopping: tune.Callback,
-    gpus: float,
-    time_budget: float | None,
+    following: Following, assets: SweepAssets, gpus: float, time_budget: float | None
 ) -> None:
+    state = following.state
     config, total = state.config, state.n_planned
     with SweepProgress(
-        console,
+        following.console,
         state.results,
         total=total,
         finished=total - state.n_unfinished(),
         n_rungs=len(config.rung_images()),
         trainings=expected_trainings(config, state.declared),
+        listeners=[Journal(state.run).hear, following.notifier.hear],
     ) as progress:
-        follower = Follower(state, tracker, progress)
-        callbacks = [follower, PatienceWatch(state, progress), stopping]
-        with state.results.settled():
+        follower = Follower(state, following.tracker, progress)
+        with state.results.settled(), heartbeats(assets.stop_sign, progress, state.run) as beating:
+            callbacks = [follower, PatienceWatch(state, progress), beating, following.stopping]
             _run_trials(state, assets, progress, callbacks, gpus, time_budget)
 
 
@@ -320,3 +353,23 @@ def _finish(state: SweepState, tracker: Tracker, tracking_uri: str, seconds: flo
         tracking_link=printable(tracker.link),
         stopped=run.why_stopped(),
     )
+
+
+def _in_words(outcome: SweepOutcome) -> str:
+    """How a sweep ended, with every recommendation as the terminal has it."""
+    lines = [f"finished in {format_duration(outcome.seconds)}", outcome.stopped]
+    if outcome.unfinished:
+        lines[0] = f"stopped after {format_duration(outcome.seconds)}"
+        lines.append(f"{outcome.unfinished} trials are not finished")
+    if outcome.failed:
+        lines.append(f"{outcome.failed} trials failed")
+    if outcome.interrupted:
+        lines.append(f"{outcome.interrupted} trials were interrupted, by {outcome.why_interrupted}")
+    if outcome.recommendation is None:
+        return "\n".join(filter(None, [*lines, f"no recommendation: {outcome.why_none}"]))
+    objectives = outcome.run.load().objectives
+    for found in outcome.recommendation.recommendations:
+        lines += describe(found, objectives)
+    for size, why in outcome.recommendation.not_recommended.items():
+        lines.append(f"no recommendation for train size {size}: {why}")
+    return "\n".join(filter(None, lines))

@@ -53,7 +53,34 @@ def test_report_works_from_disk(browser: Any, run_dir: Path) -> None:
         "const done = arguments[0]; Plotly.toImage('frontier-300', {format: 'png'}).then(done, done)"
     )
     assert str(picture).startswith("data:image/png")
+    check_linked_selection(browser)
     assert severe(browser) == []
+
+
+def check_linked_selection(browser: Any) -> None:
+    """A point, its row and its samples are marked together, whichever is clicked."""
+    marked = (
+        "return [[...document.querySelectorAll('tr.selected')].map(r => r.dataset.trial),"
+        " document.querySelectorAll('section.selected img').length > 0,"
+        " document.querySelector('#any-300').data.flatMap("
+        "   t => (t.selectedpoints || []).map(k => t.customdata[k])),"
+        " document.querySelector('.chosen').innerText]"
+    )
+    button = browser.find_element("css selector", "section[data-trial] img")
+    trial = button.find_element("xpath", "ancestor::section").get_attribute("data-trial")
+    browser.execute_script("document.querySelector(`[data-select='${arguments[0]}']`).click()", trial)
+    rows, samples, points, said = browser.execute_script(marked)
+    assert (rows, samples, set(points)) == ([trial], True, {trial})
+    assert said == f"{trial} is marked: its rowits samples"
+    other = "n300-algorithm1-0005"
+    browser.execute_script(
+        "document.querySelector('#any-300').emit('plotly_click', {points: [{customdata: arguments[0]}]})",
+        other,
+    )
+    rows, samples, points, _ = browser.execute_script(marked)
+    assert (rows, samples, set(points)) == ([other], False, {other})
+    browser.execute_script(f"select('{other}')")
+    assert browser.execute_script(marked) == [[], False, [], ""]
 
 
 def test_an_answer_that_stops_early_is_marked_where_one_looks_for_it(

@@ -16,6 +16,7 @@ import torch
 import yaml
 from rich.console import Console
 
+from pareto_amb import production
 from pareto_amb.config import TrainingRun
 from pareto_amb.config_file import apply_overrides, parse
 from pareto_amb.diffusion import parallel
@@ -38,7 +39,16 @@ BLOCK = {
         "network": {"name": "tiny", "options": {"model_channels": 8}},
     },
 }
-TRAIN = ["-m", "pareto_amb", "train", "recommendation.yaml"]
+EVERY_PART = """
+from pareto_amb import production
+from pareto_amb.cli import main
+
+production.LINE_SECONDS = 0.0
+main()
+"""
+"""The command line, which says after every part of a training how it is going."""
+
+TRAIN = ["every_part.py", "train", "recommendation.yaml"]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 REFUSALS = """
@@ -64,7 +74,9 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def recommendation(tmp_path: Path) -> Path:
+def recommendation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(production, "LINE_SECONDS", 0.0)
+    (tmp_path / "every_part.py").write_text(EVERY_PART)
     path = tmp_path / "recommendation.yaml"
     path.write_text(yaml.safe_dump({"recommendations": [{"train_size": 40, "training": BLOCK}]}))
     return path

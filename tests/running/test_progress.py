@@ -7,9 +7,10 @@ import pytest
 from rich.console import Console
 
 from pareto_amb.declared import Declared, Objective
+from pareto_amb.results.live import Event, Heartbeat
 from pareto_amb.results.table import ResultsTable, columns, shipped
-from pareto_amb.results.words import format_duration
 from pareto_amb.running.progress import SweepProgress
+from pareto_amb.terminal import format_duration
 from pareto_amb.trial import Trial
 
 DECLARED = shipped()
@@ -198,6 +199,73 @@ def test_every_objective_is_shown_under_its_label(tmp_path: Path) -> None:
     assert "sharp " in front
     assert "blurred" in front
     assert "worse" not in front
+
+
+def beat(trial_id: str, **changes: Any) -> Heartbeat:
+    said = {
+        "trial_id": trial_id, "worker": "node", "doing": "training", "rung": 1, "rungs": 2, "step": 1200,
+        "steps": 4000, "images_seen": 76_800, "images": 256_000, "images_per_second": 431.4, "loss": 0.12345,
+        "seconds_left": 125.0,
+    }  # fmt: skip
+    return Heartbeat.model_validate(said | changes)
+
+
+def test_off_a_terminal_a_line_a_minute_says_how_running_trials_are_going(
+    tmp_path: Path, now: list[float]
+) -> None:
+    output = io.StringIO()
+    results = ResultsTable(tmp_path / "results.parquet", DECLARED)
+    progress = SweepProgress(Console(file=output, width=40), results, 8, 0, n_rungs=2, trainings=8.0)
+    going = {"a": beat("a"), "b": beat("b", doing="measuring", rung=2, loss=None), "gone": beat("gone")}
+    progress.beats(going)
+    for name in ("a", "b", "silent"):
+        progress.started(trial(name))
+    for second in range(0, 130, 5):
+        now[0] = float(second)
+        kept = progress.beats(going)
+    assert [found.trial_id for found in kept.trials] == ["a", "b"]
+    assert output.getvalue().splitlines() == [
+        "a step 1,200 of 4,000, 431 images/s, loss 0.1235, 2m05s left; "
+        f"b step 1,200 of 4,000, measures rung 2 of 2 ({minutes}m00s elapsed)"
+        for minutes in (1, 2)
+    ]
+
+
+def test_on_a_terminal_each_running_trial_says_how_it_is_going(tmp_path: Path, now: list[float]) -> None:
+    output = io.StringIO()
+    results = ResultsTable(tmp_path / "results.parquet", DECLARED)
+    console = Console(file=output, force_terminal=True, width=140)
+    with SweepProgress(console, results, total=2, finished=0, n_rungs=2, trainings=2.0) as progress:
+        progress.started(trial("a"))
+        now[0] = 100.0
+        progress.beats({"a": beat("a")})
+    last = output.getvalue().rpartition("running trial")[2]
+    for said in ("1,200/4,000", "431", "0.1235", "2m05s"):
+        assert said in last
+    assert "; " not in last
+
+
+def test_whoever_listens_hears_what_happens(tmp_path: Path) -> None:
+    heard: list[Event] = []
+    results = ResultsTable(tmp_path / "results.parquet", DECLARED)
+    progress = SweepProgress(
+        Console(quiet=True), results, total=6, finished=0, n_rungs=2, trainings=6.0, listeners=[heard.append]
+    )
+    progress.started(trial("a"))
+    progress.started(replace(trial("b"), branched_at=50))
+    progress.row(row("a", 1, 10.0, 0.1, n_samples=0))
+    progress.row(row("b", 1, 10.0, 0.1, status="paused"))
+    results.record(row("b", 1, 10.0, 0.1))
+    progress.resumed(row("b", 1, 10.0, 0.1))
+    progress.row(row("a", 2, 10.0, 0.1))
+    progress.retried(trial("c"), "x" * 20_000)
+    progress.failed(trial("c"), "it diverged")
+    progress.failed(trial("d"), "no memory", interrupted=True)
+    progress.stopped("nothing grows any more", total=3)
+    kinds = "started branched promoted paused resumed complete retried failed interrupted stopped"
+    assert [event.kind for event in heard] == kinds.split()
+    assert [event.trial_id for event in heard if event.sampled] == ["b", "a"]
+    assert "FID 10" in heard[5].words
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,16 @@ def test_the_sign_waits_for_what_trains_and_for_nothing_else() -> None:
     assert asyncio.run(story()) == [True, False, True, True]
 
 
+def test_the_sign_keeps_the_last_that_each_trial_has_said() -> None:
+    async def story() -> dict[str, Any]:
+        sign = StopSign()
+        for trial, step in (("a", 1), ("b", 2), ("a", 3)):
+            await sign.beat(trial, {"step": step})
+        return dict(await sign.beats())
+
+    assert asyncio.run(story()) == {"a": {"step": 3}, "b": {"step": 2}}
+
+
 def test_a_sign_that_nobody_trains_under_stops_at_once() -> None:
     asyncio.run(asyncio.wait_for(StopSign().stop(), 1))
 

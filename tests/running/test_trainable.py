@@ -26,6 +26,7 @@ from pareto_amb.diffusion.trainer import Trainer
 from pareto_amb.errors import UserError
 from pareto_amb.evaluation.encoders import load_encoder
 from pareto_amb.evaluation.trial import EncodedSamples, evaluate_samples
+from pareto_amb.results.live import Heartbeat
 from pareto_amb.results.run_directory import RunDirectory, checkpoint_name
 from pareto_amb.results.table import shipped
 from pareto_amb.running.assets import references_of
@@ -75,11 +76,14 @@ class Lookout:
     raised_at: float = float("inf")
 
     def __init__(self, sign: None) -> None:
-        self.looks, self.told = 0, list[str]()
+        self.looks, self.told, self.beats = 0, list[str](), list[Heartbeat]()
 
     def raised(self) -> bool:
         self.looks += 1
         return self.looks >= self.raised_at
+
+    def beat(self, beat: Heartbeat) -> None:
+        self.beats.append(beat)
 
     def training(self, trial_id: str) -> None:
         self.told.append("training")
@@ -444,6 +448,10 @@ def test_a_trial_that_is_stopped_checkpoints_at_once_and_goes_on_as_if_nothing_w
         assert lookout.told[:3] == ["training", "saved", "held"]
     else:
         assert lookout.told == ["training", "saved"]
+        assert [(beat.doing, beat.step) for beat in lookout.beats] == [
+            ("training", 0),
+            ("measuring", stopped._trainer.images_seen // stopped._assets.config.training.batch_size),
+        ]
     monkeypatch.setattr(Lookout, "raised_at", float("inf"))
     resumed = begin(tmp_path / "parts", 0, **more)
     saved = stopped._store.read(checkpoint_name(stopped._trial.id))
