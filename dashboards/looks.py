@@ -9,6 +9,7 @@ from pareto_amb.declared import BASELINE, Declared
 SYMBOLS = (
     "circle", "square", "triangle-up", "diamond-wide", "pentagon", "star", "hexagram", "triangle-down",
     "cross", "x", "triangle-left", "triangle-right", "hexagon", "octagon", "bowtie", "hourglass",
+    "star-square", "star-diamond", "star-triangle-up", "star-triangle-down", "hexagon2",
 )  # fmt: skip
 BASELINE_SYMBOL = "diamond"
 

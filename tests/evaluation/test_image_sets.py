@@ -49,8 +49,9 @@ def save(folder: Path, images: np.ndarray) -> Path:
 
 
 def figures(report: object) -> str:
-    """The report as JSON, without what the sources are called."""
+    """The report as JSON, without what the sources are called and how long it took."""
     found = to_json(report)  # type: ignore[arg-type]
+    del found["environment"]["seconds"]
     for images in found["images"].values():
         del images["path"], images["fingerprint"]
     for copy in found["copies"]:
@@ -101,7 +102,7 @@ def test_features_of_arrays_are_kept_by_their_content(sets: Sets, tmp_path: Path
     first = evaluate_image_sets(**sets, encoders="pixels", cache=cache)
     with mock.patch.object(features, "_encode", side_effect=AssertionError):
         again = evaluate_image_sets(**sets, encoders="pixels", cache=cache)
-    assert to_json(again) == to_json(first)
+    assert figures(again) == figures(first)
     turned = sets["generated"].transpose(0, 2, 1)
     other = evaluate_image_sets(turned, sets["train"], sets["heldout"], encoders="pixels", cache=cache)
     assert other.image_sets["generated"].fingerprint != first.image_sets["generated"].fingerprint

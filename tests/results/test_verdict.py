@@ -150,6 +150,7 @@ def test_the_summary_of_a_sweep_proposes_a_training_only_where_it_is_advised(
         interrupted=0,
         tracking_problem="",
         tracking_uri="sqlite:///x.db",
+        tracking_link="",
         unfinished=0,
     )
     _print_summary(outcome, "pareto-amb sweep --resume run", [])

@@ -92,10 +92,12 @@ def test_a_server_that_refuses_is_named_without_secrets(hook: Server, status: in
 def test_a_server_that_is_gone_or_never_answers_holds_nothing_up(
     hook: Server, silent_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notify, "PATIENCE", 0.2)
-    monkeypatch.setattr(notify, "TIMEOUT", 0.1)
+    monkeypatch.setattr(notify, "PATIENCE", 60)
+    monkeypatch.setattr(notify, "TIMEOUT", 60)
     hook.server_close()
     assert "(Connection refused)" in tell(hook.url)
+    monkeypatch.setattr(notify, "PATIENCE", 0.2)
+    monkeypatch.setattr(notify, "TIMEOUT", 0.1)
     said = tell(f"http://127.0.0.1:{silent_port}/{SECRET}")
     assert "did not take a message" in said
     assert SECRET not in said

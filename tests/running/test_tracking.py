@@ -504,7 +504,14 @@ def test_a_table_that_takes_long_to_read_is_not_read_after_every_row() -> None:
         read.set()
 
     mirror = SimpleNamespace(
-        update=update, end=lambda ending: None, missing=Missing, steps=0, is_file=False, reading_seconds=1e3
+        uri="",
+        parent="",
+        update=update,
+        end=lambda ending: None,
+        missing=Missing,
+        steps=0,
+        is_file=False,
+        reading_seconds=1e3,
     )
     tracker = Tracker(cast(Mirror, mirror))
     tracker.start()
