@@ -20,6 +20,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Several processes test at once, each with a processor of its own."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _sigint_interrupts() -> None:
     """As at a terminal: a shell lets its background jobs ignore it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
