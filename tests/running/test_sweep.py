@@ -38,7 +38,7 @@ from pareto_amb.results.table import load_results, searched, shipped
 from pareto_amb.search.early_stopping import OPTIMISM
 from pareto_amb.search.extrapolation import extrapolate
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 OBJECTIVES = list(shipped().objectives)
 HEARD = shipped().reported
@@ -55,7 +55,7 @@ TINY = [
 ]
 
 
-WAIT_SECONDS = 200
+WAIT_SECONDS = 400
 """How long a test waits for a process; less than it is given itself."""
 
 NO_REPEATS = ["--set", "search.confirm.candidates=0"]
@@ -96,7 +96,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A finished smoke sweep, as shipped, and what it printed."""
     folder = tmp_path_factory.mktemp("smoke")
     command = [*COMMAND, "sweep", "smoke", "--output", "run"]
-    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=800)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     return folder, done.stdout
 
@@ -401,7 +401,6 @@ MOMENTS: list[Callable[[pd.DataFrame], bool]] = [
 """One row, a paused trial, a control that runs."""
 
 
-@pytest.mark.timeout(900)
 def test_a_sweep_killed_at_any_moment_loses_and_repeats_nothing(tmp_path: Path, start: Start) -> None:
     results, tables, printed = tmp_path / "run" / "results.parquet", list[pd.DataFrame](), list[str]()
     arguments = ["smoke", "--output", "run", "--trials", "10", *TINY, *FORESEEN]
@@ -435,9 +434,8 @@ def test_a_sweep_killed_at_any_moment_loses_and_repeats_nothing(tmp_path: Path, 
             assert kept[column].equals(kept[f"{column}_before"].rename(column))
     with sqlite3.connect(tmp_path / "run" / "study.db") as database:
         states = [state for (state,) in database.execute("select state from trials")]
-    complete = resumed[resumed.status == "complete"].trial_id.nunique() - 4
-    assert len(states) == 10
-    assert states.count("COMPLETE") == complete
+    assert len(states) == resumed.trial_id.nunique() == 10 + 4
+    assert states.count("COMPLETE") == resumed[resumed.status == "complete"].trial_id.nunique()
 
 
 BRANCHED = ["--set", "search.branch_from=auto", "--set", "search.confirm.points=2", "--trials", "5"]
@@ -449,7 +447,6 @@ BRANCHED_MOMENTS: list[Callable[[pd.DataFrame], bool]] = [
 """A branched trial has a row; one that is trained from scratch has, too."""
 
 
-@pytest.mark.timeout(900)
 def test_a_branched_sweep_killed_at_any_moment_loses_and_repeats_nothing(
     tmp_path: Path, start: Start
 ) -> None:
@@ -506,7 +503,6 @@ def assert_no_branched_figure(folder: Path, branched: set[str]) -> None:
         assert {name.startswith("branched_") for name in run.data.metrics} == {ours}
 
 
-@pytest.mark.timeout(600)
 def test_a_trial_that_paused_resumed_and_finished_equals_one_run_straight_through(tmp_path: Path) -> None:
     fixed = ["--trials", "8", "--set", "search.startup_trials=8", "--set", "search.baseline_seeds=1"]
     arguments = [*fixed, *NO_REPEATS, *TINY, *FORESEEN]
@@ -558,7 +554,6 @@ def test_a_time_budget_stops_in_order_and_resumes(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "recommendation.yaml").exists()
 
 
-@pytest.mark.timeout(600)
 def test_a_search_that_has_stalled_ends_itself_and_a_resumed_one_only_finishes_what_was_begun(
     tmp_path: Path, start: Start
 ) -> None:
@@ -568,14 +563,16 @@ def test_a_search_that_has_stalled_ends_itself_and_a_resumed_one_only_finishes_w
     wait_for_table(table, lambda _: reason.exists(), process)
     kill(process)
     with sqlite3.connect(tmp_path / "run" / "study.db") as database:
-        (begun,) = database.execute("select count(*) from trials where state != 'WAITING'").fetchone()
+        (begun,) = database.execute(
+            "select count(distinct value_json) from trial_user_attributes where key = 'trial_id'"
+        ).fetchone()
 
     printed, _ = call("sweep", "--resume", "run", cwd=tmp_path)
     assert "the search ended itself: over the last full training of every train size" in printed
     assert "not finished" not in printed
     resumed = pd.read_parquet(table)
     assert not set(resumed.status) & {"running", "failed"}
-    assert searched(resumed).trial_id.nunique() == begun + 2 < 12
+    assert searched(resumed).trial_id.nunique() == begun < 12
     assert [(resumed[name] != "").sum() for name in ("confirms", "controls")] == [1, 1]
     assert "The search ended itself" in (tmp_path / "run" / "report.html").read_text()
 
@@ -670,7 +667,6 @@ def captioned_sweep(folder: Path, pipeline: Path) -> None:
     (folder / "captions.yaml").write_text(yaml.safe_dump(values))
 
 
-@pytest.mark.timeout(600)
 def test_a_killed_text_to_image_sweep_goes_on_to_a_model_that_diffusers_loads(
     tmp_path: Path, start: Start, write_pipeline: Callable[..., Path]
 ) -> None:
