@@ -45,7 +45,8 @@ def redact(text: str) -> str:
 
     A password may hold any letter but spaces and double quotes. What comes before the last @ of a URI is
     hidden, so that an @ in a path hides the host too, and all of a URI that has no @ but what looks like the
-    beginning of a password, as where the rest was cut off. Idempotent.
+    beginning of a password, as where the rest was cut off; what follows an @ in such a beginning cannot be
+    told from a host. Idempotent.
 
     >>> redact("postgresql://me:pass@host/runs?sslmode=require")
     'postgresql://***@host/runs?sslmode=require'

@@ -2,7 +2,7 @@ import re
 from urllib.parse import quote, unquote
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pareto_amb.environment import describe_environment
@@ -60,6 +60,7 @@ def test_no_secret_of_a_query_survives(scheme: str, host: str, path: str, key: s
 def test_what_was_cut_off_shows_no_beginning_of_a_password(
     scheme: str, user: str, password: str, length: int
 ) -> None:
+    assume("@" not in password.partition(CANARY)[0])  # what follows an @ reads as a host
     whole = f"{scheme}://{quote(user, safe='')}:x{password}@host/path"
     cut = whole[: whole.index(CANARY) + len(CANARY) + length]
     assert CANARY not in redact(cut)
