@@ -24,6 +24,9 @@ _FILE = r"(?:file|sqlite(?:\+\w+)?):///"
 _NEXT = r"""[,;|&()\[\]{}<>'"]\s*[A-Za-z][\w+.-]*:/"""
 """Where another URI begins without a space before it."""
 
+_CLOSED = r"'[)\]}>,;:.]*(?:\s|$)"
+"""A single quote that ends a text, and is no part of a password."""
+
 _BEGIN = rf"(?<![\w+.-])(?!{_FILE})([A-Za-z][\w+.-]*:/+)"
 _REST = rf"(?:(?!{_NEXT})[^\s\"])*"
 
@@ -32,7 +35,7 @@ _UNCLEAR = re.compile(rf"{_BEGIN}(?:(?!{_NEXT})[^\s\"?])*\?{_REST}@{_REST}")
 
 _USER_INFO = re.compile(rf"{_BEGIN}{_REST}@")
 _CUT_OFF = re.compile(
-    rf"{_BEGIN}(?!\*\*\*)[^\s/?#@:\[\]'\"]*:(?!\d*(?:[^\w\s]|\s|$))(?:(?!{_NEXT})[^\s'\"])*"
+    rf"{_BEGIN}(?!\*\*\*)[^\s/?#@:\[\]'\"]*:(?!\d*(?:[^\w\s]|\s|$))(?:(?!{_NEXT}|{_CLOSED})[^\s\"])*"
 )
 _QUERY = re.compile(rf"(?<![\w+.-])([A-Za-z][\w+.-]*:/+(?:(?!{_NEXT})[^\s?\"])*\?)((?:(?!{_NEXT})[^\s\"])+)")
 _PART = re.compile(r"[^&;]+")
