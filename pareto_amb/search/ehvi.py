@@ -8,7 +8,7 @@ times as long; scikit-learn's Gaussian process with the same posterior takes 9 t
 """
 
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,8 @@ one standard deviation."""
 N_DRAWS = 16
 CLIP = 1.5
 """Objectives that are farther from the ideal than so are taken for this value: how bad does not matter."""
+Params = Mapping[str, Any]
+
 CURVE = "curve"
 """The user attribute of a trial that has its objectives at every rung (R, m); by default its values."""
 
@@ -108,18 +110,32 @@ class EHVISampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        running = [t for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if t.params]
-        candidates = [_draw(search_space, self._rng) for _ in range(N_CANDIDATES)]
+        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         if not complete or not search_space:
-            return candidates[0] if search_space else {}
-        parts = _parts(search_space, self._log)
-        x = _encode([t.params for t in complete], parts)
+            return _draw(search_space, self._rng)
         curves = np.array([t.user_attrs.get(CURVE, [t.values]) for t in complete])
-        y = np.minimum(curves, CLIP)
+        pending = [t.params for t in running if t.params]
+        return self.propose(search_space, [t.params for t in complete], curves, pending)
+
+    def propose(
+        self,
+        searched: Mapping[str, BaseDistribution],
+        params: Sequence[Params],
+        curves: Array,
+        running: Sequence[Params],
+    ) -> dict[str, Any]:
+        """What to try next, given trials with `params` (n) and what they have at every rung (n, R, m).
+
+        The same as through a study, which copies every trial that it is shown.
+        """
+        searched = dict(sorted(searched.items()))  # as Optuna has them
+        candidates = [_draw(searched, self._rng) for _ in range(N_CANDIDATES)]
+        parts = _parts(searched, self._log)
+        x, y = _encode(params, parts), np.minimum(curves, CLIP)
         groups, objectives = _groups(parts), range(y.shape[-1])
         models = [GaussianProcess(x, y[..., k], groups) for k in objectives]
         if running:
-            pending = _encode([t.params for t in running], parts)
+            pending = _encode(running, parts)
             x = np.concatenate([x, pending])
             y = np.concatenate([y, np.stack([model(pending)[0] for model in models], axis=-1)])
             models = [model.refit(x, y[..., k]) for k, model in enumerate(models)]
@@ -145,7 +161,7 @@ class EHVISampler(BaseSampler):
         return _draw({param_name: param_distribution}, self._rng)[param_name]
 
 
-def _draw(space: dict[str, BaseDistribution], rng: np.random.Generator) -> dict[str, Any]:
+def _draw(space: Mapping[str, BaseDistribution], rng: np.random.Generator) -> dict[str, Any]:
     return {name: at_quantile(distribution, float(rng.random())) for name, distribution in space.items()}
 
 
@@ -175,7 +191,7 @@ class _Part:
     place: Callable[[Any], list[float]]
 
 
-def _parts(space: dict[str, BaseDistribution], log: Collection[str] = ()) -> list[_Part]:
+def _parts(space: Mapping[str, BaseDistribution], log: Collection[str] = ()) -> list[_Part]:
     """How the values of each parameter become columns.
 
     Ranges and listed numbers lie on the unit interval, on the parameter's own scale. Words are indicators,
@@ -221,7 +237,7 @@ def _groups(parts: list[_Part]) -> list[tuple[slice, tuple[float, ...]]]:
     return [(slice(end - part.width, end), part.lengths) for end, part in zip(ends, parts, strict=True)]
 
 
-def _encode(params: list[dict[str, Any]], parts: list[_Part]) -> Array:
+def _encode(params: Sequence[Params], parts: list[_Part]) -> Array:
     """Parameters as points (n, d)."""
     rows = [[column for part in parts for column in part.place(row[part.name])] for row in params]
     return np.array(rows, dtype=np.float64)

@@ -16,7 +16,7 @@ from scipy.stats import qmc
 
 from pareto_amb.config import SearchConfig
 from pareto_amb.declared import MethodInfo
-from pareto_amb.search.ehvi import CURVE, EHVISampler, at_quantile, quantile_of
+from pareto_amb.search.ehvi import EHVISampler, at_quantile, quantile_of
 from pareto_amb.search.extrapolation import MIN_FINISHED, Array, LearningCurves, Rows
 from pareto_amb.search.pareto import best_first
 
@@ -189,14 +189,19 @@ class ParetoSampler:
             return start or startup_point(self._searched, self.n_begun, self._seed, self._centres)
         curves = self._scaled(curves, box)
         best = _best_rungs(curves, np.ones(curves.shape[-1]))
-        trials = [
-            self._trial(int(rows[i]), values=best[i].tolist(), user_attrs={CURVE: curves[i]})
-            for i in _most_telling(best)
-        ]
-        waiting = np.setdiff1d(list(self._params), rows, assume_unique=True)[-MAX_OBSERVED:]
-        trials += [self._trial(row, state=TrialState.RUNNING) for row in waiting.tolist()]
+        shown = _most_telling(best)
+        waiting = np.setdiff1d(list(self._params), rows, assume_unique=True)[-MAX_OBSERVED:].tolist()
+        if isinstance(self._sampler, EHVISampler):
+            known, running = ([self._params[row] for row in k] for k in (rows[shown].tolist(), waiting))
+            return self._sampler.propose(self._searched, known, curves[shown], running)
         study = optuna.create_study(directions=["minimize"] * best.shape[1], sampler=self._sampler)
-        study.add_trials(trials)
+        study.add_trials(
+            [
+                self._trial(row, values=best[i].tolist())
+                for i, row in zip(shown, rows[shown].tolist(), strict=True)
+            ]
+        )
+        study.add_trials([self._trial(row, state=TrialState.RUNNING) for row in waiting])
         return study.ask(self._searched).params
 
     def _scaled(self, curves: Array, box: Box | None) -> Array:

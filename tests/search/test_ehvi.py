@@ -183,6 +183,16 @@ def test_a_trial_is_proposed_for_the_rung_where_it_adds_most() -> None:
     assert near["at every rung"] >= 5 > near["at the end"]
 
 
+def test_a_study_and_arrays_lead_to_the_same_proposal() -> None:
+    study = study_of_three(3, 8)
+    begun = create_trial(params=study.trials[0].params, distributions=SPACE, state=TrialState.RUNNING)
+    study.add_trial(begun)
+    complete, running = study.trials[:-1], study.trials[-1]
+    curves = np.array([[trial.values] for trial in complete])
+    found = EHVISampler(3).propose(SPACE, [trial.params for trial in complete], curves, [running.params])
+    assert found == study.ask(SPACE).params
+
+
 def test_three_objectives_are_proposed_as_by_hypervolumes_computed_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
