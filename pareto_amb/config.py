@@ -723,7 +723,8 @@ class ResourcesConfig(_Model):
         None,
         ge=0,
         le=10_000,
-        description="a fraction shares a GPU; null: 1 where the cluster has GPUs, else 0",
+        description="a fraction shares a GPU; several of one machine share each batch; null: 1 where the "
+        "cluster has GPUs, else 0",
     )
 
     @model_validator(mode="after")
@@ -774,6 +775,11 @@ class SweepConfig(_Model):
             )
         if max(self.space.train_size) < self.training.batch_size // 64:
             raise ValueError("training.batch_size is more than 64 times the largest train size")
+        if (gpus := self.resources.gpus_per_trial or 0) > 1 and self.training.batch_size % gpus:
+            raise ValueError(
+                f"training.batch_size {self.training.batch_size} cannot be shared evenly by "
+                f"resources.gpus_per_trial {gpus:g}"
+            )
         self._check_branching()
         self._check_judge()
         return self

@@ -90,6 +90,8 @@ SMALL = {
     "training.images": 1600,
     "training.batch_size": 32,
     "training.lr_warmup_images": 320,
+    "evaluation.fid_encoder": "pixels",
+    "evaluation.similarity_encoder": "pixels",
     "evaluation.n_samples": 40,
     "evaluation.n_shown": 4,
     "evaluation.thresholds": [0.6],

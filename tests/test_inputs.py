@@ -105,6 +105,7 @@ def smoke(*changes: str) -> Any:
         ("search.confirm.seeds=1e12", "search.confirm.seeds"),
         ("resources.gpus_per_trial=1.5", "gpus_per_trial 1.5"),
         ("resources.gpus_per_trial=nan", "resources.gpus_per_trial"),
+        ("resources.gpus_per_trial=5", "batch_size 64 cannot be shared evenly by resources.gpus_per_trial 5"),
         ("resources.cpus_per_trial=0", "resources.cpus_per_trial"),
         ("space.train_size=['50']", "space.train_size"),
         ("space.sigma_tn={low: true, high: 2}", "space.sigma_tn.low"),

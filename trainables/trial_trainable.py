@@ -42,6 +42,7 @@ from pareto_amb.results.probes import PROBES, log_errors, probe_columns
 from pareto_amb.results.run_directory import checkpoint_name
 from pareto_amb.results.table import final_figures, trial_columns
 from pareto_amb.storage import Storage
+from pareto_amb.trainables.crew import Crew, Start, Task
 from pareto_amb.trainables.faults import machine_told_apart, storing
 from pareto_amb.trainables.pictures import pictures
 from pareto_amb.trainables.stop_sign import Lookout
@@ -95,7 +96,8 @@ class TrialTrainable(Trainable):
         self._assets, self._rungs = assets, assets.config.rung_images()
         os.environ.update(assets.credentials)
         self._store = Storage(assets.storage_uri)
-        self._device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
+        self._n_processes, self._device = max(len(ray.get_gpu_ids()), 1), _device()
+        self._crew = Crew(1, self._device)
         self._lookout = Lookout(assets.stop_sign)
         self._trial, self._begun = Trial.from_config(config), False
 
@@ -104,28 +106,27 @@ class TrialTrainable(Trainable):
         self._trial, self._begun = Trial.from_config(new_config), False
         return True
 
+    def cleanup(self) -> None:
+        """End the processes that were started for it."""
+        self._crew.close()
+
     def _begin(self) -> None:
         """Set up the training, as far as the sweep's storage has it."""
         trial, assets, sweep = self._trial, self._assets, self._assets.config
         method = assets.methods[trial.method].create(trial.parameters, sweep.sampling.sigma_max)
         self.__dict__.pop("_trainer", None)  # two would not fit on a GPU that one fills
         self._training_set, self._reference = self._find_training_set(), self._find_reference()
-        self._trainer = Trainer(
-            self._training_set,
-            sweep.training,
-            method,
-            seed=trial.seed,
-            branched_at=trial.branched_at,
-            device=self._device,
-            text_model=assets.text_model,
+        task = Task(
+            self._training_set, sweep.training, method, trial.seed, trial.branched_at, assets.text_model
         )
         name = checkpoint_name(trial.id)
         with storing():
             saved = self._store.read(name)
-        if saved is not None:
-            self._trainer.restore(saved, name)
-        elif trial.branched_at:
-            self._branch()
+        self._gather_crew()
+        if saved is None and trial.branched_at:
+            self._trainer = self._branch(task)
+        else:
+            self._trainer = self._crew.begin(task, Start(saved, name) if saved is not None else None)
         self._continue()
         self._begun = True
 
@@ -137,7 +138,14 @@ class TrialTrainable(Trainable):
         """What its samples are measured against."""
         return self._assets.references[self._trial.train_size]
 
-    def _branch(self) -> None:
+    def _gather_crew(self) -> None:
+        """Have one process a GPU of the trial."""
+        if not self._crew.is_whole or self._crew.world.size != self._n_processes:
+            self._crew.close()
+            threads = max(self._assets.config.resources.cpus_per_trial // self._n_processes, 1)
+            self._crew = Crew(self._n_processes, self._device, threads)
+
+    def _branch(self, task: Task) -> Trainer:
         """Go on from the first baseline. UserError where what it left is missing or cannot be used."""
         name = trunk_name(self._trial.train_size, self._branched_rung)
         with storing():
@@ -146,7 +154,7 @@ class TrialTrainable(Trainable):
         if trunk is None:
             raise UserError(f"{name}: is missing, and {self._trial.id} goes on from it; {remedy}")
         try:
-            self._trainer.branch(trunk, name)
+            return self._crew.begin(task, Start(trunk, name, branches=True))
         except UserError as error:
             raise UserError(f"{str(error).rpartition('; ')[0]}; {remedy}") from error
 
@@ -179,7 +187,12 @@ class TrialTrainable(Trainable):
             )
         self._rung = ahead[0]
         if 0 < trial.measured < self._rung and seen == self._rungs[trial.measured - 1]:
-            self._trainer.train(seen)  # no step; the next loss begins here
+            self._train(seen)  # no step; the next loss begins here
+
+    def _train(self, until_images: int, *arguments: Any, **more: Any) -> float:
+        """As of `Trainer`, on all processes of the trial."""
+        with self._crew.training(until_images):
+            return self._trainer.train(until_images, *arguments, **more)
 
     def step(self) -> dict[str, Any]:
         """Train to the next rung, measure, and return its row; the trial's last rung ends it.
@@ -197,7 +210,7 @@ class TrialTrainable(Trainable):
         self._tell("training")
         heart, until = Heart(lambda beat: self._tell("training", beat)), self._rungs[rung - 1]
         try:
-            loss = self._trainer.train(until, self._save, wanted=self._lookout.raised, heart=heart)
+            loss = self._train(until, self._save, wanted=self._lookout.raised, heart=heart)
         finally:
             self._lookout.saved(trial.id)
         self._tell("measuring")
@@ -363,6 +376,11 @@ class TrialTrainable(Trainable):
         """Go on after the rungs of a note; the training is restored by the next step."""
         note = json.loads((Path(checkpoint) / NOTE).read_text(encoding="utf-8"))
         self._trial, self._begun = self._trial.after(note["measured"]), False
+
+
+def _device() -> torch.device:
+    """Where the trial trains, by what Ray has given it."""
+    return torch.device("cuda" if ray.get_gpu_ids() else "cpu")
 
 
 def _name_of(device: torch.device) -> str:

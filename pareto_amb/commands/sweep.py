@@ -43,7 +43,7 @@ def sweep(
     output: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/NAME-TIME.")] = None,
     address: Annotated[str | None, typer.Option(help="Address of a running Ray cluster, e.g. auto.")] = None,
     gpus_per_trial: Annotated[
-        float | None, typer.Option(help="GPUs per trial; 0.5 runs two on one GPU.")
+        float | None, typer.Option(help="GPUs per trial; 0.5 runs two on one GPU, 4 trains one on four.")
     ] = None,
     resume: Annotated[
         Path | None,

@@ -1,4 +1,4 @@
-"""Data-parallel training: the processes that torchrun starts, and what they tell one another.
+"""Data-parallel training: the processes that torchrun or a trial starts, and what they tell one another.
 
 Every process holds the whole model and draws the same whole batch, works on its own part of it, and
 takes its step with the mean of all gradients. A training is therefore the same one, up to rounding, on
@@ -11,6 +11,8 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -197,7 +199,27 @@ def _connect() -> World:
             raise UserError(f"{on_this_machine} processes on a machine with {gpus} GPUs: start {gpus}")
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return _joined(device)
+
+
+def meet(place: Path, rank: int, size: int, device: torch.device) -> World:
+    """Join the other processes of this machine that meet at a new file, and listen on the loopback alone."""
+    loopback = "lo0" if sys.platform == "darwin" else "lo"
+    os.environ.update(GLOO_SOCKET_IFNAME=loopback, NCCL_SOCKET_IFNAME=loopback)
+    if device.type == "cuda":
+        device = torch.device("cuda", rank)
+        torch.cuda.set_device(device)
+    return _joined(device, init_method=place.absolute().as_uri(), rank=rank, world_size=size)
+
+
+def leave() -> None:
+    """Have no world any more."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _joined(device: torch.device, **how: Any) -> World:
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", **how)
     cpu_group = dist.new_group(backend="gloo")
     if not isinstance(cpu_group, dist.ProcessGroup):
         raise RuntimeError("this process is in no group of processes")

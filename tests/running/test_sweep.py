@@ -577,10 +577,10 @@ def test_a_search_that_has_stalled_ends_itself_and_a_resumed_one_only_finishes_w
     assert "The search ended itself" in (tmp_path / "run" / "report.html").read_text()
 
 
-def test_methods_compete_in_one_sweep(tmp_path: Path) -> None:
+def test_methods_compete_in_a_range_that_auto_sets_once_and_a_resumed_sweep_keeps(tmp_path: Path) -> None:
     methods = ["--set", "search.methods=[algorithm1,masking,noise_only]", "--trials", "1"]
-    baselines = ["--set", "search.baseline_seeds=1"]
-    sweep = ["sweep", "smoke", "--output", "run", *methods, *baselines, *NO_REPEATS, *TINY]
+    auto = ["--set", "space.sigma_tn=auto", "--set", "search.baseline_seeds=1", *NO_REPEATS]
+    sweep = ["sweep", "smoke", "--output", "run", *methods, *auto, *TINY]
     printed, _ = call(*sweep, cwd=tmp_path, code=None)  # one trial a method may be none to recommend
     assert "[4/4]" in printed
     assert "n50-masking-0000 (corruption" in printed
@@ -600,31 +600,28 @@ def test_methods_compete_in_one_sweep(tmp_path: Path) -> None:
     report = (tmp_path / "run" / "report.html").read_text()
     assert "Masking" in report
     assert "Noise only" in report
+    assert "at 50 images, whose collapse level is" in report
     checkpoint = "run/checkpoints/n50-masking-0000.safetensors"
     solver = ["--solver", "dpmpp_2m", "--steps", "3"]
     call("sample", checkpoint, "--count", "2", *solver, "--output", "pictures", cwd=tmp_path)
     assert len(list((tmp_path / "pictures").iterdir())) == 2
+    assert_auto_is_kept(tmp_path, printed, last.sigma_tn[["algorithm1", "noise_only"]])
 
 
-def test_auto_sets_the_range_once_and_a_resumed_sweep_keeps_it(tmp_path: Path) -> None:
-    auto = ["--set", "space.sigma_tn=auto", "--set", "search.baseline_seeds=1", *NO_REPEATS]
-    first, _ = call("sweep", "smoke", "--output", "run", "--trials", "1", *auto, *TINY, cwd=tmp_path)
-    written = yaml.safe_load((tmp_path / "run" / "sweep.yaml").read_text())["space"]["sigma_tn"]["50"]
+def assert_auto_is_kept(folder: Path, printed: str, tried: "pd.Series[float]") -> None:
+    """The range was said, the trials lie in it, and a resumed sweep takes what is written."""
+    written = yaml.safe_load((folder / "run" / "sweep.yaml").read_text())["space"]["sigma_tn"]["50"]
     line = (
         f"sigma_tn: auto: with 50 images collapse level {written['collapse_level']:g} -> "
         f"searched {written['low']:g} to {written['high']:g}"
     )
-    assert line in first
+    assert line in printed
+    assert tried.between(written["low"], written["high"]).all()
     # What another machine's rounding could do: resuming must take what is written, not measure again.
-    moved = (tmp_path / "run" / "sweep.yaml").read_text().replace(f"high: {written['high']}", "high: 0.65")
-    (tmp_path / "run" / "sweep.yaml").write_text(moved)
-    again, _ = call("sweep", "--resume", "run", "--trials", "2", "--dry-run", cwd=tmp_path)
+    moved = (folder / "run" / "sweep.yaml").read_text().replace(f"high: {written['high']}", "high: 0.65")
+    (folder / "run" / "sweep.yaml").write_text(moved)
+    again, _ = call("sweep", "--resume", "run", "--trials", "2", "--dry-run", cwd=folder)
     assert yaml.safe_load(again)["space"]["sigma_tn"]["50"] == {**written, "high": 0.65}
-    table = pd.read_parquet(tmp_path / "run" / "results.parquet")
-    trials = table[table.method == "algorithm1"].drop_duplicates("trial_id")
-    assert len(trials) == 1
-    assert trials.sigma_tn.between(written["low"], written["high"]).all()
-    assert "at 50 images, whose collapse level is" in (tmp_path / "run" / "report.html").read_text()
 
 
 def captioned_sweep(folder: Path, pipeline: Path) -> None:

@@ -144,6 +144,31 @@ def test_a_rung_with_a_row_is_not_measured_again_and_nothing_else_differs(
     assert all(torch.equal(first[name], second[name]) for name in first | second)
 
 
+def test_a_trial_of_two_gpus_trains_on_two_processes_and_ends_them(
+    begin: Callable[..., TrialTrainable], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = begin(tmp_path / "one", 0)
+    row = next_row(alone)
+    monkeypatch.setattr("pareto_amb.trainables.trial_trainable.ray.get_gpu_ids", lambda: [0, 1])
+    monkeypatch.setattr("pareto_amb.trainables.trial_trainable._device", lambda: torch.device("cpu"))
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        monkeypatch.setenv(name, "lo")  # and gone after the test
+    two = begin(tmp_path / "two", 0)
+    other = next_row(two)
+    (member,) = two._crew._members
+    assert two.reset_config(replace(two._trial, id="u", measured=0).config())
+    assert next_row(two)["trial_id"] == "u"
+    assert member.poll() is None  # it serves the next trial, too
+    two.cleanup()
+    assert member.poll() is not None
+    assert other["train_loss"] == pytest.approx(row["train_loss"], rel=1e-3)
+    assert other["probe_train"] == pytest.approx(row["probe_train"], rel=1e-3)
+    saved = [load_file(tmp_path / name / "checkpoints" / "t.safetensors") for name in ("one", "two")]
+    assert all(
+        torch.allclose(saved[0][name], saved[1][name], atol=1e-3) for name in saved[0] if "model." in name
+    )
+
+
 def test_a_rung_that_was_trained_but_has_no_row_is_measured(
     begin: Callable[..., TrialTrainable], tmp_path: Path
 ) -> None:
