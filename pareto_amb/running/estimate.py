@@ -192,17 +192,20 @@ def describe_speed(config: SweepConfig, declared: Declared, speed: Speed) -> lis
     budget, trainings = config.full_rung_images()[-1], sum(planned_trainings(config, declared))
     seen = expected_trainings(config, declared) * budget
     generated = planned_samples(config, declared) * seen / (trainings * budget)
-    hours = [n * each / 3600 for n, each in zip((seen, generated, generated), speed.seconds, strict=True)]
     there, unit, each = _occupied(config)
+    sharing = each if unit == "GPU" and each > 1 else 1.0
+    counts = seen / sharing, generated, generated
+    hours = [n * seconds / 3600 for n, seconds in zip(counts, speed.seconds, strict=True)]
     at_once = min(max(math.floor(there / each), 1), trainings)
     parts = ", ".join(f"{_hours(n * each)} {what}" for n, what in zip(hours, _PARTS, strict=True))
+    shared = f", training shared by {sharing:g} as if that cost nothing" if sharing > 1 else ""
     batch, without = config.training.batch_size, ", ".join(speed.not_measured)
     smaller = "" if speed.batch == batch else f", for one of {batch} takes too long here"
     return [
         f"measured in {speed.took:.0f} s on this machine, {speed.device}: one trial trains on "
         f"{_rate(speed.training)} images a second (in batches of {speed.batch}{smaller}), samples "
         f"{_rate(speed.sampling)} and encodes {_rate(speed.encoding)}",
-        f"  an estimate from that: about {_hours(sum(hours) * each)} {unit}-hours: {parts}"
+        f"  an estimate from that: about {_hours(sum(hours) * each)} {unit}-hours: {parts}{shared}"
         + (f" (without {without}: weights that are not here)" if without else ""),
         f"  about {_hours(sum(hours) / at_once)} hours here, {at_once} at a time as if none slowed another, "
         "without what comes before the first trial",

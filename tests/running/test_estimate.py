@@ -79,6 +79,21 @@ def test_the_hours_are_those_of_training_sampling_and_encoding(monkeypatch: pyte
     assert "no GPU here" in lines[4]
 
 
+def test_several_gpus_a_trial_share_its_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = ["search.early_stopping=false", "search.confirm.candidates=0", "resources.gpus_per_trial=4"]
+    config = parse_sweep(apply_overrides(search_spaces.load("smoke"), changes), "smoke")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    lines = describe_speed(config, declare(), Speed("a machine", 1.0, 64, 10.0, 20.0, 10**9, 28.0))
+    training, sampling, encoding = 6 * 12_800 / 3600, 6 * 2 * 100 * 10 / 3600, 6 * 2 * 100 * 20 / 3600
+    assert "training shared by 4 as if that cost nothing" in lines[1]
+    found = [float(number) for number in re.findall(r"[\d.]+", lines[1])[:4]]
+    each = [training, 4 * sampling, 4 * encoding]
+    assert found == pytest.approx([sum(each), *each], rel=0.06)
+    wall, at_once = re.findall(r"[\d.]+", lines[2])[:2]
+    assert (float(wall), at_once) == (pytest.approx(sum(each) / 8, rel=0.06), "2")
+
+
 def test_a_pretrained_pipeline_is_measured_as_any_network(
     write_pipeline: Callable[..., Path], clip_folder: Path
 ) -> None:
