@@ -4,7 +4,7 @@
     python benchmarks/search_efficiency.py
 
 A table holds, for every point of a grid and several seeds, the figures at every rung: recorded from real
-trainings (benchmarks/curves, made by record_curves.py) or synthetic. A search is replayed on simulated
+trainings (benchmarks/tables, made by record_curves.py) or synthetic. A search is replayed on simulated
 asynchronous workers: it proposes parameters, the nearest point of the grid and a seed drawn at random answer.
 The cost is what was trained until then, in full trainings, trials under way included. Ours and the peers
 (search_peers.py) are asked for the same two things, over all stopping points and at full budget alone:
@@ -379,8 +379,8 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    curves = Path(__file__).parent / "curves"
-    parser.add_argument("--recorded", type=Path, nargs="*", default=sorted(curves.glob("*.parquet")))
+    tables = [Path(__file__).parent / "tables" / f"{name}.parquet" for name in ("digits50", "cifar50")]
+    parser.add_argument("--recorded", type=Path, nargs="*", default=tables)
     parser.add_argument("--synthetic", nargs="*", default=["parallel", "crossing"])
     parser.add_argument("--first", type=float, default=0.25, help="the share of the budget measured first")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 4, 16])
