@@ -16,7 +16,9 @@ The cost is what was trained until then, in full trainings, trials under way inc
   it is best, by a standard deviation of its seeds. Its regret is the memorization there of the seeds that the
   search has not seen, above the least that the table has at such an FID. Printed is the cost until it is
   within a standard deviation of a seed for the first time, with an FID of those seeds that is no worse by
-  more than such a deviation; the mean regret after --costs; and how often the FID was worse.
+  more than such a deviation; the mean regret after --costs; and how often the FID was worse. Both once more
+  where the last two trainings repeat the two best points with another seed, and the mean of both seeds
+  decides, as a sweep's confirmation has it; a third seed judges.
 
 A repetition that does not get there counts with --limit, and is counted. Means and 90% intervals.
 
@@ -48,6 +50,9 @@ from pareto_amb.search.pareto import hypervolume, non_dominated
 from pareto_amb.search.proposals import ParetoSampler, make_sampler
 
 LEVELS = (0.95, 0.99)
+CANDIDATES = 2
+"""Points of which a recommendation has another seed, where it is confirmed."""
+
 Array = NDArray[np.float64]
 
 
@@ -273,12 +278,13 @@ def replay(search: Search, table: Table, workers: int, limit: float, seed: int) 
 @dataclass(frozen=True)
 class Score:
     """Costs at which LEVELS and a small regret were reached, `limit` where not; the regret after `costs`, and
-    whether the FID did not hold then.
+    whether the FID did not hold then; both again where the best candidates were confirmed.
     """
 
     reached: list[float]
     regret: list[float]
     broken: list[bool]
+    confirmed: list[tuple[float, bool]]
 
 
 def score(events: list[Measured], table: Table, limit: float, costs: list[float]) -> Score:
@@ -291,7 +297,7 @@ def score(events: list[Measured], table: Table, limit: float, costs: list[float]
         held = held[non_dominated(held)]
         share = hypervolume(held, table.reference) / table.volume
         fid, copies = table.values[event.point, event.seed, event.rung, :2].tolist()
-        shown = (fid > table.worst_fid, copies if fid <= table.worst_fid else fid, fid)
+        shown = _rank(table, fid, copies)
         if shown < best:
             best = shown
             unseen = np.delete(table.values[event.point, :, event.rung, :2], event.seed, axis=0).mean(axis=0)
@@ -301,7 +307,36 @@ def score(events: list[Measured], table: Table, limit: float, costs: list[float]
         small = (over <= scatter).all()
         for k, good in enumerate((*(share >= level for level in LEVELS), small)):
             reached[k] = min(reached[k], event.cost) if good else reached[k]
-    return Score(reached, regret.tolist(), broken.tolist())
+    again = [confirmed(events, table, cost) for cost in costs]
+    return Score(reached, regret.tolist(), broken.tolist(), again)
+
+
+def _rank(table: Table, fid: float, copies: float) -> tuple[bool, float, float]:
+    """By what the recommendation is chosen: the least of it."""
+    return fid > table.worst_fid, copies if fid <= table.worst_fid else fid, fid
+
+
+def confirmed(events: list[Measured], table: Table, cost: float) -> tuple[float, bool]:
+    """The regret at `cost`, and whether the FID did not hold, where the last trainings repeat the best.
+
+    These are CANDIDATES, with one other seed each; the best is taken by the mean of both seeds, and judged by
+    seeds that neither was. NaN where there are none, or nothing was measured.
+    """
+    n_seeds, (least, scatter) = table.values.shape[1], table.least
+    known = [e for e in events if e.rung in table.stops and e.cost <= cost - CANDIDATES]
+    if n_seeds < 3 or not known:
+        return np.nan, True
+    figures = table.values[..., :2]
+    best: dict[int, Measured] = {}
+    for event in sorted(known, key=lambda e: _rank(table, *figures[e.point, e.seed, e.rung].tolist())):
+        best.setdefault(event.point, event)
+    repeated = [(e.point, e.rung, [e.seed, (e.seed + 1) % n_seeds]) for e in [*best.values()][:CANDIDATES]]
+    means = [
+        _rank(table, *figures[point, seeds, rung].mean(axis=0).tolist()) for point, rung, seeds in repeated
+    ]
+    point, rung, seeds = repeated[means.index(min(means))]
+    fid, copies = np.delete(figures[point, :, rung], seeds, axis=0).mean(axis=0).tolist()
+    return copies - least, fid - table.worst_fid > scatter[0]
 
 
 def searches() -> dict[str, Callable[[Table, int], Search]]:
@@ -338,6 +373,7 @@ def main() -> None:
         levels = [*(f"{level:.0%} of the hypervolume" for level in LEVELS), "small regret"]
         titles = [f"{level} | not reached" for level in levels]
         titles += [f"regret after {cost:g} | FID broken" for cost in options.costs]
+        titles += [f"confirmed: regret after {cost:g} | FID broken" for cost in options.costs]
         print(f"\n| search | workers | stops | {' | '.join(titles)} |")
         print(f"|---|---:|---|{'---:|' * 2 * len(titles)}")
         chosen = [(n, make) for n, make in searches().items() if any(o in n for o in options.only)]
@@ -401,6 +437,8 @@ def _summary(scores: list[Score], limit: float) -> str:
     ]
     regret, broken = np.array([s.regret for s in scores]), np.array([s.broken for s in scores])
     cells += [f"{np.nanmean(r):.3f} | {b.mean():.0%}" for r, b in zip(regret.T, broken.T, strict=True)]
+    again = np.array([s.confirmed for s in scores], dtype=np.float64)
+    cells += [f"{np.nanmean(found[:, 0]):.3f} | {found[:, 1].mean():.0%}" for found in again.swapaxes(0, 1)]
     return " | ".join(cells)
 
 
