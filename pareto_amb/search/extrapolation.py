@@ -18,6 +18,9 @@ Key = TypeVar("Key", bound=Hashable)
 MIN_FINISHED = 4
 """From so many finished trials on, the curves of others can be extrapolated."""
 
+MAX_TOLD = 1_000
+"""So many trials tell what to expect at most, the newest: more would tell the same, at a higher price."""
+
 
 class LearningCurves(Generic[Key]):
     """The values that trials have shown at each rung; a trial is a row, in the order they were added.
@@ -127,7 +130,7 @@ class LearningCurves(Generic[Key]):
 
     def _extrapolated(self, rung: int, later: int, rows: Rows) -> tuple[Array, Array] | None:
         """What `rows` (k,), measured at `rung`, will have at a later one (k, m), and the error of it (m,)."""
-        known = np.flatnonzero(self._measured[rung - 1] & self._measured[later - 1])
+        known = np.flatnonzero(self._measured[rung - 1] & self._measured[later - 1])[-MAX_TOLD:]
         told = np.isfinite(self._values[rung - 1, known]).any(axis=0)
         shown = self._values[rung - 1][:, told]
         before, after = shown[known], self.objectives(later, known)
