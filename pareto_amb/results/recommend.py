@@ -48,6 +48,27 @@ def recommend(
     return assessed(found, size, config, stopped)
 
 
+def best_of_methods(size: SizeResults, found: Recommendation) -> list["pd.Series[Any]"]:
+    """The point of each method but DDPM that the policy of `found` ranks first among the method's own.
+
+    Of the recommended method it is the recommended one. Raises UserError for a policy that is not known, or
+    where no baseline has finished.
+    """
+    stops, rule = size.over(found.budget), make_policy(found.policy, found.max_memorization)
+    points = stops.points.reset_index(drop=True)
+    candidates = Candidates(stops.minimized(points), stops.limits[0], stops.objectives)
+    chosen = []
+    for method in size.declared.methods:
+        rows = np.flatnonzero(points.method == method)
+        if method == found.method:
+            ours = (points.trial_id == found.trial_id) & (points.images_seen == found.images_seen)
+            rows = np.flatnonzero(ours) if ours.any() else rows
+        if len(rows) and method != BASELINE:
+            order, _ = rule.rank(candidates.only(rows))
+            chosen.append(points.iloc[int(rows[order[0]])])
+    return chosen
+
+
 class _Choice:
     """One policy applied to one train size, at the budget that its results are of."""
 
