@@ -148,7 +148,8 @@ def _searched(config: SweepConfig, parameter: Parameter) -> str:
     for size, found in searched.items():
         text = f"{_range(parameter, found)} at {size:,} images"
         if found.collapse_level is not None:
-            text = f"{text}, whose collapse level is {level(found.collapse_level)}"
+            at_step = parameter.at_step(found.collapse_level)
+            text = f"{text}, whose collapse level is {level(found.collapse_level)}{at_step}"
         each.append(text)
     return f"auto: {'; '.join(each)}{how.replace(',', ';')}"
 

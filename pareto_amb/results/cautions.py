@@ -397,7 +397,8 @@ def _unsettled(facts: Facts) -> str:
         return ""
     return (
         f"the trials do not settle {found.main}: its 90% interval, {found.interval[0]:.4g} to "
-        f"{found.interval[1]:.4g}, is most of the searched range; more trials would narrow it"
+        f"{found.interval[1]:.4g}{parameter.at_step(*found.interval)}, is most of the searched range; "
+        "more trials would narrow it"
     )
 
 

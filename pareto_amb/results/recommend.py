@@ -1,5 +1,6 @@
 """From the results of one train size to the training that is recommended."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,7 @@ class _Choice:
             main=next(iter(parameters), ""),
             sigma_tn=sigma_tn,
             sigma_tn_vp=None if sigma_tn is None else sigma_to_vp(sigma_tn),
+            sigma_tn_step=_step(size.declared, parameters),
             interval=picked.interval,
             served=picked.served,
             mix_ratio=parameters.get("mix_ratio"),
@@ -276,7 +278,18 @@ def _best_first(size: SizeResults, rows: pd.DataFrame) -> NDArray[np.int64]:
     return np.lexsort([values[:, k] for k in reversed(free_first)])
 
 
+def _step(declared: Declared, parameters: Mapping[str, float]) -> int | None:
+    """The step of sigma_tn in the network's schedule, where there are both."""
+    parameter = declared.parameters.get("sigma_tn")
+    if "sigma_tn" not in parameters or parameter is None or parameter.schedule is None:
+        return None
+    return parameter.schedule.step(parameters["sigma_tn"])
+
+
 def _describe_main(row: "pd.Series[Any]", declared: Declared) -> str:
     """`sigma_tn 0.3` for a trial of a method whose first parameter that is."""
     parameters = declared.method(str(row.method)).parameters
-    return f"{parameters[0].terminal_label} {row[parameters[0].name]:.3g}" if parameters else str(row.method)
+    if not parameters:
+        return str(row.method)
+    main, value = parameters[0], float(row[parameters[0].name])
+    return f"{main.terminal_label} {value:.3g}{main.at_step(value)}"

@@ -119,6 +119,8 @@ class Recommendation(Figures):
     main: str = "sigma_tn"
     sigma_tn: float | None = None
     sigma_tn_vp: float | None = None
+    sigma_tn_step: int | None = None
+    """The nearest step of the network's schedule, where it has one."""
     interval: tuple[float, float] | None = Field(
         None, validation_alias=AliasChoices("interval", "sigma_tn_interval")
     )
@@ -181,6 +183,7 @@ class Recommendation(Figures):
             "method": self.method,
             **self.parameters,
             "sigma_tn_vp": self.sigma_tn_vp,
+            "sigma_tn_step": self.sigma_tn_step,
             "p_front": self.p_front,
             "served": self.served,
             "heldout_memorization": self.heldout_memorization,

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pareto_amb.config import SweepConfig
+from pareto_amb.config import ScheduleConfig, SweepConfig
 from pareto_amb.dashboards import formats, wording
 from pareto_amb.dashboards.answer import lead, stops_early
 from pareto_amb.dashboards.formats import count, percent
@@ -37,7 +37,7 @@ from pareto_amb.results.run import Run
 from pareto_amb.results.size import Results
 from pareto_amb.results.stall import describe_stall
 from pareto_amb.results.table import shipped
-from pareto_amb.results.words import capitalized, gained
+from pareto_amb.results.words import capitalized, describe, gained
 
 PROBES = ["probe_levels", "probe_train", "probe_heldout"]
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}"
@@ -791,3 +791,28 @@ def test_samples_by_the_same_captions_stand_beside_each_other(
     images = [a for tag, a in page.tags if tag == "img"]
     assert sum(a["alt"] == "the training image of this caption" for a in images) == 6
     assert sum(str(a["alt"]).startswith("sample by this caption") for a in images) == 2 * 6
+
+
+def test_a_noise_level_stands_beside_its_step_wherever_it_is_shown(
+    new_run: Callable[..., Path], results: pd.DataFrame
+) -> None:
+    schedule = ScheduleConfig().schedule
+    declared = shipped().in_steps(schedule)
+    run_dir = new_run(results, recommend_for=(300,), declared=declared)
+    read = Run.read(run_dir)
+    (found,) = (read.recommendations or {}).values()
+    assert found.sigma_tn is not None
+    assert found.interval is not None
+    step, ends = schedule.step(found.sigma_tn), schedule.words(*found.interval)
+    assert found.sigma_tn_step == step
+    assert found.tags()["sigma_tn_step"] == str(step)
+    assert f"sigma_tn {found.sigma_tn:.3g} (step {step}) and mix ratio" in found.summary
+    (terminal,) = [line for line in describe(found, read.results.declared) if line.startswith("  sigma_tn")]
+    assert f", step {step}), 90% interval" in terminal
+    assert terminal.endswith(f", {ends})")
+    page = page_of(run_dir)
+    assert f"the nearest step of its schedule{step} of 1,000" in page.words
+    assert f"({ends})" in page.words
+    assert "σ_tn EDMσ_tn VPσ_tn stepmix ratio" in page.words
+    assert f"train with σ_tn {found.sigma_tn:.2f} (step {step})" in page.words
+    assert f"VP 0.100 to 0.995, {schedule.words(0.1, 10.0)}), log-uniformly" in page.words

@@ -345,7 +345,7 @@ def test_final_figures_are_of_the_fresh_seeds_and_of_ddpm_at_its_end_and_stand_a
     assert (final.n_samples, final.training["fid"].value, final.ddpm["fid"].value) == (5000, 112.0, 120.0)
     assert final.training["fid"].low < 112 < final.training["fid"].high
     assert found["fid"].value == 123.0
-    (line,) = [line for line in describe(found, PAIR) if "measured again" in line]
+    (line,) = [line for line in describe(found, DECLARED) if "measured again" in line]
     assert "measured again on 5,000 samples: FID 112 (" in line
     assert "DDPM at its end FID 120 (" in line
     tags = found.tags()
