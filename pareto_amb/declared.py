@@ -87,9 +87,11 @@ class Objective:
     The hypervolume ends at a reference point that lies `slack` times as far from `ideal`, the value of a
     perfect model, as DDPM's mean does. `noise` says how a repeated training scatters: `normal`, or as the
     share of the samples that count (`share`). Where `constraint`, the policy match-ddpm holds it to DDPM's
-    level; the others it improves. `predictors` are further columns that help to extrapolate it from an
-    earlier rung. `caption` are a few words below its name. `measure` maps `evaluation.trial.MeasuredSamples`
-    to the figure, or to the figure and its standard error; None in a declaration read from a table.
+    level; the others it improves. A figure that is worse than DDPM's by no more than `tolerance`, a share of
+    DDPM's, counts as no worse, also where DDPM's noise is smaller. `predictors` are further columns that help
+    to extrapolate it from an earlier rung. `caption` are a few words below its name. `measure` maps
+    `evaluation.trial.MeasuredSamples` to the figure, or to the figure and its standard error; None in a
+    declaration read from a table.
     """
 
     name: str
@@ -101,6 +103,7 @@ class Objective:
     slack: float = 1.0
     noise: Literal["normal", "share"] = "normal"
     constraint: bool = True
+    tolerance: float = 0.0
     predictors: tuple[str, ...] = ()
     caption: str = ""
     measure: Callable[[Any], float | tuple[float, float]] | None = field(default=None, compare=False)
@@ -322,6 +325,8 @@ def _check_numbers(found: Any) -> None:
     """Raise ValueError for a number that nothing can be measured by."""
     if isinstance(found, Parameter) and not (found.bounds[0] < found.bounds[1] and abs(found.absent) < 1e30):
         raise ValueError(f"its declarations, {found.name:.80}: no range of numbers")
+    if isinstance(found, Objective) and not 0 <= found.tolerance < 1:
+        raise ValueError(f"its declarations, {found.name:.80}: the tolerance is no share below 1")
     if isinstance(found, Objective) and not (abs(found.ideal) < 1e30 and 0 < found.slack < 1e30):
         raise ValueError(f"its declarations, {found.name:.80}: ideal or slack is no number to measure by")
     if isinstance(found, MethodInfo) and not all(abs(value) < 1e30 for value in found.constants.values()):

@@ -121,6 +121,7 @@ class _Choice:
             heldout_memorization=float(chosen.heldout_memorization),
             confirmation=self._confirmation(),
             refuted=self._refuted(),
+            tolerance={o.name: o.tolerance for o in size.objectives if o.tolerance},
             window=self._window(),
             early_stop=self._early_stop(),
             equal_budget=self._equal_budget(),

@@ -144,6 +144,8 @@ class Recommendation(Figures):
     """Where fresh seeds confirmed the trial; the figures are then their means."""
     refuted: list[str] = Field(default_factory=list)
     """Trials that the policy would have taken first, had fresh seeds not shown them worse than DDPM."""
+    tolerance: dict[str, float] = Field(default_factory=dict)
+    """By objective the share of DDPM's figure within which another one counts as no worse, if any."""
     window: tuple[float, float] | None
     early_stop: OtherTraining | None
     """At budget `full`: an earlier stopping point that is at least as good in every objective."""
