@@ -108,7 +108,8 @@ def choices(found: Recommendation, size: SizeResults) -> list[Choice]:
     for place, parameter in enumerate(method.parameters):
         value, note = found.parameters[parameter.name], ""
         if place == 0 and found.interval is not None:
-            note = f"90% interval {parameter_range(parameter, *found.interval)}"
+            ends = found.interval
+            note = f"90% interval {parameter_range(parameter, *ends)}{parameter.at_step(*ends)}"
         term = f"{called(found)}: {parameter.label}" if place == 0 else parameter.label
         text, unit = parameter_value(parameter, value), parameter.unit
         if parameter.kind == "level":
@@ -116,6 +117,11 @@ def choices(found: Recommendation, size: SizeResults) -> list[Choice]:
         chosen.append(Choice(term, text, unit, note))
         if parameter.kind == "level":
             chosen.append(Choice("the same level in the paper’s units", level_vp(value), "VP units"))
+            if parameter.schedule is not None:
+                step = str(parameter.schedule.step(value))
+                chosen.append(
+                    Choice("the nearest step of its schedule", step, f"of {parameter.schedule.steps:,}")
+                )
     images = stop_of(found, size)
     if images:
         term = "stop training after" if stops_early(found, size) else "train for"
@@ -127,7 +133,8 @@ def training_words(declared: Declared, method: str, parameters: dict[str, float]
     """What is chosen for a training, as far as it is known, within a sentence; else the method's name."""
     info = declared.method(method)
     known = [p for p in info.parameters if p.name in parameters]
-    words = [f"{p.label} {parameter_value(p, parameters[p.name])}" for p in known]
+    values = [(p, parameters[p.name]) for p in known]
+    words = [f"{p.label} {parameter_value(p, value)}{p.at_step(value)}" for p, value in values]
     return joined(words) or info.label
 
 

@@ -69,10 +69,11 @@ def parameter_range(parameter: Parameter, low: float, high: float) -> str:
 
 
 def with_vp(parameter: Parameter, text: str, *sigmas: float) -> str:
-    """`text`, followed by the same noise levels in VP units where they are noise levels."""
+    """`text`, followed by the same noise levels in VP units, and as steps where they have some."""
     if parameter.kind != "level":
         return text
-    return f"{text} (VP {' to '.join(level_vp(sigma) for sigma in sigmas)})"
+    steps = parameter.steps(*sigmas)
+    return f"{text} (VP {' to '.join(level_vp(sigma) for sigma in sigmas)}{steps and f', {steps}'})"
 
 
 def chosen(declared: Declared, trial: Mapping[Any, Any]) -> str:
@@ -84,7 +85,7 @@ def chosen(declared: Declared, trial: Mapping[Any, Any]) -> str:
 def _phrase(parameter: Parameter, value: float) -> str:
     text = parameter_value(parameter, value)
     if parameter.kind == "level":
-        text = f"{text} EDM = {level_vp(value)} VP"
+        text = f"{text} EDM = {level_vp(value)} VP{parameter.at_step(value)}"
     return parameter.phrase.replace("{label}", parameter.label).replace("{value}", text)
 
 

@@ -1,10 +1,12 @@
 """Quality against copying: what was reached at full budget, and over all budgets.
 
-With more than two objectives there is a panel for each but the first, all over the first.
+With more than two objectives there is a panel for each pair of them, side by side: linked views of one front.
 """
 
 import html
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,7 +27,29 @@ from pareto_amb.results.size import SizeResults
 FAINT = 0.25
 """Opacity of a dominated point where a front of three or more objectives cannot be drawn as a line."""
 
-Panel = list[go.Scatter]
+COLUMNS = 3
+"""Panels beside each other, at most; a narrow page has them below each other."""
+
+Traces = list[go.Scatter]
+
+
+class Panel(NamedTuple):
+    """What a panel draws against each other: `x` to the right, `y` upwards."""
+
+    x: Objective
+    y: Objective
+
+
+def panels(objectives: Sequence[Objective]) -> list[Panel]:
+    """A panel for each pair of objectives, FID against memorization first; a further one lies across."""
+    return [
+        Panel(objectives[0], objectives[1]),
+        *(
+            Panel(further, earlier)
+            for place, further in enumerate(objectives[2:], start=2)
+            for earlier in (objectives[1], objectives[0], *objectives[2:place])
+        ),
+    ]
 
 
 def frontier_figure(
@@ -38,18 +62,15 @@ def frontier_figure(
 
     The published points of a `comparison` are drawn beside them and take part in nothing.
     """
-    panels = [
-        [*_full_budget(size, y, recommendation), *published_points(size, y, size.full, comparison)]
-        for y in size.objectives[1:]
-    ]
-    figure = _stack(panels, 180, 340)
+    figure = _side_by_side(
+        size, size.full, fid_encoder, comparison, lambda panel: _full_budget(size, panel, recommendation)
+    )
     shaded = shaded_method(size)
     if shaded is not None:
         main, trials = shaded.parameters[0], size.points[size.points.method == shaded.name]
         span = axes.parameter_span(main, trials[main.name])
         colour = look(size.declared, shaded.name).colour
         figure.update_layout(coloraxis=axes.colour_axis(main, colour, *span))
-    _set_axes(figure, size, size.full, fid_encoder)
     return figure
 
 
@@ -60,13 +81,9 @@ def any_budget_figure(
     comparison: Comparison | None = None,
 ) -> go.Figure:
     """FID against memorization over all stopping points, each the mean over its seeds."""
-    panels = [
-        [*_any_budget(size, y, recommendation), *published_points(size, y, size.anytime, comparison)]
-        for y in size.objectives[1:]
-    ]
-    figure = _stack(panels, 180, 360)
-    _set_axes(figure, size, size.anytime, fid_encoder)
-    return figure
+    return _side_by_side(
+        size, size.anytime, fid_encoder, comparison, lambda panel: _any_budget(size, panel, recommendation)
+    )
 
 
 def shaded_method(size: SizeResults) -> MethodInfo | None:
@@ -78,100 +95,118 @@ def shaded_method(size: SizeResults) -> MethodInfo | None:
     return None
 
 
-def _stack(panels: list[Panel], around: int, each: int) -> go.Figure:
-    """The panels below each other over one x axis, each name once in the legend."""
-    if len(panels) == 1:
-        figure = go.Figure(panels[0])
-    else:
-        figure = make_subplots(rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=0.04)
-        for row, panel in enumerate(panels, start=1):
-            for trace in panel:
-                shown = False if row > 1 else trace.showlegend
+def _side_by_side(
+    size: SizeResults,
+    rows: pd.DataFrame,
+    fid_encoder: str,
+    comparison: Comparison | None,
+    draw: Callable[[Panel], Traces],
+) -> go.Figure:
+    """A panel for each pair of objectives, each name once in the legend.
+
+    What is published has two figures, and stands in the first panel. `meta` tells the page how to put the
+    panels below each other where they have no room.
+    """
+    first, *others = panels(size.objectives)
+    drawn = [[*draw(first), *published_points(size, first.y, rows, comparison)], *map(draw, others)]
+    around, each = 190, 350
+    across, down = min(len(drawn), COLUMNS), math.ceil(len(drawn) / COLUMNS)
+    figure, named = make_subplots(rows=down, cols=across, horizontal_spacing=0.1), set[str]()
+    for k, (panel, traces) in enumerate(zip([first, *others], drawn, strict=True)):
+        place = {"row": 1 + k // COLUMNS, "col": 1 + k % COLUMNS}
+        for trace in traces:
+            if others:
+                shown = trace.showlegend is not False and trace.name not in named
                 trace.update(legendgroup=trace.legendgroup or trace.name, showlegend=shown)
-                figure.add_trace(trace, row=row, col=1)
-    figure.update_layout(template=theme.TEMPLATE, height=around + each * len(panels))
-    return figure
+                named |= {trace.name} if shown else set()
+            figure.add_trace(trace, **place)
+        _set_axes(figure, panel, rows, fid_encoder, place)
+    meta = {"panels": len(drawn), "around": around, "each": each} if others else None
+    return figure.update_layout(template=theme.TEMPLATE, height=around + each * down, meta=meta)
 
 
-def _set_axes(figure: go.Figure, size: SizeResults, rows: pd.DataFrame, fid_encoder: str) -> None:
-    first, *others = size.objectives
+def _set_axes(
+    figure: go.Figure, panel: Panel, rows: pd.DataFrame, fid_encoder: str, place: dict[str, int]
+) -> None:
     copies = axes.copies_note(rows)
-    place = {"row": len(others), "col": 1} if len(others) > 1 else {}
-    figure.update_xaxes(**axes.objective_axis(rows, first))
-    figure.update_xaxes(title_text=axes.objective_title(first, fid_encoder), **place)
-    for row, objective in enumerate(others, start=1):
-        place = {"row": row, "col": 1} if len(others) > 1 else {}
-        title = axes.objective_title(objective, fid_encoder, copies=copies)
-        figure.update_yaxes(title_text=title, **axes.objective_axis(rows, objective), **place)
+    title = axes.objective_title(panel.x, fid_encoder)
+    figure.update_xaxes(title_text=title, **axes.objective_axis(rows, panel.x), **place)
+    title = axes.objective_title(panel.y, fid_encoder, copies=copies)
+    figure.update_yaxes(title_text=title, **axes.objective_axis(rows, panel.y), **place)
 
 
-def _full_budget(size: SizeResults, y: Objective, recommendation: Recommendation | None) -> Panel:
-    """One panel: the first objective against `y`."""
+def _full_budget(size: SizeResults, panel: Panel, recommendation: Recommendation | None) -> Traces:
     trials = size.points[size.points.method != BASELINE]
     return [
-        *_baseline_box(size, y),
-        *_error_bars(size, trials, y),
-        *_search_figures(size, trials, y),
-        *_front(size, size.frontier, y, "frontier at full budget"),
-        *_method_points(size, trials, y),
-        *_baseline_seeds(size, y),
-        *_heldout_line(size, y, size.full),
-        *_full_ring(size, y, recommendation),
+        *_baseline_box(size, panel),
+        *_error_bars(size, trials, panel),
+        *_search_figures(size, trials, panel),
+        *_front(size, size.frontier, panel, "frontier at full budget"),
+        *_method_points(size, trials, panel),
+        *_baseline_seeds(size, panel),
+        *_heldout_line(panel, size.full),
+        *_full_ring(size, panel, recommendation),
     ]
 
 
-def _any_budget(size: SizeResults, y: Objective, recommendation: Recommendation | None) -> Panel:
-    stops, x = size.over("any"), size.objectives[0].name
-    points, panel = stops.points.sort_values("budget", ascending=False), []
+def _any_budget(size: SizeResults, panel: Panel, recommendation: Recommendation | None) -> Traces:
+    stops, traces = size.over("any"), list[go.Scatter]()
+    points = stops.points.sort_values("budget", ascending=False)
     for method, group in marks.by_method(points):
         drawn = look(size.declared, method)
         marker = _stop_marker(drawn, group.budget)
         marker |= _faintness(size, group.index.isin(stops.frontier.index))
-        panel.append(marks.points(size, group, drawn.label, marker, x, y.name))
+        traces.append(_points(size, group, drawn.label, marker, panel))
     return [
-        *_paths(size, points, y),
-        *_error_bars(size, points[points.index.isin(stops.frontier.index)], y, " on the frontier"),
-        *_front(size, stops.frontier, y, "frontier over all stopping points"),
-        *panel,
-        *_baseline_stops(size, y),
-        *_heldout_line(size, y, stops.points),
-        *_ring(size, y, recommendation),
+        *_paths(size, points, panel),
+        *_error_bars(size, points[points.index.isin(stops.frontier.index)], panel, " on the frontier"),
+        *_front(size, stops.frontier, panel, "frontier over all stopping points"),
+        *traces,
+        *_baseline_stops(size, panel),
+        *_heldout_line(panel, stops.points),
+        *_ring(size, panel, recommendation),
     ]
 
 
-def _baseline_stops(size: SizeResults, y: Objective) -> Panel:
+def _points(
+    size: SizeResults, rows: pd.DataFrame, name: str, marker: dict[str, Any], panel: Panel
+) -> go.Scatter:
+    return marks.points(size, rows, name, marker, panel.x.name, panel.y.name)
+
+
+def _baseline_stops(size: SizeResults, panel: Panel) -> Traces:
     """DDPM where it is best to stop it and, where that is another point, at its full budget."""
     if not size.has_baseline:
         return []
-    best, x = size.over("any").baseline, size.objectives[0].name
+    best, (x, y) = size.over("any").baseline, (objective.name for objective in panel)
     found = []
     if stops_early(best, size):
         name = f"DDPM at its best stop, after {count(stop_of(best, size))} images"
-        ring = marks.circled(name, theme.DDPM, best[x].value, best[y.name].value)
+        ring = marks.circled(name, theme.DDPM, best[x].value, best[y].value)
         found.append(ring.update(marker_size=34))  # around the ring of the answer, where it is the same
-    at = size.baseline[x].value, size.baseline[y.name].value
+    at = size.baseline[x].value, size.baseline[y].value
     found.append(marks.thin_cross("DDPM at full budget", *at).update(hoverinfo="skip"))
     return found
 
 
-def _method_points(size: SizeResults, trials: pd.DataFrame, y: Objective) -> Panel:
+def _method_points(size: SizeResults, trials: pd.DataFrame, panel: Panel) -> Traces:
     """A trace a method; the shaded one has a second, empty one, which gives the legend its colour."""
-    x, shaded, panel = size.objectives[0].name, shaded_method(size), []
+    shaded, traces = shaded_method(size), list[go.Scatter]()
     for method, group in marks.by_method(trials):
         drawn = look(size.declared, method)
         marker = marks.plain_marker(drawn)
         faintness = _faintness(size, group.trial_id.isin(size.frontier.trial_id))
         if shaded is None or method != shaded.name:
-            panel.append(marks.points(size, group, drawn.label, marker | faintness, x, y.name))
+            traces.append(_points(size, group, drawn.label, marker | faintness, panel))
             continue
         main = shaded.parameters[0]
         shades = [axes.on_scale(main, value) for value in group[main.name].tolist()]
         coloured = marker | {"color": shades, "coloraxis": "coloraxis"} | faintness
-        points = marks.points(size, group, drawn.label, coloured, x, y.name)
-        key = marks.points(size, group.iloc[:0], drawn.label, marker, x, y.name)
-        panel.append(points.update(legendgroup=drawn.label, showlegend=False))
-        panel.append(key.update(x=[None], y=[None], legendgroup=drawn.label, showlegend=True))
-    return panel
+        points = _points(size, group, drawn.label, coloured, panel)
+        key = _points(size, group.iloc[:0], drawn.label, marker, panel)
+        traces.append(points.update(legendgroup=drawn.label, showlegend=False))
+        traces.append(key.update(x=[None], y=[None], legendgroup=drawn.label, showlegend=True))
+    return traces
 
 
 def _faintness(size: SizeResults, on_front: "pd.Series[bool] | np.ndarray[Any, Any]") -> dict[str, Any]:
@@ -181,12 +216,11 @@ def _faintness(size: SizeResults, on_front: "pd.Series[bool] | np.ndarray[Any, A
     return {"opacity": [1.0 if on else FAINT for on in on_front]}
 
 
-def _baseline_box(size: SizeResults, y: Objective) -> Panel:
+def _baseline_box(size: SizeResults, panel: Panel) -> Traces:
     if (size.full.method == BASELINE).sum() < 2:
         return []
-    x = size.objectives[0]
-    left, right = clipped(x, size.baseline[x.name])
-    bottom, top = clipped(y, size.baseline[y.name])
+    left, right = clipped(panel.x, size.baseline[panel.x.name])
+    bottom, top = clipped(panel.y, size.baseline[panel.y.name])
     return [
         go.Scatter(
             x=[left, right, right, left, left],
@@ -201,71 +235,77 @@ def _baseline_box(size: SizeResults, y: Objective) -> Panel:
     ]
 
 
-def _baseline_seeds(size: SizeResults, y: Objective) -> Panel:
-    seeds, x = size.full[size.full.method == BASELINE], size.objectives[0]
+def _baseline_seeds(size: SizeResults, panel: Panel) -> Traces:
+    seeds = size.full[size.full.method == BASELINE]
     if seeds.empty:
         return []
     marker = marks.plain_marker(look(size.declared, BASELINE))
-    points = marks.points(size, seeds, "DDPM, one point a seed", marker, x.name, y.name)
+    points = _points(size, seeds, "DDPM, one point a seed", marker, panel)
     if len(seeds) == 1:
         return [points]
     means = {objective.name: seeds[objective.name].mean() for objective in size.objectives}
-    mean = marks.thin_cross("DDPM mean", means[x.name], means[y.name])
+    mean = marks.thin_cross("DDPM mean", means[panel.x.name], means[panel.y.name])
     mean.update(hovertext=[f"DDPM mean of {len(seeds)} seeds<br>{marks.figures_line(size, means)}"])
     return [points, mean]
 
 
-def _front(size: SizeResults, front: pd.DataFrame, y: Objective, name: str) -> Panel:
-    """The attained surface of two objectives: at each FID, the least memorization any point reaches."""
-    if front.empty or len(size.objectives) > 2:
+def _front(size: SizeResults, front: pd.DataFrame, panel: Panel, name: str) -> Traces:
+    """The attained surface of two objectives: at each FID, the least memorization any point reaches.
+
+    That of more is no line in a panel of two: its points have a circle around them.
+    """
+    if front.empty:
         return []
-    return [
-        go.Scatter(
-            x=front[size.objectives[0].name].tolist(),
-            y=front[y.name].tolist(),
-            mode="lines",
-            line={"shape": "hv", "width": 2, "color": theme.INK},
-            name=name,
-            hoverinfo="skip",
-        )
-    ]
+    look = {"mode": "lines", "line": {"shape": "hv", "width": 2, "color": theme.INK}}
+    if len(size.objectives) > 2:
+        name = f"{name}, in all {len(size.objectives)} objectives"
+        line = {"width": 1.5, "color": theme.INK}
+        marker = {"size": 18, "symbol": "circle-open", "color": theme.INK, "line": line}
+        look = {"mode": "markers", "marker": marker}
+    x, y = front[panel.x.name].tolist(), front[panel.y.name].tolist()
+    return [go.Scatter(x=x, y=y, name=name, hoverinfo="skip", **look)]
 
 
-def _error_bars(size: SizeResults, points: pd.DataFrame, y: Objective, which: str = "") -> Panel:
+def _error_bars(size: SizeResults, points: pd.DataFrame, panel: Panel, which: str = "") -> Traces:
     """Twice the standard deviation to every side, below the markers; shares stay above 0."""
     if points.empty:
         return []
-    x = size.objectives[0]
-    look = {"type": "data", "thickness": 1, "width": 0, "color": theme.translucent(theme.INK, 0.3)}
-    across, up = (2 * points[f"{x.name}_sd"]).tolist(), (2 * points[f"{y.name}_sd"]).tolist()
-    down = np.minimum(points[y.name], up).tolist() if y.kind == "share" else up
+    colour = theme.translucent(theme.INK, 0.3)
     return [
         go.Scatter(
-            x=points[x.name].tolist(),
-            y=points[y.name].tolist(),
+            x=points[panel.x.name].tolist(),
+            y=points[panel.y.name].tolist(),
             mode="markers",
-            marker={"size": 8, "symbol": "cross-thin", "line": {"width": 1, "color": look["color"]}},
-            error_x=look | {"array": across},
-            error_y=look | {"symmetric": False, "array": up, "arrayminus": down},
+            marker={"size": 8, "symbol": "cross-thin", "line": {"width": 1, "color": colour}},
+            error_x=_bars(points, panel.x, colour),
+            error_y=_bars(points, panel.y, colour),
             name=f"± 2 s.d. of a point{which}",
             hoverinfo="skip",
         )
     ]
 
 
-def _search_figures(size: SizeResults, points: pd.DataFrame, y: Objective) -> Panel:
+def _bars(points: pd.DataFrame, objective: Objective, colour: str) -> dict[str, Any]:
+    up = (2 * points[f"{objective.name}_sd"]).tolist()
+    bars = {"type": "data", "thickness": 1, "width": 0, "color": colour, "array": up}
+    if objective.kind == "share":
+        bars |= {"symmetric": False, "arrayminus": np.minimum(points[objective.name], up).tolist()}
+    return bars
+
+
+def _search_figures(size: SizeResults, points: pd.DataFrame, panel: Panel) -> Traces:
     """Where the search had seen the trials that fresh seeds confirmed, each tied to where these see it."""
     confirmed = points[points.confirmed].set_index("trial_id")
     before = size.full[size.full.trial_id.isin(confirmed.index)]
     if before.empty:
         return []
-    x, after = size.objectives[0].name, confirmed.loc[before.trial_id]
+    (x, y), after = (objective.name for objective in panel), confirmed.loc[before.trial_id]
     rows = before.to_dict("records")
     texts = [f"in the search<br>{marks.hover_text(size, row)}" for row in rows]
     return [
         go.Scatter(
             x=_steps([row[x] for row in rows], after[x].tolist(), None),
-            y=_steps([row[y.name] for row in rows], after[y.name].tolist(), None),
+            y=_steps([row[y] for row in rows], after[y].tolist(), None),
             mode="lines+markers",
             line={"width": 1, "dash": "dot", "color": theme.ACCENT},
             marker={
@@ -285,50 +325,49 @@ def _steps(starts: list[Any], ends: list[Any], gap: Any) -> list[Any]:
     return [value for start, end in zip(starts, ends, strict=True) for value in (start, end, gap)]
 
 
-def _heldout_line(size: SizeResults, y: Objective, rows: pd.DataFrame) -> Panel:
-    """The held-out yardstick across the whole plot of `rows`, where `y` has one."""
-    column = f"heldout_{y.name}"
-    values = rows[column].dropna() if column in rows else pd.Series(dtype=float)
+def _heldout_line(panel: Panel, rows: pd.DataFrame) -> Traces:
+    """The held-out yardstick across the whole plot of `rows`, where copying is drawn upwards."""
+    column = f"heldout_{panel.y.name}"
+    values = rows[column].dropna() if panel.y.name == "memorization" else pd.Series(dtype=float)
     if values.empty:
         return []
-    x = rows[size.objectives[0].name]
+    x = rows[panel.x.name]
     margin = 0.04 * max(float(np.ptp(x)), 1e-3)
     across = (max(float(x.min()) - margin, 1e-9), float(x.max()) + margin)
     return [marks.dashed(across, float(values.mean()))]
 
 
-def _ring(size: SizeResults, y: Objective, recommendation: Recommendation | None) -> Panel:
+def _ring(size: SizeResults, panel: Panel, recommendation: Recommendation | None) -> Traces:
     if recommendation is None:
         return []
-    x = size.objectives[0].name
-    at = recommendation[x].value, recommendation[y.name].value
+    at = recommendation[panel.x.name].value, recommendation[panel.y.name].value
     return [marks.ring(size, recommendation, *at)]
 
 
-def _full_ring(size: SizeResults, y: Objective, recommendation: Recommendation | None) -> Panel:
+def _full_ring(size: SizeResults, panel: Panel, recommendation: Recommendation | None) -> Traces:
     """The recommended point where it is at full budget; else, in another colour, what the policy takes."""
     if recommendation is None or not stops_early(recommendation, size):
-        return _ring(size, y, recommendation)
+        return _ring(size, panel, recommendation)
     other = recommendation.equal_budget
     if other is None:
         return []
     name = f"at equal budget: {html.escape(training_words(size.declared, other.method, other.chosen))}"
-    return [marks.circled(name, theme.INK, other[size.objectives[0].name], other[y.name])]
+    return [marks.circled(name, theme.INK, other[panel.x.name], other[panel.y.name])]
 
 
-def _paths(size: SizeResults, points: pd.DataFrame, y: Objective) -> Panel:
+def _paths(size: SizeResults, points: pd.DataFrame, panel: Panel) -> Traces:
     """Each training's way from stopping point to stopping point, a thin line in its method's colour."""
-    panel, first = [], size.objectives[0].name
+    traces = []
     for method, group in marks.by_method(points):
         x_values: list[float | None] = []
         y_values: list[float | None] = []
         for _, training in group.sort_values("images_seen").groupby(configuration(group)):
-            x_values += [*training[first].tolist(), None]
-            y_values += [*training[y.name].tolist(), None]
+            x_values += [*training[panel.x.name].tolist(), None]
+            y_values += [*training[panel.y.name].tolist(), None]
         line = {"width": 1, "color": theme.translucent(look(size.declared, method).colour, 0.4)}
         path = go.Scatter(x=x_values, y=y_values, mode="lines", line=line, showlegend=False, hoverinfo="skip")
-        panel.append(path)
-    return panel
+        traces.append(path)
+    return traces
 
 
 def _stop_marker(drawn: Look, budgets: "pd.Series[float]") -> dict[str, Any]:

@@ -42,7 +42,7 @@ LONGEST_CAPTION = 120
 MAX_BYTES = 2**30
 MAX_SAMPLES = 100_000
 
-_ARRAYS = ("samples", "neighbours", "similarity", "copied", "seed", "prompt", "caption")
+_ARRAYS = ("samples", "neighbours", "similarity", "copied", "seed", "prompt", "caption", "asked")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class Samples:
     """One stored set of samples: images (m, channels, height, width) uint8, figures (m,).
 
     A selection: the `first` samples of a measurement as they came, then the most similar of the others.
-    Those of a text-to-image model have the `prompts` they were made by, and their neighbours' `captions`.
+    Those of a text-to-image model have the `prompts` they were made by, and their neighbours' `captions`;
+    `asked` (first, channels, height, width) are the training images whose captions made the first ones.
     """
 
     first: int
@@ -60,6 +61,7 @@ class Samples:
     copied: NDArray[np.bool_]
     prompts: NDArray[np.str_] | None = None
     captions: NDArray[np.str_] | None = None
+    asked: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ def read_samples(place: Path | Storage, trial_id: str, rung: int) -> Samples | N
             copied=_figures(arrays["copied"]).astype(bool),
             prompts=_texts(arrays.get("prompt")),
             captions=_texts(arrays.get("caption")),
+            asked=_images(arrays["asked"]) if "asked" in arrays else None,
         )
         _check_lengths(found)
     except KeyError as error:
@@ -153,15 +156,21 @@ def build_gallery(stored: Samples, total: int, copies: int | None, limit: int = 
 
 def _pair(stored: Samples, index: int, limit: int) -> Pair:
     said = [
-        printable(texts[index]) if texts is not None else "" for texts in (stored.prompts, stored.captions)
+        shortened(texts[index]) if texts is not None else "" for texts in (stored.prompts, stored.captions)
     ]
     return Pair(
         data_uri(stored.samples[index], limit),
         data_uri(stored.neighbours[index], limit),
         float(stored.similarity[index]),
         bool(stored.copied[index]),
-        *(text if len(text) <= LONGEST_CAPTION else f"{text[: LONGEST_CAPTION - 1]}…" for text in said),
+        *said,
     )
+
+
+def shortened(caption: str) -> str:
+    """A caption as a page shows it."""
+    text = printable(caption)
+    return text if len(text) <= LONGEST_CAPTION else f"{text[: LONGEST_CAPTION - 1]}…"
 
 
 def data_uri(image: NDArray[np.uint8], limit: int = PICTURE_BYTES, largest: int = LARGEST) -> str:
@@ -226,5 +235,7 @@ def _check_lengths(stored: Samples) -> None:
         texts is not None and len(texts) != len(stored.samples) for texts in (stored.prompts, stored.captions)
     ):
         raise ValueError("its captions are not as many as its images")
+    if stored.asked is not None and len(stored.asked) != stored.first:
+        raise ValueError("its images of captions are not as many as its first samples")
     if len(stored.samples) > MAX_SAMPLES:
         raise ValueError(f"more than {MAX_SAMPLES:,} images")

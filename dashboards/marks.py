@@ -147,7 +147,7 @@ def recommended_value(size: SizeResults, recommendation: Recommendation) -> str:
         text = size.declared.method(recommendation.method).label
     else:
         value = recommendation.parameters[recommendation.main]
-        text = f"{parameter.label} {parameter_value(parameter, value)}"
+        text = f"{parameter.label} {parameter_value(parameter, value)}{parameter.at_step(value)}"
     if not stops_early(recommendation, size):
         return text
     return f"{text}, stopped after {count(stop_of(recommendation, size))} images"

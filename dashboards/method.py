@@ -11,6 +11,7 @@ from pareto_amb.dashboards.formats import (
     percent,
     with_vp,
 )
+from pareto_amb.dashboards.wording import tolerated
 from pareto_amb.declared import BASELINE, Declared, Parameter
 from pareto_amb.results.run import Run
 from pareto_amb.results.words import capitalized
@@ -51,6 +52,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         ("Search", _search(config, run.results.declared)),
         *_rivals(config, run.results.declared),
         ("DDPM baseline", _baseline(config.search.baseline_seeds)),
+        ("No worse than DDPM", f"within two deviations of its noise{tolerated(run.results.objectives)}"),
         ("Seed of the run", str(config.seed)),
     ]
 
@@ -148,7 +150,8 @@ def _searched(config: SweepConfig, parameter: Parameter) -> str:
     for size, found in searched.items():
         text = f"{_range(parameter, found)} at {size:,} images"
         if found.collapse_level is not None:
-            text = f"{text}, whose collapse level is {level(found.collapse_level)}"
+            at_step = parameter.at_step(found.collapse_level)
+            text = f"{text}, whose collapse level is {level(found.collapse_level)}{at_step}"
         each.append(text)
     return f"auto: {'; '.join(each)}{how.replace(',', ';')}"
 

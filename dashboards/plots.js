@@ -5,6 +5,7 @@ const options = {
 for (const plot of plots) {
   const source = document.querySelector(`script[data-plot="${plot.id}"]`);
   const spec = JSON.parse(source.textContent);
+  if (spec.layout.meta?.panels && plot.clientWidth < 760) stack(plot, spec);
   if (plot.clientWidth < 560) compact(plot, spec);
   Plotly.newPlot(plot, spec.data, spec.layout, options);
 }
@@ -13,6 +14,19 @@ for (const button of document.querySelectorAll(".save")) {
   button.addEventListener("click", () => Plotly.downloadImage(button.dataset.save, {
     format: "png", scale: 2, filename: button.dataset.save,
   }));
+}
+
+// Panels that stand beside each other on a wide page.
+function stack(plot, {layout}) {
+  const {panels, around, each} = layout.meta;
+  const [height, gap] = [1 / panels, 0.25 / panels];
+  layout.height = around + panels * each;
+  plot.style.minHeight = `${layout.height}px`;
+  for (let k = 0; k < panels; k++) {
+    const top = 1 - k * height;
+    layout[`xaxis${k ? k + 1 : ""}`].domain = [0, 1];
+    layout[`yaxis${k ? k + 1 : ""}`].domain = [Math.max(top - height + (k < panels - 1 ? gap : 0), 0), top];
+  }
 }
 
 function compact(plot, {data, layout}) {

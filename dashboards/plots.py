@@ -382,7 +382,7 @@ def _parameter_caption(
 def _frontier_caption(size: SizeResults) -> str:
     seeds = int((size.full.method == BASELINE).sum())
     words = "Lower left is better: fewer copies to the bottom, better images to the left. "
-    words += "".join(f"Below, {o.label}: {better(o)}. " for o in size.objectives[2:])
+    words += "".join(f"Beside it {o.label} to the right: {better(o)}. " for o in size.objectives[2:])
     faint = _faint_note(size)
     if seeds == 0:
         return f"{words}No DDPM baseline has finished, so none is drawn.{faint}"
@@ -398,7 +398,11 @@ def _faint_note(size: SizeResults) -> str:
     """How the front of more than two objectives is to be read from panels of two."""
     if len(size.objectives) == 2:
         return ""
-    return " Faint points are dominated: another one is as good in every objective and better in one."
+    return (
+        f" Circled points are the frontier in all {len(size.objectives)} objectives; faint ones are "
+        "dominated: another one is as good in every objective and better in one. Pointing at a point rings "
+        "it in every panel, a click marks its training."
+    )
 
 
 def _sample_counts(rows: pd.DataFrame) -> str:

@@ -15,6 +15,7 @@ from pareto_amb.dashboards.marks import recommended_value
 from pareto_amb.dashboards.method import facts, subject
 from pareto_amb.dashboards.page import picture_bytes, render_page
 from pareto_amb.dashboards.plots import Plot, draw_plots, took_part
+from pareto_amb.dashboards.prompt_gallery import PromptGallery, pictures_of, prompt_gallery
 from pareto_amb.dashboards.prompt_table import prompt_table
 from pareto_amb.dashboards.provenance import checksum, duration_of, provenance, remaining
 from pareto_amb.dashboards.published import compare
@@ -57,6 +58,7 @@ class Section:
     plots: list[Plot] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     pictures: list[Pictures] = field(default_factory=list)
+    prompts: PromptGallery | None = None
 
 
 def write_report(run_dir: Path, trust: bool = False, redacted: bool = False) -> Path:
@@ -131,7 +133,13 @@ def statuses(rows: pd.DataFrame) -> str:
 def _section(run: Run, train_size: int) -> Section:
     size, recommendation = run.results.size(train_size), (run.recommendations or {}).get(train_size)
     section = build_section(run, size, recommendation, "" if recommendation else _why_none(run, size))
-    return replace(section, pictures=_all_pictures(run, size, recommendation))
+    prompts = prompt_gallery(run, size, recommendation, _picture_limit(run))
+    return replace(section, pictures=_all_pictures(run, size, recommendation), prompts=prompts)
+
+
+def _picture_limit(run: Run) -> int:
+    """What a picture of the page may take."""
+    return picture_bytes(sum(2 * SHOWN + pictures_of(run.results.size(size)) for size in run.train_sizes()))
 
 
 def build_section(
@@ -220,5 +228,5 @@ def _pictures(run: Run, rows: pd.DataFrame, heading: str, tone: str, none: str) 
     total = int(rows.n_samples.iloc[-1])
     share = float(rows.memorization.iloc[-1])
     copies = round(share * total) if math.isfinite(share) else None
-    limit = picture_bytes(2 * SHOWN * len(run.train_sizes()))
-    return Pictures(heading, tone, build_gallery(stored, total, copies, limit), trial_id=trial_id)
+    gallery = build_gallery(stored, total, copies, _picture_limit(run))
+    return Pictures(heading, tone, gallery, trial_id=trial_id)

@@ -23,6 +23,29 @@ function select(trial) {
   for (const plot of plots) mark(plot, trial);
 }
 
+// A point of one panel has a ring in all of them.
+for (const plot of plots) {
+  plot.on("plotly_hover", ({points}) => point(plot, points[0]));
+  plot.on("plotly_unhover", () => point(plot, {}));
+}
+
+function point(plot, {customdata: trial, pointNumber, data}) {
+  for (const ring of plot.querySelectorAll(".pointed")) ring.remove();
+  if (!trial || !plot.layout.meta?.panels) return;
+  for (const trace of plot.data) {
+    if (trace.legendgroup !== data.legendgroup || trace.customdata?.[pointNumber] !== trial) continue;
+    const ring = Object.assign(document.createElement("i"), {className: "pointed"});
+    ring.style.left = `${pixels(plot, trace.xaxis, trace.x[pointNumber])}px`;
+    ring.style.top = `${pixels(plot, trace.yaxis, trace.y[pointNumber])}px`;
+    plot.append(ring);
+  }
+}
+
+function pixels(plot, name, value) {
+  const axis = plot._fullLayout[name.replace(/^./, "$&axis")];
+  return axis._offset + axis.d2p(value);
+}
+
 function mark(plot, trial) {
   const found = plot.data.map(({customdata}) => {
     if (!trial || !customdata) return null;

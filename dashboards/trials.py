@@ -107,13 +107,17 @@ def columns(
 
 
 def _parameter_columns(parameter: Parameter, declared: Declared) -> list[Column]:
-    """The values of a parameter; a noise level has a column in each unit."""
+    """The values of a parameter; a noise level has a column in each unit, and one of its step, if any."""
     name, label = parameter.name, parameter.label
     plain = partial(_parameter_text, declared, parameter, partial(parameter_value, parameter))
     if parameter.kind != "level":
         return [Column(label, name, plain)]
     in_vp = partial(_parameter_text, declared, parameter, level_vp)
-    return [Column(f"{label} EDM", name, plain), Column(f"{label} VP", name, in_vp)]
+    found = [Column(f"{label} EDM", name, plain), Column(f"{label} VP", name, in_vp)]
+    if (schedule := parameter.schedule) is not None:
+        step = partial(_parameter_text, declared, parameter, lambda sigma: str(schedule.step(sigma)))
+        found.append(Column(f"{label} step", name, step))
+    return found
 
 
 def _parameter_text(declared: Declared, parameter: Parameter, text: Callable[[float], str], row: Row) -> str:

@@ -89,12 +89,19 @@ def window(recommendation: Recommendation, size: SizeResults) -> str:
         advice = "" if recommendation.confirmation else ", so a confirming run is advisable"
         return f"Only the trial at {value}{there} beats DDPM; its neighbours do not{advice}."
     held = joined([o.label for o in size.objectives if o.constraint])
+    noise = f"its seed noise{tolerated(size.objectives)}"
     free = joined([o.label for o in size.objectives if not o.constraint])
     improved = "lower" if free == "memorization" else "better"
     return (
-        f"Every trial with {_where(parameter, low, high)}{there} beats DDPM: {held} no worse within its seed "
-        f"noise, {free} {improved} by more than it."
+        f"Every trial with {_where(parameter, low, high)}{there} beats DDPM: {held} no worse within {noise}, "
+        f"{free} {improved} by more than it."
     )
+
+
+def tolerated(objectives: Sequence[Objective]) -> str:
+    """What counts as no worse beside DDPM's noise: ` (caption score: or 1% of DDPM's)`; empty without."""
+    said = [f"{o.label}: or {o.tolerance:.0%} of DDPM's" for o in objectives if o.tolerance]
+    return f" ({joined(said)})" if said else ""
 
 
 def _where(parameter: Parameter, low: float, high: float) -> str:

@@ -30,6 +30,7 @@ from pareto_amb.declared import BASELINE, Declared, Parameter
 from pareto_amb.errors import UserError
 from pareto_amb.printable import printable
 from pareto_amb.reading import look_at
+from pareto_amb.schedule import Schedule
 
 MAX_MINUTES = 10_000_000
 """Twenty years."""
@@ -223,6 +224,11 @@ class ScheduleConfig(_Model):
     beta_start: Share = Field(0.00085, description="variance of the first step")
     beta_end: Share = Field(0.012, description="variance of the last step")
     steps: int = Field(1000, ge=2, le=100_000, description="steps of the schedule")
+
+    @property
+    def schedule(self) -> Schedule:
+        """The steps themselves."""
+        return Schedule(self.betas, self.beta_start, self.beta_end, self.steps)
 
 
 def _noise_kind(value: object) -> object:

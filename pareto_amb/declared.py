@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from pareto_amb.errors import UserError
+from pareto_amb.schedule import Schedule
 
 D = TypeVar("D")
 
@@ -33,7 +34,8 @@ class Parameter:
     of choices, or the word auto. `words` are the choices that are no numbers, each with its meaning; the
     method's `resolve` turns them into numbers. `auto` maps the training images, uint8 (N, C, H, W), a seed
     and the highest sampled noise level to a range with `low` and `high`; `auto_meaning` says so in words.
-    `absent` is what rows of methods without this parameter hold.
+    `absent` is what rows of methods without this parameter hold. `schedule` are the steps that noise levels
+    come in, in a sweep whose network knows such steps alone.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Parameter:
     phrase: str = "{label} {value}"
     absent: float = 0.0
     auto_meaning: str = ""
+    schedule: Schedule | None = None
     auto: Callable[[Any, int, float], Any] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -66,6 +69,16 @@ class Parameter:
         """The label in plain letters."""
         return self.plain or self.name
 
+    def steps(self, *values: float) -> str:
+        """The schedule's steps of noise levels: `step 25`, `steps 25 to 100`; empty without a schedule."""
+        known = self.schedule is not None and self.kind == "level" and min(values) > 0
+        return self.schedule.words(*values) if known and self.schedule else ""
+
+    def at_step(self, *values: float) -> str:
+        """What stands behind noise levels that have steps: ` (step 25)`; else nothing."""
+        words = self.steps(*values)
+        return f" ({words})" if words else ""
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -74,9 +87,11 @@ class Objective:
     The hypervolume ends at a reference point that lies `slack` times as far from `ideal`, the value of a
     perfect model, as DDPM's mean does. `noise` says how a repeated training scatters: `normal`, or as the
     share of the samples that count (`share`). Where `constraint`, the policy match-ddpm holds it to DDPM's
-    level; the others it improves. `predictors` are further columns that help to extrapolate it from an
-    earlier rung. `caption` are a few words below its name. `measure` maps `evaluation.trial.MeasuredSamples`
-    to the figure, or to the figure and its standard error; None in a declaration read from a table.
+    level; the others it improves. A figure that is worse than DDPM's by no more than `tolerance`, a share of
+    DDPM's, counts as no worse, also where DDPM's noise is smaller. `predictors` are further columns that help
+    to extrapolate it from an earlier rung. `caption` are a few words below its name. `measure` maps
+    `evaluation.trial.MeasuredSamples` to the figure, or to the figure and its standard error; None in a
+    declaration read from a table.
     """
 
     name: str
@@ -88,6 +103,7 @@ class Objective:
     slack: float = 1.0
     noise: Literal["normal", "share"] = "normal"
     constraint: bool = True
+    tolerance: float = 0.0
     predictors: tuple[str, ...] = ()
     caption: str = ""
     measure: Callable[[Any], float | tuple[float, float]] | None = field(default=None, compare=False)
@@ -197,6 +213,20 @@ class Declared:
         """The same with these methods alone: a table has columns of what they declare."""
         return replace(self, methods={name: self.methods[name] for name in methods})
 
+    def in_steps(self, schedule: Schedule | None) -> "Declared":
+        """The same with the steps of a network's schedule beside noise levels, where it has one."""
+        methods = {
+            name: replace(
+                method,
+                parameters=tuple(
+                    replace(parameter, schedule=schedule) if parameter.kind == "level" else parameter
+                    for parameter in method.parameters
+                ),
+            )
+            for name, method in self.methods.items()
+        }
+        return replace(self, methods=methods)
+
     def method(self, name: str) -> MethodInfo:
         """A method by name; one that is not known has its name for a label and no parameters."""
         return self.methods.get(name) or MethodInfo(name, name, "")
@@ -209,13 +239,17 @@ class Declared:
     def describe(self, method: str, values: Mapping[str, Any]) -> str:
         """What was chosen for a trial, in plain letters: `sigma_tn 0.3, mix ratio 0.5`; empty for DDPM."""
         chosen = self.method(method).parameters
-        return ", ".join(f"{parameter.terminal_label} {values[parameter.name]:.3g}" for parameter in chosen)
+        return ", ".join(
+            f"{p.terminal_label} {values[p.name]:.3g}{p.at_step(values[p.name])}" for p in chosen
+        )
 
     def in_words(self, method: str, values: Mapping[str, Any]) -> str:
         """What is known to be chosen for a trial, within a sentence: `sigma_tn 0.3 and mix ratio 0.50`."""
         specs = {"share": ".2f", "level": ".3g", "number": ".3g"}
         chosen = [parameter for parameter in self.method(method).parameters if parameter.name in values]
-        return " and ".join(f"{p.terminal_label} {values[p.name]:{specs[p.kind]}}" for p in chosen)
+        return " and ".join(
+            f"{p.terminal_label} {values[p.name]:{specs[p.kind]}}{p.at_step(values[p.name])}" for p in chosen
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The declarations without code, as plain data."""
@@ -291,6 +325,8 @@ def _check_numbers(found: Any) -> None:
     """Raise ValueError for a number that nothing can be measured by."""
     if isinstance(found, Parameter) and not (found.bounds[0] < found.bounds[1] and abs(found.absent) < 1e30):
         raise ValueError(f"its declarations, {found.name:.80}: no range of numbers")
+    if isinstance(found, Objective) and not 0 <= found.tolerance < 1:
+        raise ValueError(f"its declarations, {found.name:.80}: the tolerance is no share below 1")
     if isinstance(found, Objective) and not (abs(found.ideal) < 1e30 and 0 < found.slack < 1e30):
         raise ValueError(f"its declarations, {found.name:.80}: ideal or slack is no number to measure by")
     if isinstance(found, MethodInfo) and not all(abs(value) < 1e30 for value in found.constants.values()):
@@ -299,7 +335,7 @@ def _check_numbers(found: Any) -> None:
 
 def _plain(declaration: Any) -> Any:
     """A declaration as JSON has it: no functions, no infinities."""
-    if isinstance(declaration, (Parameter, Objective, MethodInfo)):
+    if isinstance(declaration, (Parameter, Objective, MethodInfo, Schedule)):
         return {
             entry.name: _plain(getattr(declaration, entry.name))
             for entry in fields(declaration)

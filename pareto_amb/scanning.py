@@ -18,7 +18,7 @@ from pareto_amb.data import ImageSet, load_images, split
 from pareto_amb.data.image_set import from_pixels
 from pareto_amb.data.stream import ImageSource, channels_first
 from pareto_amb.diffusion.parallel import best_device
-from pareto_amb.diffusion.text.denoiser import levels_of, space_of
+from pareto_amb.diffusion.text.denoiser import space_of
 from pareto_amb.diffusion.text.pipeline import load_pipeline
 from pareto_amb.diffusion.text.prepare import encode_images
 from pareto_amb.diffusion.theory import (
@@ -240,7 +240,7 @@ def _latents(images: Tensor, pipeline: str) -> tuple[Tensor, float]:
             f"{shrinks}, not {channels} x {height} x {width}; set --resolution and --channels to that"
         )
     encoded = encode_images(images, space_of(model, (channels, height, width)), best_device())
-    return encoded.mean, math.floor(float(levels_of(model.schedule)[-1]) * 100) / 100
+    return encoded.mean, math.floor(model.schedule.schedule.levels[-1] * 100) / 100
 
 
 def _coordinates(images: Tensor) -> NDArray[np.float64]:

@@ -22,6 +22,7 @@ FLOORS = [
         "redaction",
         "credentials",
         "reading",
+        "schedule",
         "storage",
         "randomness",
         "signals",

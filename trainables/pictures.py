@@ -31,7 +31,7 @@ def pictures(
 
     Of the first `count` samples and the `count` most similar ones, each with its nearest of
     `train_images`, uint8 (M, C, H, W); and a grid of the first ones. Where these have `captions`, sample i
-    was made by caption i mod M.
+    was made by caption i mod M, whose image is stored with each of the first samples.
     """
     first = torch.arange(min(count, len(samples)))
     closest = evaluation.similarity.argsort(descending=True)[:count]
@@ -40,6 +40,7 @@ def pictures(
     told: dict[str, Any] = {}
     if captions is not None:
         told["prompt"] = np.array([captions[k % len(captions)] for k in shown.tolist()])
+        told["asked"] = train_images[first % len(captions)].numpy()
         told["caption"] = np.array([captions[k] for k in neighbour.tolist()])
     np.savez_compressed(
         arrays,

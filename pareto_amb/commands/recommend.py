@@ -47,7 +47,7 @@ def recommend(
     results = run.load()
     found = build_recommendation(run, policy, max_memorization, results, budget)
     for entry in found.recommendations:
-        make_console().print("\n".join(describe(entry, results.objectives)))
+        make_console().print("\n".join(describe(entry, results.declared)))
     for size, reason in found.not_recommended.items():
         print(f"no recommendation for train size {size}: {reason}")
     if export is not None:

@@ -257,9 +257,9 @@ def _print_summary(outcome: "SweepOutcome", resume: str, trusting: list[str]) ->
     if outcome.recommendation is None:
         print(f"no recommendation: {outcome.why_none}")
     else:
-        objectives = run.load().objectives
+        declared = run.load().declared
         for found in outcome.recommendation.recommendations:
-            console.print("\n".join(describe(found, objectives)))
+            console.print("\n".join(describe(found, declared)))
         for size, reason in outcome.recommendation.not_recommended.items():
             print(f"no recommendation for train size {size}: {reason}")
     if outcome.unfinished:

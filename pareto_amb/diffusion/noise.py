@@ -7,6 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from pareto_amb.schedule import Schedule
+
 
 class NoiseDistribution(Protocol):
     """A distribution of training noise levels, given by its distribution function and its inverse."""
@@ -75,22 +77,9 @@ class Steps:
         return self._there[p.device][step]
 
 
-def schedule_levels(betas: str, beta_start: float, beta_end: float, steps: int) -> Tensor:
-    """The EDM levels sigma_vp / alpha of a variance-preserving schedule's steps, rising: (steps,), float64.
-
-    The variances `betas` of the steps grow linearly (`linear`), as squares of what grows linearly
-    (`scaled_linear`), or so that alpha falls like a cosine (`squaredcos_cap_v2`; Nichol and Dhariwal 2021).
-    """
-    if betas == "squaredcos_cap_v2":
-        times = torch.arange(steps + 1, dtype=torch.float64) / steps
-        signal = ((times + 0.008) / 1.008 * math.pi / 2).cos().square()
-        grown = (1 - signal[1:] / signal[:-1]).clamp(max=0.999)
-    elif betas == "scaled_linear":
-        grown = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64).square()
-    else:
-        grown = torch.linspace(beta_start, beta_end, steps, dtype=torch.float64)
-    kept = (1 - grown).cumprod(0)
-    return ((1 - kept) / kept).sqrt()
+def schedule_levels(schedule: Schedule) -> Tensor:
+    """The EDM levels of a schedule's steps, rising: (steps,), float64."""
+    return torch.tensor(schedule.levels, dtype=torch.float64)
 
 
 def draw_sigma(

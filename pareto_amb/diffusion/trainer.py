@@ -63,7 +63,7 @@ def noise_distribution(config: TrainingConfig) -> NoiseDistribution:
     if isinstance(config.noise, LogNormalConfig):
         return LogNormal(config.noise.p_mean, config.noise.p_std)
     if isinstance(config.noise, ScheduleConfig):
-        return Steps(schedule_levels(**config.noise.model_dump(exclude={"kind"})))
+        return Steps(schedule_levels(config.noise.schedule))
     return UniformTime()
 
 

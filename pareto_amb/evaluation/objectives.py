@@ -59,6 +59,7 @@ ALIGNMENT = Objective(
     direction="max",
     ideal=1.0,
     slack=2.0,
+    tolerance=0.01,
     caption="faithfulness to captions",
     measure=measure_alignment,
 )

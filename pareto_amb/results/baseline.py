@@ -97,17 +97,32 @@ def spread(objective: Objective, value: float, margin: float, deviation: float) 
 
 
 def no_worse_than(found: Spread, objective: Objective) -> float:
-    """The worst figure that is no worse than `found`, DDPM's, within its noise."""
-    return found.value + objective.sign * NOISE_DEVIATIONS * (found.deviation or 0.0)
+    """The worst figure that is no worse than `found`, DDPM's, within its noise or what is tolerated."""
+    return found.value + objective.sign * allowance(found.value, found.deviation or 0.0, objective)
+
+
+def allowance(value: float, deviation: float, objective: Objective) -> float:
+    """How much worse than DDPM's `value` still counts as no worse.
+
+    Two standard deviations of its noise or, where that is more, the share of it that the objective tolerates.
+    """
+    return max(NOISE_DEVIATIONS * deviation, objective.tolerance * abs(value))
+
+
+def only_tolerated(value: float, ddpm: Spread, objective: Objective) -> bool:
+    """Whether a figure is worse than DDPM's beyond its noise, and no worse within what is tolerated."""
+    noise, worse = NOISE_DEVIATIONS * (ddpm.deviation or 0.0), objective.sign * (value - ddpm.value)
+    return noise < worse <= allowance(ddpm.value, ddpm.deviation or 0.0, objective)
 
 
 def limits(
     baseline: Baseline, objectives: Sequence[Objective]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The worst figures that are no worse than DDPM's within its noise (m,), the first that are better (m,).
+    """The worst figures that are no worse than DDPM's (m,), the first that are better (m,).
 
     All minimised: maximised objectives times -1. That the noise is uncertain counts against either claim:
-    what is better lies beyond the whole interval, what is no worse within two standard deviations.
+    what is better lies beyond the whole interval, what is no worse within two standard deviations, or within
+    the objective's tolerance.
     """
     worst = [o.sign * no_worse_than(baseline[o.name], o) for o in objectives]
     better = [baseline[o.name].low if o.sign > 0 else -baseline[o.name].high for o in objectives]

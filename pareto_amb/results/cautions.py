@@ -14,7 +14,7 @@ import pandas as pd
 from pareto_amb.config import AutoRange, Choice, Range, SweepConfig
 from pareto_amb.declared import BASELINE, Parameter
 from pareto_amb.evaluation.shares import share_posterior
-from pareto_amb.results.baseline import Baseline, quantile_of_noise
+from pareto_amb.results.baseline import Baseline, only_tolerated, quantile_of_noise
 from pareto_amb.results.confirm import branched_trials, worth_confirming
 from pareto_amb.results.interval import searched_of
 from pareto_amb.results.recommendation import Caution, Recommendation
@@ -268,6 +268,18 @@ def _still_copies(facts: Facts) -> str:
     )
 
 
+def _within_tolerance(facts: Facts) -> str:
+    found, said = facts.found, []
+    for o in facts.size.objectives:
+        ours, theirs = found[o.name].value, found.baseline[o.name]
+        if only_tolerated(ours, theirs, o):
+            said.append(
+                f"its {o.label} is worse than DDPM's beyond noise, {o.text(ours)} against "
+                f"{o.text(theirs.value)}, and counts as no worse within the tolerated {o.tolerance:.0%}"
+            )
+    return "; ".join(said)
+
+
 def _not_confirmed(facts: Facts) -> str:
     if facts.found.confirmation is not None or facts.found.method == BASELINE:
         return ""
@@ -397,7 +409,8 @@ def _unsettled(facts: Facts) -> str:
         return ""
     return (
         f"the trials do not settle {found.main}: its 90% interval, {found.interval[0]:.4g} to "
-        f"{found.interval[1]:.4g}, is most of the searched range; more trials would narrow it"
+        f"{found.interval[1]:.4g}{parameter.at_step(*found.interval)}, is most of the searched range; "
+        "more trials would narrow it"
     )
 
 
@@ -438,6 +451,7 @@ _CAUTIONS: dict[str, Callable[[Facts], str]] = {
     "control-untested": _control_untested,
     "better-method": _better_method,
     "still-copies": _still_copies,
+    "within-tolerance": _within_tolerance,
     "not-confirmed": _not_confirmed,
     "refuted": _refuted,
     "seldom-served": _seldom_served,

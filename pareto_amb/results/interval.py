@@ -169,7 +169,7 @@ def _spread(y: Array, ddpm: Array, noise: Array) -> float:
 
 
 def _draw_worst(size: SizeResults, rng: np.random.Generator) -> Array:
-    """What is no worse than DDPM within its noise, minimised: (N_DRAWS, m), its mean and deviation drawn."""
+    """What is no worse than DDPM, see `limits`, minimised: (N_DRAWS, m), its mean and deviation drawn."""
     ddpm = size.points[size.points.method == BASELINE]
     row = ddpm[ddpm.images_seen == size.baseline.images_seen]
     means = redraw(row, size.objectives, size.noise_at(row), N_DRAWS, rng)[:, 0]
@@ -177,7 +177,8 @@ def _draw_worst(size: SizeResults, rng: np.random.Generator) -> Array:
     deviation = _deviations(size, size.objectives) * np.sqrt(
         seeds / rng.chisquare(seeds, (N_DRAWS, len(size.objectives)))
     )
-    return np.asarray(means + NOISE_DEVIATIONS * deviation)
+    tolerated = np.array([objective.tolerance for objective in size.objectives]) * np.abs(means)
+    return np.asarray(means + np.maximum(NOISE_DEVIATIONS * deviation, tolerated))
 
 
 def _deviations(size: SizeResults, objectives: Sequence[Objective]) -> Array:

@@ -22,7 +22,7 @@ class Candidates:
     """What a policy chooses from.
 
     `values` (n, m) are the figures, maximised objectives times -1. `worst` (m,) are the figures that are no
-    worse than DDPM's within its noise.
+    worse than DDPM's, within its noise or what an objective tolerates.
     """
 
     values: Array
@@ -92,9 +92,10 @@ class MatchDDPM(Policy):
         k, best = missed[0], int(candidates.values[:, missed[0]].argmin())
         objective = candidates.objectives[k]
         bound = "at most" if objective.direction == "min" else "at least"
+        noise = f"its seed noise{f' or {objective.tolerance:.0%}' if objective.tolerance else ''}"
         return (
             f"no trial reaches DDPM's {objective.name} ({bound} {objective.sign * candidates.worst[k]:.4g} "
-            f"within its seed noise): the best is {objective.sign * candidates.values[best, k]:.4g} at "
+            f"within {noise}): the best is {objective.sign * candidates.values[best, k]:.4g} at "
             f"{describe[best]}; try --policy knee, or search more trials"
         )
 

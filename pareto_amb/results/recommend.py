@@ -1,5 +1,6 @@
 """From the results of one train size to the training that is recommended."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,27 @@ def recommend(
     return assessed(found, size, config, stopped)
 
 
+def best_of_methods(size: SizeResults, found: Recommendation) -> list["pd.Series[Any]"]:
+    """The point of each method but DDPM that the policy of `found` ranks first among the method's own.
+
+    Of the recommended method it is the recommended one. Raises UserError for a policy that is not known, or
+    where no baseline has finished.
+    """
+    stops, rule = size.over(found.budget), make_policy(found.policy, found.max_memorization)
+    points = stops.points.reset_index(drop=True)
+    candidates = Candidates(stops.minimized(points), stops.limits[0], stops.objectives)
+    chosen = []
+    for method in size.declared.methods:
+        rows = np.flatnonzero(points.method == method)
+        if method == found.method:
+            ours = (points.trial_id == found.trial_id) & (points.images_seen == found.images_seen)
+            rows = np.flatnonzero(ours) if ours.any() else rows
+        if len(rows) and method != BASELINE:
+            order, _ = rule.rank(candidates.only(rows))
+            chosen.append(points.iloc[int(rows[order[0]])])
+    return chosen
+
+
 class _Choice:
     """One policy applied to one train size, at the budget that its results are of."""
 
@@ -87,6 +109,7 @@ class _Choice:
             main=next(iter(parameters), ""),
             sigma_tn=sigma_tn,
             sigma_tn_vp=None if sigma_tn is None else sigma_to_vp(sigma_tn),
+            sigma_tn_step=_step(size.declared, parameters),
             interval=picked.interval,
             served=picked.served,
             mix_ratio=parameters.get("mix_ratio"),
@@ -98,6 +121,7 @@ class _Choice:
             heldout_memorization=float(chosen.heldout_memorization),
             confirmation=self._confirmation(),
             refuted=self._refuted(),
+            tolerance={o.name: o.tolerance for o in size.objectives if o.tolerance},
             window=self._window(),
             early_stop=self._early_stop(),
             equal_budget=self._equal_budget(),
@@ -255,7 +279,18 @@ def _best_first(size: SizeResults, rows: pd.DataFrame) -> NDArray[np.int64]:
     return np.lexsort([values[:, k] for k in reversed(free_first)])
 
 
+def _step(declared: Declared, parameters: Mapping[str, float]) -> int | None:
+    """The step of sigma_tn in the network's schedule, where there are both."""
+    parameter = declared.parameters.get("sigma_tn")
+    if "sigma_tn" not in parameters or parameter is None or parameter.schedule is None:
+        return None
+    return parameter.schedule.step(parameters["sigma_tn"])
+
+
 def _describe_main(row: "pd.Series[Any]", declared: Declared) -> str:
     """`sigma_tn 0.3` for a trial of a method whose first parameter that is."""
     parameters = declared.method(str(row.method)).parameters
-    return f"{parameters[0].terminal_label} {row[parameters[0].name]:.3g}" if parameters else str(row.method)
+    if not parameters:
+        return str(row.method)
+    main, value = parameters[0], float(row[parameters[0].name])
+    return f"{main.terminal_label} {value:.3g}{main.at_step(value)}"

@@ -119,6 +119,8 @@ class Recommendation(Figures):
     main: str = "sigma_tn"
     sigma_tn: float | None = None
     sigma_tn_vp: float | None = None
+    sigma_tn_step: int | None = None
+    """The nearest step of the network's schedule, where it has one."""
     interval: tuple[float, float] | None = Field(
         None, validation_alias=AliasChoices("interval", "sigma_tn_interval")
     )
@@ -142,6 +144,8 @@ class Recommendation(Figures):
     """Where fresh seeds confirmed the trial; the figures are then their means."""
     refuted: list[str] = Field(default_factory=list)
     """Trials that the policy would have taken first, had fresh seeds not shown them worse than DDPM."""
+    tolerance: dict[str, float] = Field(default_factory=dict)
+    """By objective the share of DDPM's figure within which another one counts as no worse, if any."""
     window: tuple[float, float] | None
     early_stop: OtherTraining | None
     """At budget `full`: an earlier stopping point that is at least as good in every objective."""
@@ -181,6 +185,7 @@ class Recommendation(Figures):
             "method": self.method,
             **self.parameters,
             "sigma_tn_vp": self.sigma_tn_vp,
+            "sigma_tn_step": self.sigma_tn_step,
             "p_front": self.p_front,
             "served": self.served,
             "heldout_memorization": self.heldout_memorization,

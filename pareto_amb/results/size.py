@@ -248,7 +248,7 @@ class SizeResults:
 
     @cached_property
     def limits(self) -> tuple[Array, Array]:
-        """What is no worse than DDPM within its noise (m,), what is better beyond it (m,); minimised."""
+        """What is no worse than DDPM (m,), what is better beyond its noise (m,); minimised."""
         return limits(self.baseline, self.objectives)
 
     @property

@@ -8,7 +8,7 @@ import math
 
 from pareto_amb.config import SweepConfig
 from pareto_amb.declared import BASELINE, Objective
-from pareto_amb.results.baseline import Figures, no_worse_than
+from pareto_amb.results.baseline import Figures, no_worse_than, only_tolerated
 from pareto_amb.results.cautions import (
     UNSURE_ABOVE,
     Facts,
@@ -93,7 +93,12 @@ def _against_ddpm(facts: Facts) -> tuple[VerdictWord, str]:
     if not worse and len(size.objectives) == 2:
         return "copies-less", f"{start}, image quality no worse"
     if not worse:
-        return "copies-less", f"{start}, no worse on {joined([o.label for o in held])}"
+        theirs = found.baseline
+        tolerated = [o for o in held if only_tolerated(found[o.name].value, theirs[o.name], o)]
+        level = [o.label for o in held if o not in tolerated]
+        said = [f"no worse on {joined(level)}"] if level else []
+        said += [f"within {o.tolerance:.0%} of its {o.label}" for o in tolerated]
+        return "copies-less", ", ".join([start, *said])
     if [objective.name for objective in worse] == ["fid"]:
         return "copies-less-at-worse-quality", f"{start}, at worse image quality"
     words = f"{start}, worse on {joined([o.label for o in worse])}"

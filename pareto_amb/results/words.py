@@ -80,10 +80,11 @@ def _changes(objectives: Sequence[Objective], before: Figures, after: Figures) -
     return joined(found)
 
 
-def describe(found: Recommendation, objectives: Sequence[Objective]) -> list[str]:
+def describe(found: Recommendation, declared: Declared) -> list[str]:
     """A recommendation for a terminal: verdict, figures with their intervals, cautions; a line each."""
+    objectives = list(declared.objectives.values())
     summary, *cautions = found.lines()
-    lines = [_level(found)] if found.main else []
+    lines = [_level(found, declared)] if found.main else []
     lines += [_stop(found)] if found.images_seen is not None else []
     for objective in objectives:
         ours, theirs = found[objective.name], found.baseline[objective.name]
@@ -129,18 +130,21 @@ def _intervals(objectives: Sequence[Objective], found: Figures) -> str:
     return joined([f"{o.label} {_interval(o, found[o.name])}" for o in objectives])
 
 
-def _level(found: Recommendation) -> str:
-    """The main parameter with its interval, a noise level in both units."""
-    name, value = found.main, found.parameters[found.main]
-    in_vp, interval = "", "not searched, so without an interval"
-    if name == "sigma_tn":
-        in_vp = f" (variance-preserving {sigma_to_vp(value):.4g})"
+def _level(found: Recommendation, declared: Declared) -> str:
+    """The main parameter with its interval, a noise level in both units and as a step where it has one."""
+    parameter = declared.parameters[found.main]
+
+    def text(*values: float) -> str:
+        plain = " to ".join(f"{value:.4g}" for value in values)
+        in_vp = " to ".join(f"{sigma_to_vp(value):.4g}" for value in values)
+        more = [f"variance-preserving {in_vp}"] if parameter.kind == "level" else []
+        more += filter(None, [parameter.steps(*values)])
+        return f"{plain} ({', '.join(more)})" if more else plain
+
+    interval = "not searched, so without an interval"
     if found.interval is not None:
-        low, high = found.interval
-        interval = f"90% interval {low:.4g} to {high:.4g}"
-        if name == "sigma_tn":
-            interval += f" (variance-preserving {sigma_to_vp(low):.4g} to {sigma_to_vp(high):.4g})"
-    return f"{name} {value:.4g}{in_vp}, {interval}"
+        interval = f"90% interval {text(*found.interval)}"
+    return f"{found.main} {text(found.parameters[found.main])}, {interval}"
 
 
 def _interval(objective: Objective, spread: Spread) -> str:

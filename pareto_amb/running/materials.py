@@ -9,7 +9,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from rich.console import Console
 from torch import Tensor
 
-from pareto_amb.config import AutoRange, SweepConfig
+from pareto_amb.config import AutoRange, ScheduleConfig, SweepConfig
 from pareto_amb.data import ImageSet, Split, TrainingSet, load_images, split, take_training_set
 from pareto_amb.declared import BASELINE, Declared
 from pareto_amb.diffusion.checkpoint import read_initial_weights
@@ -30,6 +30,7 @@ from pareto_amb.evaluation.probes import N_PROBES, Probes, make_probes
 from pareto_amb.evaluation.prompts import Prompts, make_prompts
 from pareto_amb.printable import reason
 from pareto_amb.randomness import make_generator
+from pareto_amb.schedule import Schedule
 from pareto_amb.search.proposals import distributions
 from pareto_amb.sweep_file import trained_methods
 
@@ -78,6 +79,11 @@ class Materials(LoadedImages):
             train, heldout = ([known[k] for k in index.tolist()] for index in (part.train, part.heldout))
             found[size] = make_prompts(train, heldout, config.seed)
         return found
+
+    def schedule(self, config: SweepConfig) -> Schedule | None:
+        """The steps that the network's noise levels come in, None where it takes any level."""
+        noise = self.text_model.schedule if self.text_model else config.training.noise
+        return noise.schedule if isinstance(noise, ScheduleConfig) else None
 
     def fingerprints(self) -> dict[str, Any]:
         """What identifies data, encoders and the training: a resumed sweep must find the same."""
@@ -221,7 +227,8 @@ def describe_auto(config: SweepConfig, declared: Declared) -> list[str]:
     """What each `auto` became, one line a train size; none for ranges that were given."""
     return [
         f"{name}: auto: {_origin(size, found)}searched {found.low:g} to {found.high:g}"
-        for name in declared.parameters
+        f"{parameter.at_step(found.low, found.high)}"
+        for name, parameter in declared.parameters.items()
         if isinstance(ranges := config.space[name], dict)
         for size, found in ranges.items()
     ]

@@ -69,7 +69,7 @@ def start_sweep(
         with console.status("measuring the collapse level"):
             config = resolve_auto(config, declared, materials.training_sets)
             levels = materials.collapse_levels(config)
-        declared = declared.training(trained_methods(config, methods))
+        declared = declared.training(trained_methods(config, methods)).in_steps(materials.schedule(config))
         config = config.model_copy(update={"space": config.space.only(declared.parameters)})
         rehearse(config, declared, methods, materials)
         seconds = minutes * 60 if minutes else None

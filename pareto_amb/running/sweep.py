@@ -367,9 +367,9 @@ def _in_words(outcome: SweepOutcome) -> str:
         lines.append(f"{outcome.interrupted} trials were interrupted, by {outcome.why_interrupted}")
     if outcome.recommendation is None:
         return "\n".join(filter(None, [*lines, f"no recommendation: {outcome.why_none}"]))
-    objectives = outcome.run.load().objectives
+    declared = outcome.run.load().declared
     for found in outcome.recommendation.recommendations:
-        lines += describe(found, objectives)
+        lines += describe(found, declared)
     for size, why in outcome.recommendation.not_recommended.items():
         lines.append(f"no recommendation for train size {size}: {why}")
     return "\n".join(filter(None, lines))

@@ -397,7 +397,7 @@ class Mirror:
         last = rows[-1]
         logged = self._trials.get(last["trial_id"]) or self._open_trial(client, rows[0])
         if logged.rung < 0:
-            client.log_batch(logged.run_id, params=[Param(name, str(last[name])) for name in self._params])
+            client.log_batch(logged.run_id, params=list(self._parameters(last)))
         metrics = [metric for row in rows if row["rung"] > logged.rung for metric in self._metrics(row)]
         for start in range(0, len(metrics), _MAX_METRICS):
             client.log_batch(logged.run_id, metrics=metrics[start : start + _MAX_METRICS])
@@ -412,6 +412,13 @@ class Mirror:
             tags.append(_tag("error", error))
         client.log_batch(logged.run_id, tags=tags)
         logged.rung, logged.status, logged.error = rung, status, error
+
+    def _parameters(self, row: Mapping[str, Any]) -> Iterator[Param]:
+        """The method, what was chosen for it and, of a noise level that has one, its step as NAME_step."""
+        yield from (Param(name, str(row[name])) for name in self._params)
+        for parameter in self._tracked.declared.method(row["method"]).parameters:
+            if parameter.schedule is not None:
+                yield Param(f"{parameter.name}_step", str(parameter.schedule.step(row[parameter.name])))
 
     def _metrics(self, row: Mapping[str, Any]) -> Iterator[Metric]:
         """The numbers of a row; those of a branched trial have names of their own, so as to mix with none."""

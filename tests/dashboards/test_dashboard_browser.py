@@ -12,6 +12,7 @@ from pareto_amb.config import DataConfig
 from pareto_amb.dashboards.report import write_report
 from pareto_amb.dashboards.scan import write_scan
 from pareto_amb.data import load_images
+from pareto_amb.declared import Declared
 from pareto_amb.scanning import scan_images
 
 pytestmark = pytest.mark.slow
@@ -106,6 +107,46 @@ def test_an_answer_that_stops_early_is_marked_where_one_looks_for_it(
     assert browser.execute_script(cut) == []
     heads = [h.text for h in browser.find_elements("css selector", "h3")]
     assert heads.index("What the gain is made of") < heads.index("Measured again on 50,000 samples")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 420
+    assert severe(browser) == []
+
+
+def test_panels_of_three_objectives_are_linked(
+    browser: Any,
+    new_run: Callable[..., Path],
+    make_config: Callable[..., Any],
+    three: tuple[pd.DataFrame, Declared],
+) -> None:
+    rows, declared = three
+    search = {"methods": ["algorithm1", "smoothed"], "objectives": list(declared.objectives)}
+    space = make_config().space.model_dump() | {"temperature": {"low": 0.5, "high": 5.0}}
+    config = make_config(search=search, space=space)
+    page = write_report(new_run(rows, config, recommend_for=(300,), declared=declared)).as_uri()
+    browser.get(page)
+    browser.execute_script("document.documentElement.style.scrollBehavior = 'auto'")
+    at = browser.execute_script(
+        "const plot = document.querySelector('#any-300'); plot.scrollIntoView();"
+        "const trace = plot.data.find(t => t.customdata && t.name === 'Algorithm 1');"
+        "const {left, top} = plot.getBoundingClientRect();"
+        "return [left + pixels(plot, 'x', trace.x[3]), top + pixels(plot, 'y', trace.y[3])]"
+    )
+    from selenium.webdriver.common.actions.action_builder import ActionBuilder
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    action = ActionBuilder(browser)
+    action.pointer_action.move_to_location(*map(int, at))
+    action.perform()
+    rings = "return [...document.querySelectorAll('#any-300 .pointed')].map(r => parseInt(r.style.left))"
+    left = WebDriverWait(browser, 10).until(lambda b: b.execute_script(rings))
+    domains = "return ['', 2, 3].map(k => document.querySelector('#any-300').layout['xaxis' + k].domain)"
+    assert (len(left), sorted(left)) == (3, left), "one in each panel"
+    assert all(low < high < 0.9 for low, high in browser.execute_script(domains)[:2])
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": 420, "height": 900, "deviceScaleFactor": 1, "mobile": True},
+    )
+    browser.get(page)
+    assert browser.execute_script(domains) == [[0, 1]] * 3, "below each other"
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 420
     assert severe(browser) == []
 

@@ -431,15 +431,26 @@ def size3(three: Three, size_of: SizeOf) -> SizeResults:
 def test_three_objectives_are_linked_views_of_one_front(size3: SizeResults) -> None:
     found = recommend(size3)
     figure = frontier_figure(size3, "pixels", found)
-    assert not traces(figure, "front")
-    panels = [[t for t in figure.data if t.yaxis == axis and t.hovertext] for axis in ("y", "y2")]
-    assert [len(panel) for panel in panels] == [4, 4]  # 2 methods, DDPM's seeds and mean
-    for lower, upper in zip(*panels, strict=True):
-        assert (lower.name, lower.x, lower.hovertext) == (upper.name, upper.x, upper.hovertext)
-        assert (lower.marker.symbol, lower.legendgroup) == (upper.marker.symbol, upper.legendgroup)
-    assert figure.layout.xaxis.matches == "x2"
-    assert figure.layout.yaxis2.title.text == "diversity<br>(higher is better)"
+    panels = [[t for t in figure.data if t.yaxis == axis and t.hovertext] for axis in ("y", "y2", "y3")]
+    assert [len(panel) for panel in panels] == [4, 4, 4]  # 2 methods, DDPM's seeds and mean
+    (first, second, third) = panels
+    for left, middle, right in zip(first, second, third, strict=True):
+        assert left.name == middle.name == right.name
+        assert left.hovertext == middle.hovertext
+        assert left.customdata == middle.customdata == right.customdata
+        assert left.legendgroup == middle.legendgroup == right.legendgroup
+        assert (left.y, left.x, middle.x) == (middle.y, right.y, right.x)
+    titles = [axis.title.text.partition("<")[0] for axis in figure.select_xaxes()]
+    assert titles == ["FID (pixels)", "diversity", "diversity"]
+    shown = [t.name for t in figure.data if t.name and t.showlegend is not False]
+    assert len(shown) == len(set(shown)), "each name once in the legend"
     front = set(size3.frontier.trial_id)
+    circled = traces(figure, "frontier at full budget, in all 3 objectives")
+    assert [t.x for t in circled] == [
+        tuple(size3.frontier[name]) for name in ("fid", "diversity", "diversity")
+    ]
+    boxes = traces(figure, "DDPM over its seeds")
+    assert boxes[2].x[:2] == (size3.baseline["diversity"].low, size3.baseline["diversity"].high)
     drawn = [t for t in panels[1] if t.marker.opacity]
     opaque = {
         text[3:].partition("<")[0]
@@ -453,8 +464,8 @@ def test_three_objectives_are_linked_views_of_one_front(size3: SizeResults) -> N
     row = size3.points[size3.points.trial_id == found.trial_id].iloc[0]
     assert f"diversity {formats.percent(row.diversity)} ± {formats.percent(2 * row.diversity_sd)}" in text
     for make in (curves_figure, any_budget_figure):
-        titles = [axis.title.text for axis in make(size3, "pixels").select_yaxes()]
-        assert "diversity<br>(higher is better)" in titles
+        drawn_axes = [*make(size3, "pixels").select_yaxes(), *make(size3, "pixels").select_xaxes()]
+        assert "diversity<br>(higher is better)" in [axis.title.text for axis in drawn_axes]
 
 
 def test_a_parameter_of_a_users_own_has_its_axis_and_a_spare_colour(size3: SizeResults) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from pareto_amb.dashboards.gallery import (
@@ -49,12 +50,12 @@ def test_only_the_first_samples_are_shown_as_they_came(tmp_path: Path) -> None:
     assert build_gallery(stored, 1000, None).plain == [data_uri(image) for image in images[:3]]
 
 
-def captioned(prompts: list[object], captions: list[str]) -> bytes:
+def captioned(prompts: list[object], captions: list[str], **more: NDArray[np.uint8]) -> bytes:
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8)).astype(np.uint8)
     content = io.BytesIO()
     np.savez(
         content, seed=[0, 1], samples=images, neighbours=images, similarity=[0.2, 0.9],
-        copied=[False, True], prompt=np.array(prompts), caption=np.array(captions),
+        copied=[False, True], prompt=np.array(prompts), caption=np.array(captions), **more,
     )  # fmt: skip
     return content.getvalue()
 
@@ -65,6 +66,12 @@ def test_pairs_have_the_prompt_of_the_sample_and_the_caption_of_its_neighbour(tm
     closest, other = build_gallery(stored, 2, 1).closest
     assert (other.prompt, other.caption, closest.caption) == ("a fox", "a cat", "a cow")
     assert len(closest.prompt) == LONGEST_CAPTION
+
+
+def test_images_of_captions_that_are_not_as_many_are_named(tmp_path: Path) -> None:
+    place = store(tmp_path, captioned(["a", "b"], ["a", "b"], asked=np.zeros((1, 1, 4, 4), np.uint8)))
+    with pytest.raises(UserError, match="its images of captions are not as many as its first samples"):
+        read_samples(place, "t", 1)
 
 
 @pytest.mark.parametrize("prompts", [["a"], [1, 2], ["a", "b", "c"]])

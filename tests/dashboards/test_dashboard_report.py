@@ -1,3 +1,4 @@
+import io
 import json
 import math
 import re
@@ -16,13 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pareto_amb.config import SweepConfig
+from pareto_amb.config import ScheduleConfig, SweepConfig
 from pareto_amb.dashboards import formats, wording
 from pareto_amb.dashboards.answer import lead, stops_early
 from pareto_amb.dashboards.formats import count, percent
 from pareto_amb.dashboards.gallery import SHOWN
 from pareto_amb.dashboards.limits import limits_of_report
 from pareto_amb.dashboards.page import plotly_js
+from pareto_amb.dashboards.prompt_gallery import PromptGallery, prompt_gallery
 from pareto_amb.dashboards.provenance import duration_of, provenance
 from pareto_amb.dashboards.report import write_report
 from pareto_amb.dashboards.trials import trial_rows, what_became
@@ -31,10 +33,11 @@ from pareto_amb.errors import UserError
 from pareto_amb.results.noise import probability_non_dominated
 from pareto_amb.results.recommend import recommend
 from pareto_amb.results.recommendation import Confirmation
+from pareto_amb.results.run import Run
 from pareto_amb.results.size import Results
 from pareto_amb.results.stall import describe_stall
 from pareto_amb.results.table import shipped
-from pareto_amb.results.words import capitalized, gained
+from pareto_amb.results.words import capitalized, describe, gained
 
 PROBES = ["probe_levels", "probe_train", "probe_heldout"]
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}"
@@ -747,3 +750,69 @@ def test_a_sweep_with_captions_shows_what_triggers_copies(
     ended = rows[(rows.method == "ddpm") & (rows.budget == 1)]
     assert f"<b>{ended.memorization.mean() / 2:.3f}</b>" in report
     assert "3 trainings" in report
+
+
+def captioned_samples(path: Path, content: bytes, shift: int) -> None:
+    """A file of samples by captions, of which two are the same, with the images of the first 30 captions."""
+    with np.load(io.BytesIO(content)) as stored:
+        arrays = dict(stored)
+    seeds = [*range(30), *range(100, 110)]
+    said = np.array([f"caption <{1 if seed == 2 else seed}>" for seed in seeds])
+    similarity = np.roll(np.linspace(0.5, 0.9, len(seeds)).astype(np.float32), shift)
+    arrays |= {"seed": np.array(seeds), "prompt": said, "caption": said, "similarity": similarity}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **arrays, asked=arrays["neighbours"][:30])
+
+
+def test_samples_by_the_same_captions_stand_beside_each_other(
+    new_run: Callable[..., Path], make_rows: Callable[[int], pd.DataFrame], make_samples: Callable[..., bytes]
+) -> None:
+    rows = make_rows(300).assign(caption_detection_auc=0.75)
+    run_dir = new_run(rows, recommend_for=(300,), budget="full")
+    size = Results(rows, shipped()).size(300)
+    found = recommend(size, budget="full")
+
+    def gallery() -> PromptGallery:
+        made = prompt_gallery(Run.read(run_dir), size, found)
+        assert made is not None
+        return made
+
+    assert gallery().missing == "No pictures by the same captions were kept of these trainings."
+    captioned_samples(run_dir / "samples" / "n300-ddpm-s0" / "rung-3.npz", make_samples(1, 0.5), 0)
+    assert "No such pictures were kept of Recommended: Algorithm 1" in gallery().about
+    captioned_samples(run_dir / "samples" / found.trial_id / "rung-3.npz", make_samples(2, 0.05), 9)
+    page = page_of(run_dir)
+    table = page.words.partition("The same captions, method by method")[2].partition("Left of each pair")[0]
+    assert "DDPM after 512,000 images (the full budget) makes of them is most similar" in table
+    assert "the policy match-ddpm ranks first among its full trainings" in table
+    assert "No such pictures" not in table
+    shown = re.findall(r"“caption <(\d+)>”", table)
+    assert shown == ["0", "1", "3", "29", "28", "27"], "the first, each once, then those closest for DDPM"
+    images = [a for tag, a in page.tags if tag == "img"]
+    assert sum(a["alt"] == "the training image of this caption" for a in images) == 6
+    assert sum(str(a["alt"]).startswith("sample by this caption") for a in images) == 2 * 6
+
+
+def test_a_noise_level_stands_beside_its_step_wherever_it_is_shown(
+    new_run: Callable[..., Path], results: pd.DataFrame
+) -> None:
+    schedule = ScheduleConfig().schedule
+    declared = shipped().in_steps(schedule)
+    run_dir = new_run(results, recommend_for=(300,), declared=declared)
+    read = Run.read(run_dir)
+    (found,) = (read.recommendations or {}).values()
+    assert found.sigma_tn is not None
+    assert found.interval is not None
+    step, ends = schedule.step(found.sigma_tn), schedule.words(*found.interval)
+    assert found.sigma_tn_step == step
+    assert found.tags()["sigma_tn_step"] == str(step)
+    assert f"sigma_tn {found.sigma_tn:.3g} (step {step}) and mix ratio" in found.summary
+    (terminal,) = [line for line in describe(found, read.results.declared) if line.startswith("  sigma_tn")]
+    assert f", step {step}), 90% interval" in terminal
+    assert terminal.endswith(f", {ends})")
+    page = page_of(run_dir)
+    assert f"the nearest step of its schedule{step} of 1,000" in page.words
+    assert f"({ends})" in page.words
+    assert "σ_tn EDMσ_tn VPσ_tn stepmix ratio" in page.words
+    assert f"train with σ_tn {found.sigma_tn:.2f} (step {step})" in page.words
+    assert f"VP 0.100 to 0.995, {schedule.words(0.1, 10.0)}), log-uniformly" in page.words

@@ -27,6 +27,7 @@ from pareto_amb.diffusion.text.prepare import with_text
 from pareto_amb.diffusion.text.small import SmallOptions, small_model
 from pareto_amb.diffusion.trainer import Trainer
 from pareto_amb.errors import UserError
+from pareto_amb.schedule import Schedule
 
 pytest.importorskip("diffusers")
 
@@ -75,7 +76,7 @@ def test_a_mitigation_is_made_from_its_parameters_and_changes_the_training(kind:
     names = kind.info().parameter_names
     values = {name: {"sigma_tn": 0.3, "mix_ratio": 0.5}.get(name, 0.4) for name in names}
     chosen = {**values, **({"mix_ratio": "natural"} if "mix_ratio" in values else {})}
-    noise = Steps(schedule_levels("scaled_linear", 0.00085, 0.012, 1000))
+    noise = Steps(schedule_levels(Schedule("scaled_linear", 0.00085, 0.012, 1000)))
     resolved = kind.resolve(chosen, noise)
     assert resolved.keys() == values.keys()
     method = kind.create(values, 14.6)

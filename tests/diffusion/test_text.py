@@ -27,6 +27,7 @@ from pareto_amb.diffusion.text.prepare import with_text
 from pareto_amb.diffusion.text.small import SmallOptions, small_model
 from pareto_amb.diffusion.trainer import Trainer
 from pareto_amb.errors import UserError
+from pareto_amb.schedule import Schedule
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -67,16 +68,25 @@ def small_config(**changes: Any) -> TrainingConfig:
 
 
 @pytest.mark.parametrize("betas", ["linear", "scaled_linear", "squaredcos_cap_v2"])
-def test_levels_are_those_of_the_schedule_of_diffusers(betas: str) -> None:
+def test_levels_are_those_of_the_schedule_of_diffusers(betas: Any) -> None:
     theirs = diffusers.DDPMScheduler(50, beta_start=0.001, beta_end=0.02, beta_schedule=betas)
     kept = theirs.alphas_cumprod.double()
-    ours = schedule_levels(betas, 0.001, 0.02, 50)
+    ours = schedule_levels(Schedule(betas, 0.001, 0.02, 50))
     assert torch.allclose(ours, ((1 - kept) / kept).sqrt(), rtol=2e-5)
+
+
+def test_a_level_is_told_by_the_nearest_step_of_its_schedule() -> None:
+    """The steps that the paper tried, as docs/text.md has their levels."""
+    schedule = ScheduleConfig().schedule
+    assert [schedule.step(sigma) for sigma in (0.155, 0.226, 0.344)] == [25, 50, 100]
+    assert [schedule.step(sigma) for sigma in schedule.levels] == list(range(1000))
+    assert [schedule.step(sigma) for sigma in (1e-9, 1e9)] == [0, 999]
+    assert schedule.words(0.155, 0.344) == "steps 25 to 100"
 
 
 @pytest.mark.parametrize("step", [0, 1, 30, 99])
 def test_every_step_lies_on_its_side_of_sigma_tn(step: int) -> None:
-    steps = Steps(schedule_levels("scaled_linear", 0.00085, 0.012, 100))
+    steps = Steps(schedule_levels(Schedule("scaled_linear", 0.00085, 0.012, 100)))
     sigma_tn = float(steps.sigmas[step])
     assert natural_mix_ratio(steps, sigma_tn) == pytest.approx(1 - step / 100)
     nature = torch.arange(20_000) % 2 == 0
@@ -90,7 +100,7 @@ def test_every_step_lies_on_its_side_of_sigma_tn(step: int) -> None:
 
 def test_a_level_is_given_to_the_network_as_its_step() -> None:
     denoiser = build_text_denoiser(small_config(), (1, 8, 8), small())
-    sigmas = schedule_levels("scaled_linear", 0.00085, 0.012, 1000)
+    sigmas = schedule_levels(Schedule("scaled_linear", 0.00085, 0.012, 1000))
     assert torch.equal(denoiser.steps(sigmas.float()), torch.arange(1000).float())
     between = (sigmas[:-1] * sigmas[1:]).sqrt()
     assert torch.allclose(denoiser.steps(between), torch.arange(999) + 0.5, atol=1e-3)
@@ -203,7 +213,7 @@ def test_without_noisy_copies_loss_and_gradients_are_those_of_diffusers(
     theirs = (predicted - target).square().mean()
     theirs.backward()
 
-    sigma = schedule_levels("scaled_linear", 0.00085, 0.012, 1000)[steps].float()
+    sigma = schedule_levels(Schedule("scaled_linear", 0.00085, 0.012, 1000))[steps].float()
     x = latents + sigma.view(-1, 1, 1, 1) * noise
     denoised = denoiser(x, sigma, {"tokens": tokens})
     clean = torch.zeros(6, dtype=torch.bool)

@@ -16,7 +16,9 @@ from pareto_amb.cli import app
 from pareto_amb.config_file import apply_overrides, to_yaml
 from pareto_amb.dashboards.report import write_report
 from pareto_amb.dashboards.tables import tables
+from pareto_amb.declared import Objective
 from pareto_amb.errors import UserError
+from pareto_amb.evaluation.objectives import ALIGNMENT
 from pareto_amb.results.policies import POLICIES
 from pareto_amb.results.recommend import recommend
 from pareto_amb.results.recommendation import Recommendation
@@ -345,7 +347,7 @@ def test_final_figures_are_of_the_fresh_seeds_and_of_ddpm_at_its_end_and_stand_a
     assert (final.n_samples, final.training["fid"].value, final.ddpm["fid"].value) == (5000, 112.0, 120.0)
     assert final.training["fid"].low < 112 < final.training["fid"].high
     assert found["fid"].value == 123.0
-    (line,) = [line for line in describe(found, PAIR) if "measured again" in line]
+    (line,) = [line for line in describe(found, DECLARED) if "measured again" in line]
     assert "measured again on 5,000 samples: FID 112 (" in line
     assert "DDPM at its end FID 120 (" in line
     tags = found.tags()
@@ -488,3 +490,33 @@ def test_tags_tell_where_to_stop_and_what_the_gain_is_made_of() -> None:
     assert stopped["verdict"] == "stop-early"
     assert "sigma_tn" not in stopped
     assert all(value == value.strip() for value in stopped.values())
+
+
+def test_what_an_objective_tolerates_is_no_worse_than_ddpm_and_is_said() -> None:
+    """DDPM scores 0.99 with a standard error of 0.002: 0.982 is worse beyond noise, and by less than 1%."""
+
+    def found(score: float, objective: Objective) -> Recommendation:
+        rows = [
+            row | {"alignment": score if row["trial_id"] == "a" else 0.99, "alignment_se": 0.002}
+            for row in [
+                *ddpm((150.0, 0.05), (140.0, 0.1), (135.0, 0.15), (130.0, 0.2)),
+                *training("a", (180.0, 0.0), (150.0, 0.005), (128.0, 0.015), (126.0, 0.03)),
+            ]
+        ]
+        declared = replace(DECLARED, objectives={**DECLARED.objectives, "alignment": objective})
+        return recommend(Results(pd.DataFrame(rows), declared).size(50))
+
+    taken = found(0.982, ALIGNMENT)
+    assert (taken.trial_id, taken.verdict) == ("a", "copies-less")
+    assert taken.verdict_words.endswith("no worse on FID, within 1% of its caption score")
+    assert taken.tolerance == {"alignment": 0.01}
+    assert "0.982 against 0.99, and counts as no worse" in cautions(taken)["within-tolerance"]
+    assert "within-tolerance" not in cautions(found(0.987, ALIGNMENT))
+    assert found(0.987, ALIGNMENT).verdict_words.endswith("no worse on FID and caption score")
+    for score, objective in ((0.98, ALIGNMENT), (0.982, replace(ALIGNMENT, tolerance=0.0))):
+        assert found(score, objective).method == "ddpm"
+    hostile = replace(
+        DECLARED, objectives={**DECLARED.objectives, "a": replace(ALIGNMENT, name="a", tolerance=2)}
+    )
+    with pytest.raises(ValueError, match="a: the tolerance is no share below 1"):
+        type(DECLARED).from_json(hostile.to_json())

@@ -17,7 +17,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pareto_amb.config import SweepConfig
+from pareto_amb.config import ScheduleConfig, SweepConfig
 from pareto_amb.config_file import to_yaml
 from pareto_amb.dashboards.report import render, write_report
 from pareto_amb.errors import UserError
@@ -417,7 +417,7 @@ def places(values: Any) -> Iterator[tuple[Any, Any]]:
 @settings(FEW, max_examples=30)
 @given(data=st.data())
 def test_any_declarations_give_results_or_one_line(run_dir: Path, data: st.DataObject) -> None:
-    values = json.loads(json.dumps(DECLARED.to_json()))
+    values = json.loads(json.dumps(DECLARED.in_steps(ScheduleConfig().schedule).to_json()))
     node, key = data.draw(st.sampled_from(list(places(values))))
     node[key] = data.draw(JSON)
     write_table(rows(), run_dir / "results.parquet", values)

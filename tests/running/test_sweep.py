@@ -691,6 +691,8 @@ def test_a_killed_text_to_image_sweep_goes_on_to_a_model_that_diffusers_loads(
     with np.load(tmp_path / "run" / "samples" / trial / f"rung-{rung}.npz") as stored:
         assert stored["prompt"][0].startswith("a handwritten one by ")
         assert len(stored["prompt"]) == len(stored["caption"]) == len(stored["samples"])
+        assert stored["asked"].shape[1:] == stored["samples"].shape[1:]
+        assert "The same captions, method by method" in (tmp_path / "run" / "report.html").read_text()
     assert "recommendation.yaml" in {path.name for path in (tmp_path / "run").iterdir()}
 
     call("train", "run/recommendation.yaml", cwd=tmp_path)

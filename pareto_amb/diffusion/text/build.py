@@ -16,7 +16,7 @@ from pareto_amb.config import (
     TrainingRun,
     nearest,
 )
-from pareto_amb.diffusion.text.denoiser import TextDenoiser, levels_of, space_of
+from pareto_amb.diffusion.text.denoiser import TextDenoiser, space_of
 from pareto_amb.diffusion.text.parts import TextModel
 from pareto_amb.diffusion.text.pipeline import load_pipeline
 from pareto_amb.diffusion.text.small import SmallOptions, describe, described, small_model
@@ -76,7 +76,7 @@ def make_text_model(
     else:
         options = small_options(training.network.options)
         model = small_model(captions, data.channels, data.resolution, options, schedule)
-    highest = float(levels_of(model.schedule)[-1])
+    highest = model.schedule.schedule.levels[-1]
     if config.sampling.sigma_max > highest * 1.001:
         raise UserError(
             f"sampling.sigma_max {config.sampling.sigma_max:g}: the highest level of the network's schedule "

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pareto_amb.config import AdaptConfig, LoraConfig, ScheduleConfig
+from pareto_amb.config import AdaptConfig, LoraConfig
 from pareto_amb.diffusion.denoiser import Conditioning, Denoiser, PixelSpace, Space
 from pareto_amb.diffusion.noise import schedule_levels
 from pareto_amb.diffusion.text.latents import LatentSpace
@@ -51,7 +51,8 @@ class TextDenoiser(Denoiser):
         if gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()  # type: ignore[operator]
         device = next(self.unet.parameters()).device  # on which libraries need not make everything
-        self.register_buffer("levels", levels_of(model.schedule).log().to(device), persistent=False)
+        levels = schedule_levels(model.schedule.schedule)
+        self.register_buffer("levels", levels.log().to(device), persistent=False)
         self.register_buffer("empty", model.tokens([""]).to(device), persistent=False)
 
     def forward(self, x: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
@@ -118,11 +119,6 @@ class TextDenoiser(Denoiser):
         """What the text encoder makes of tokens (B, L): (B, L, width)."""
         text: Tensor = self.text_encoder(tokens, return_dict=False)[0]
         return text
-
-
-def levels_of(schedule: ScheduleConfig) -> Tensor:
-    """The EDM levels of a schedule's steps, rising: (steps,), float64."""
-    return schedule_levels(**schedule.model_dump(exclude={"kind"}))
 
 
 def space_of(model: TextModel, shape: Sequence[int]) -> Space:
