@@ -77,7 +77,7 @@ class AuditTrainable(TrialTrainable):
         assets, sampling = self._assets, self._assets.config.sampling
         return image_errors(
             self._trainer.ema_denoiser(),
-            assets.training_sets[self._trial.train_size],
+            super()._find_training_set(),
             assets.levels,
             assets.config.seed,
             DRAWS,

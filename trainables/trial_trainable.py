@@ -5,23 +5,29 @@ import math
 import os
 import socket
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import ray
 import torch
+from numpy.typing import NDArray
 from ray.tune import Trainable
+from torch import Tensor
 
 from pareto_amb.config import SweepConfig
 from pareto_amb.data import TrainingSet
+from pareto_amb.data.encoded import EncodedFiles
 from pareto_amb.declared import BASELINE, Declared
 from pareto_amb.diffusion.conditioning import sampling_conditioning
 from pareto_amb.diffusion.heart import Beat, Heart
 from pareto_amb.diffusion.methods import Method
 from pareto_amb.diffusion.sampler import generate
 from pareto_amb.diffusion.text.parts import TextModel
+from pareto_amb.diffusion.text.prepare import with_rows
 from pareto_amb.diffusion.trainer import Trainer
 from pareto_amb.errors import UserError
 from pareto_amb.evaluation.encoders import Encoder
@@ -55,6 +61,8 @@ NOTE = "measured.json"
 class SweepAssets:
     """What is computed once a sweep and shared with every trial through Ray's object store.
 
+    `pixels` are the training images of the largest size, uint8 (N, C, H, W), which all trials of a machine
+    share; training sets and references come without. `encoded` are the files of what else is trained on.
     `stop_sign` is the handle of the sweep's `StopSign`.
     `credentials` of the storage go into a worker's environment; they are in no file and no log.
     """
@@ -63,6 +71,8 @@ class SweepAssets:
     declared: Declared
     methods: Mapping[str, type[Method]]
     training_sets: Mapping[int, TrainingSet]
+    pixels: NDArray[np.uint8]
+    encoded: EncodedFiles | None
     references: Mapping[int, TrialReference]
     probes: Mapping[int, Probes]
     fid_encoder: Encoder
@@ -130,12 +140,24 @@ class TrialTrainable(Trainable):
         self._begun = True
 
     def _find_training_set(self) -> TrainingSet:
-        """What the trial is trained on."""
-        return self._assets.training_sets[self._trial.train_size]
+        """What the trial is trained on: pixels, or what was encoded of them and lies in files."""
+        found, files = self._assets.training_sets[self._trial.train_size], self._assets.encoded
+        if files is None:
+            return replace(found, images=self._pixels(found.n_images))
+        with storing():
+            rows = {name: value[: found.n_images] for name, value in files.open(self._store).items()}
+        return with_rows(found, found.told["tokens"], rows)
 
     def _find_reference(self) -> TrialReference:
         """What its samples are measured against."""
-        return self._assets.references[self._trial.train_size]
+        found = self._assets.references[self._trial.train_size]
+        return replace(found, train_images=self._pixels(len(found.train_features)))
+
+    def _pixels(self, count: int) -> Tensor:
+        """The first training images, uint8 (count, C, H, W), where all trials of a machine have them."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # they cannot be written, and are not
+            return torch.from_numpy(self._assets.pixels[:count])
 
     def _branch(self) -> None:
         """Go on from the first baseline. UserError where what it left is missing or cannot be used."""
