@@ -11,11 +11,14 @@ from ray.exceptions import OutOfMemoryError, RayTaskError
 from rich.console import Console
 
 from pareto_amb.config import SweepConfig
+from pareto_amb.diffusion.methods import METHODS
 from pareto_amb.errors import ExitCode, UserError
+from pareto_amb.evaluation.probes import N_PROBES
 from pareto_amb.running import encoding
 from pareto_amb.running.assets import bare_training_sets, training_pixels
 from pareto_amb.running.encoding import encode_on_worker, find_encoded
 from pareto_amb.running.materials import Materials, load_materials, load_training_images
+from pareto_amb.running.room import describe_room, room_needed
 from pareto_amb.storage import Storage
 from pareto_amb.sweep_file import parse_sweep
 from pareto_amb.trainables.faults import MachineError
@@ -67,6 +70,13 @@ def test_a_trial_is_trained_on_what_this_process_would_have_encoded(
     assert find_encoded(materials, storage) is None
     done = encode_on_worker(config, materials, str(tmp_path), 0, QUIET)
     assert not done.unencoded
+    assert done.files is not None
+    written = sum(value.nbytes for value in done.files.open(storage).values()) / done.files.count
+    room = room_needed(config, METHODS, materials.text_model, 2)
+    assert room.encoded == written * (
+        10 + 2 * N_PROBES
+    )  # at most: images of both sizes' probes may be the same
+    assert "latents and text embeddings" in describe_room(room)
     expected = load_training_images(config, QUIET)
     for size, images in expected.training_sets.items():
         trial = trial_of(done, size, storage)._find_training_set()
