@@ -58,7 +58,10 @@ def find_encoded(images: Images, storage: Storage) -> Images | None:
     files = read_note(storage, _of(images))
     if files is None or files.count != len(_rows(images.splits)):
         return None
-    return _with_files(images, files, storage)
+    try:
+        return _with_files(images, files, storage)
+    except FileNotFoundError:  # somebody has made room
+        return None
 
 
 def encoded(

@@ -97,6 +97,8 @@ def test_a_trial_is_trained_on_what_this_process_would_have_encoded(
     again = find_encoded(materials, storage)
     assert again is not None
     assert again.files == done.files
+    next((tmp_path / "encoded").glob("*-text.npy")).unlink()
+    assert find_encoded(materials, storage) is None
 
 
 def trial_of(materials: Materials, size: int, storage: Storage) -> TrialTrainable:
