@@ -29,7 +29,7 @@ from pydantic_core import PydanticCustomError
 from pareto_amb.declared import BASELINE, Declared, Parameter
 from pareto_amb.errors import UserError
 from pareto_amb.printable import printable
-from pareto_amb.reading import look_at
+from pareto_amb.reading import is_there
 from pareto_amb.schedule import Schedule
 
 MAX_MINUTES = 10_000_000
@@ -149,7 +149,9 @@ class DataConfig(_Model):
         "where path is null",
     )
     path: Place | None = Field(
-        None, description="folder or zip; a relative one is also looked for in PARETO_AMB_DATA"
+        None,
+        description="folder, zip, tar, or tars such as images-{000..127}.tar; a relative one is also looked "
+        "for in PARETO_AMB_DATA",
     )
     resolution: int = Field(64, gt=0, le=8192, description="side in pixels; images are cropped and resized")
     channels: Literal[1, 3] = Field(3, description="3: colour; 1: grey")
@@ -961,7 +963,7 @@ class SweepConfig(_Model):
 
 def _absolute(path: str | None) -> str | None:
     """A path that is there as it is from anywhere; any other text stays."""
-    return str(Path(path).resolve()) if path and look_at(Path(path)) is not None else path
+    return str(Path(path).resolve()) if path and is_there(Path(path)) else path
 
 
 def check_minutes(minutes: float | None, called: str) -> None:

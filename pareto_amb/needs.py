@@ -10,7 +10,7 @@ from pareto_amb.config import DataConfig, SweepConfig
 from pareto_amb.errors import UserError
 from pareto_amb.pretrained import find_folder
 from pareto_amb.printable import printable
-from pareto_amb.reading import expand, look_at
+from pareto_amb.reading import expand, is_there, look_at
 
 DATA_VARIABLE = "PARETO_AMB_DATA"
 
@@ -28,7 +28,7 @@ def find_data(config: DataConfig) -> Path:
     path = expand(text)
     candidates = [path, Path(base) / path] if base and not path.is_absolute() else [path]
     for candidate in candidates:
-        if look_at(candidate) is not None:
+        if is_there(candidate):
             return candidate
     places = [repr(str(candidate.absolute())) for candidate in candidates]
     if not base and not path.is_absolute():

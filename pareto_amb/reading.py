@@ -1,12 +1,15 @@
 """Files that are handed in: regular ones alone, and none that is larger than it can honestly be."""
 
 import os
+import re
 import stat
 from pathlib import Path
 from typing import BinaryIO
 
 from pareto_amb.errors import UserError
 from pareto_amb.printable import printable, reason
+
+_SHARDS = re.compile(r"([^{}]*)\{(\d{1,6})\.\.(\d{1,6})\}([^{}]*\.tar)", re.IGNORECASE)
 
 _GROWS_BY = 2**20
 """Bytes that a file may hold beyond the size it says it has, as those of /proc do."""
@@ -20,6 +23,21 @@ def look_at(path: Path) -> os.stat_result | None:
         return None
     except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
         raise _unreadable(path, error) from error
+
+
+def shards_of(path: Path) -> list[Path]:
+    """The files that a pattern such as `images-{000..127}.tar` stands for; none for any other path."""
+    found = _SHARDS.fullmatch(str(path))
+    if found is None:
+        return []
+    before, first, last, after = found.groups()
+    width = max(len(first), len(last)) if "0" in (first[0], last[0]) else 0
+    return [Path(f"{before}{number:0{width}}{after}") for number in range(int(first), int(last) + 1)]
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file or a folder is at `path`, or the first of the files that it stands for."""
+    return any(look_at(each) is not None for each in (path, *shards_of(path)[:1]))
 
 
 def is_folder(path: Path) -> bool:

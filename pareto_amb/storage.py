@@ -245,3 +245,32 @@ class Storage:
             self._fs.create_dir(path.rpartition("/")[0], recursive=True)
             with self._fs.open_output_stream(path) as file:
                 file.write(content)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """Yield a path on this machine; what the block writes there becomes the file, however large it is.
+
+        When the block fails there is none.
+        """
+        path = self._path(name)
+        if self._local:
+            with replace_file(Path(path)) as temporary:
+                yield temporary
+            return
+        with tempfile.TemporaryDirectory(prefix="pareto-amb-") as folder:
+            temporary = Path(folder, "content")
+            yield temporary
+            self._fs.create_dir(path.rpartition("/")[0], recursive=True)
+            self._copy(str(temporary), path, upload=True)
+
+    def fetch(self, name: str, path: Path) -> None:
+        """Copy a file, however large, to `path`, where it appears whole. FileNotFoundError without one."""
+        with replace_file(path) as temporary:
+            self._copy(self._path(name), str(temporary), upload=False)
+
+    def _copy(self, source: str, target: str, upload: bool) -> None:
+        from pyarrow.fs import LocalFileSystem, copy_files
+
+        here = LocalFileSystem()
+        there = (here, self._fs) if upload else (self._fs, here)
+        copy_files(source, target, *there, use_threads=False)

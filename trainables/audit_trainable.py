@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pareto_amb.data import TrainingSet
 from pareto_amb.evaluation.memorization import copied_training_images, nearest_neighbours
 from pareto_amb.evaluation.probes import image_errors
 from pareto_amb.evaluation.trial import TrialReference, evaluate_encoded
 from pareto_amb.results.probes import probe_columns
 from pareto_amb.results.run_directory import answers_name
 from pareto_amb.trainables.faults import storing
+from pareto_amb.trainables.training_images import TrainingImages
 from pareto_amb.trainables.trial_trainable import SweepAssets, TrialTrainable
 
 DRAWS = 4
@@ -47,8 +47,8 @@ class AuditTrainable(TrialTrainable):
         """The positions of the images that it is trained on."""
         return torch.nonzero(self._assets.halves[self._trial.id])[:, 0]
 
-    def _find_training_set(self) -> TrainingSet:
-        return super()._find_training_set().at(self._half)
+    def _find_images(self) -> TrainingImages:
+        return replace(super()._find_images(), index=self._half)
 
     def _find_reference(self) -> TrialReference:
         every, half = super()._find_reference(), self._half
@@ -77,7 +77,7 @@ class AuditTrainable(TrialTrainable):
         assets, sampling = self._assets, self._assets.config.sampling
         return image_errors(
             self._trainer.ema_denoiser(),
-            assets.training_sets[self._trial.train_size],
+            super()._find_images().open(),
             assets.levels,
             assets.config.seed,
             DRAWS,

@@ -21,13 +21,13 @@ import torch
 from ray import cloudpickle
 
 from pareto_amb.config import TrainingConfig
-from pareto_amb.data import TrainingSet
 from pareto_amb.diffusion.methods import Method
 from pareto_amb.diffusion.parallel import World, leave, meet
 from pareto_amb.diffusion.text.parts import TextModel
 from pareto_amb.diffusion.trainer import Trainer
 from pareto_amb.printable import reason
 from pareto_amb.trainables.faults import MachineError, describe, fault_of
+from pareto_amb.trainables.training_images import TrainingImages
 
 LAST_WORDS = 10.0
 """Seconds in which a process whose peer has gone is expected to have ended."""
@@ -37,7 +37,7 @@ LAST_WORDS = 10.0
 class Task:
     """A training as every process of a trial sets it up."""
 
-    training_set: TrainingSet
+    images: TrainingImages
     training: TrainingConfig
     method: Method
     seed: int
@@ -47,7 +47,7 @@ class Task:
     def begin(self, world: World, start: "Start | None") -> Trainer:
         """The training on the device of this process, as far as `start` has it."""
         trainer = Trainer(
-            self.training_set,
+            self.images.open(),
             self.training,
             self.method,
             seed=self.seed,

@@ -6,16 +6,19 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import ray
 import torch
+from numpy.typing import NDArray
 from ray.tune import Trainable
 
 from pareto_amb.config import SweepConfig
 from pareto_amb.data import TrainingSet
+from pareto_amb.data.encoded import EncodedFiles
 from pareto_amb.declared import BASELINE, Declared
 from pareto_amb.diffusion.conditioning import sampling_conditioning
 from pareto_amb.diffusion.heart import Beat, Heart
@@ -46,6 +49,7 @@ from pareto_amb.trainables.crew import Crew, Start, Task
 from pareto_amb.trainables.faults import machine_told_apart, storing
 from pareto_amb.trainables.pictures import pictures
 from pareto_amb.trainables.stop_sign import Lookout
+from pareto_amb.trainables.training_images import TrainingImages, as_tensor
 from pareto_amb.trial import Trial
 
 NOTE = "measured.json"
@@ -56,6 +60,8 @@ NOTE = "measured.json"
 class SweepAssets:
     """What is computed once a sweep and shared with every trial through Ray's object store.
 
+    `pixels` are the training images of the largest size, uint8 (N, C, H, W), which all trials of a machine
+    share; training sets and references come without. `encoded` are the files of what else is trained on.
     `stop_sign` is the handle of the sweep's `StopSign`.
     `credentials` of the storage go into a worker's environment; they are in no file and no log.
     """
@@ -64,6 +70,8 @@ class SweepAssets:
     declared: Declared
     methods: Mapping[str, type[Method]]
     training_sets: Mapping[int, TrainingSet]
+    pixels: NDArray[np.uint8]
+    encoded: EncodedFiles | None
     references: Mapping[int, TrialReference]
     probes: Mapping[int, Probes]
     fid_encoder: Encoder
@@ -115,10 +123,9 @@ class TrialTrainable(Trainable):
         trial, assets, sweep = self._trial, self._assets, self._assets.config
         method = assets.methods[trial.method].create(trial.parameters, sweep.sampling.sigma_max)
         self.__dict__.pop("_trainer", None)  # two would not fit on a GPU that one fills
-        self._training_set, self._reference = self._find_training_set(), self._find_reference()
-        task = Task(
-            self._training_set, sweep.training, method, trial.seed, trial.branched_at, assets.text_model
-        )
+        images = self._find_images()
+        self._training_set, self._reference = images.open(), self._find_reference()
+        task = Task(images, sweep.training, method, trial.seed, trial.branched_at, assets.text_model)
         name = checkpoint_name(trial.id)
         with storing():
             saved = self._store.read(name)
@@ -130,13 +137,16 @@ class TrialTrainable(Trainable):
         self._continue()
         self._begun = True
 
-    def _find_training_set(self) -> TrainingSet:
+    def _find_images(self) -> TrainingImages:
         """What the trial is trained on."""
-        return self._assets.training_sets[self._trial.train_size]
+        bare, files = self._assets.training_sets[self._trial.train_size], self._assets.encoded
+        pixels = self._assets.pixels[: bare.n_images if files is None else 0]
+        return TrainingImages(bare, pixels, files, self._assets.storage_uri)
 
     def _find_reference(self) -> TrialReference:
         """What its samples are measured against."""
-        return self._assets.references[self._trial.train_size]
+        found = self._assets.references[self._trial.train_size]
+        return replace(found, train_images=as_tensor(self._assets.pixels[: len(found.train_features)]))
 
     def _gather_crew(self) -> None:
         """Have one process a GPU of the trial."""

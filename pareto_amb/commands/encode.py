@@ -9,7 +9,7 @@ from pareto_amb import weights
 from pareto_amb.commands.image_options import NoCache, Preprocessing, SkipCorrupt
 from pareto_amb.commands.options import complete_encoder
 from pareto_amb.errors import UserError
-from pareto_amb.reading import look_at
+from pareto_amb.reading import is_there
 from pareto_amb.storage import check_output, writing
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def encode(
     The file records the encoder, its preprocessing and the images' fingerprint; evaluate refuses it
     with another encoder.
     """
-    if look_at(source) is None:
+    if not is_there(source):
         raise UserError(f"{str(source)!r}: nothing there; name a folder or zip of images")
     weights.check_reachable(encoder)
     from pareto_amb.data.stream import open_stream

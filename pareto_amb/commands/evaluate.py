@@ -13,7 +13,7 @@ from pareto_amb.commands.image_options import NoCache, Preprocessing, SkipCorrup
 from pareto_amb.commands.options import Redact, complete_encoder, must_exist
 from pareto_amb.errors import UserError
 from pareto_amb.printable import printable, reason
-from pareto_amb.reading import look_at
+from pareto_amb.reading import is_there
 from pareto_amb.storage import check_folder
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ def _check_sources(
             raise UserError("--count is the number of images to draw: it goes with --checkpoint")
     images = [generated, *(given[option] for option in ("--train", "--heldout", "--reference"))]
     for path in (path for path in images if isinstance(path, Path)):
-        if look_at(path) is None and path.suffix not in _FEATURES:
+        if not is_there(path) and path.suffix not in _FEATURES:
             raise UserError(f"{str(path)!r}: nothing there; name a folder or zip of images")
     for path in filter(None, (run, checkpoint)):
         must_exist(path)

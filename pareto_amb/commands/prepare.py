@@ -10,7 +10,7 @@ from pareto_amb.commands.image_options import SkipCorrupt
 
 def prepare(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A folder or zip of images, or cifar10 (fetched).")
+        str, typer.Argument(metavar="SOURCE", help="A folder, zip or tars of images, or cifar10 (fetched).")
     ],
     output: Annotated[Path, typer.Option(metavar="FILE.zip", help="The zip to write; must not exist.")],
     resolution: Annotated[int, typer.Option(help="Side in pixels; images are cropped and resized.")] = 64,

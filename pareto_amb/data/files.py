@@ -1,13 +1,14 @@
-"""The image files of a folder or a zip, their class labels, and the files that may hold captions.
+"""The image files of a folder, a zip or tars, their class labels, and the files that may hold captions.
 
-Names and bytes, no pixels. A zip is never extracted. What it says about itself is not trusted: names, sizes,
-compression and `dataset.json` are checked before a byte of an image is read.
+Names and bytes, no pixels. An archive is never extracted. What it says about itself is not trusted: names,
+sizes, compression and `dataset.json` are checked before a byte of an image is read.
 """
 
 import json
 import os
 import stat
 import struct
+import tarfile
 import threading
 import zipfile
 import zlib
@@ -19,7 +20,7 @@ from typing import Any
 
 from pareto_amb.errors import UserError
 from pareto_amb.printable import reason
-from pareto_amb.reading import is_folder, open_regular, read_file
+from pareto_amb.reading import is_folder, look_at, open_regular, read_file, shards_of
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 LABEL_FILE = "dataset.json"
@@ -30,6 +31,9 @@ MAX_SIDECAR_BYTES = 64 * 2**10
 MAX_CLASSES = 100_000
 MAX_NAME = 4096
 """Characters of a file's name."""
+
+_MAX_TAR_HEADER = 2**20
+"""Bytes of what a tar may say of one entry, such as a long name."""
 
 _ENCRYPTED = 0x1
 _BROKEN_ZIP = (
@@ -43,11 +47,20 @@ _BROKEN_ZIP = (
     RuntimeError,
     ValueError,
 )
+_BROKEN_TAR = (
+    tarfile.TarError,
+    struct.error,
+    LookupError,
+    OverflowError,
+    MemoryError,
+    RuntimeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """The images of one folder or zip, sorted by POSIX path relative to it.
+    """The images of one folder, zip or set of tars, sorted by POSIX path relative to it.
 
     `read` returns the bytes of one name and may be called from several threads; `label_file` holds
     the bytes of `dataset.json`, if there is one. `texts` are the names, to be read as well, of each
@@ -63,15 +76,25 @@ class ImageFiles:
 
 @contextmanager
 def open_files(path: Path, captions: bool = False) -> Iterator[ImageFiles]:
-    """Yield the images of a folder (recursively) or zip; hidden and other files are ignored.
+    """Yield the images of a folder (recursively), a zip or tars; hidden and other files are ignored.
 
-    With `captions`, also the files that may hold those, which are then checked like the images.
+    Tars are one, those of a folder that holds no images, or those of a pattern (`shards_of`); the images of
+    all of them are one set. With `captions`, also the files that may hold those, which are then checked like
+    the images.
 
-    Raises UserError when `path` cannot be read, is not a whole zip, holds an entry that points
+    Raises UserError when `path` cannot be read, is not a whole zip or tar, holds an entry that points
     outside of it, or holds no image.
     """
     if is_folder(path):
-        yield _not_empty(path, _list_folder(path, captions))
+        files = _list_folder(path, captions)
+        shards = [] if files.names else _tars_in(path)
+        yield _not_empty(path, _list_tars(shards, captions) if shards else files)
+        return
+    shards = [path] if path.name.lower().endswith(".tar") else []
+    if look_at(path) is None:
+        shards = shards_of(path) or shards
+    if shards:
+        yield _not_empty(path, _list_tars(shards, captions))
         return
     with open_regular(path) as file:
         try:
@@ -81,7 +104,7 @@ def open_files(path: Path, captions: bool = False) -> Iterator[ImageFiles]:
         except _BROKEN_ZIP as error:
             raise UserError(
                 f"{path}: not a zip, or one cut short ({reason(error)}); copy it again, "
-                "or name a folder or zip of images"
+                "or name a folder, a zip or an uncompressed .tar of images"
             ) from error
         with archive:
             yield _not_empty(path, _list_zip(path, archive, captions))
@@ -199,7 +222,7 @@ def _list_zip(path: Path, archive: zipfile.ZipFile, captions: bool) -> ImageFile
     wanted = {LABEL_FILE, *texts}
     for entry in archive.infolist():
         name = entry.filename
-        _check_inside(path, name)
+        _check_inside(path, name, "zip")
         if entry.is_dir() or not (_is_image(name) or name in wanted):
             continue
         if name in entries:
@@ -216,12 +239,12 @@ def _list_zip(path: Path, archive: zipfile.ZipFile, captions: bool) -> ImageFile
     return ImageFiles(tuple(sorted(filter(_is_image, entries))), read, label_file, texts=texts)
 
 
-def _check_inside(path: Path, name: str) -> None:
+def _check_inside(path: Path, name: str, kind: str) -> None:
     parts = name.replace("\\", "/").split("/")
     absolute = PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor
     if absolute or PureWindowsPath(name).drive or ".." in parts:
         raise UserError(
-            f"{path}: {_shown(name)} points outside of the zip; pack it again with relative names"
+            f"{path}: {_shown(name)} points outside of the {kind}; pack it again with relative names"
         )
 
 
@@ -254,6 +277,93 @@ def _read_entry(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) ->
         raise UserError(f"{shown} is damaged ({reason(error)}); copy the zip again") from error
     if len(content) != entry.file_size:
         raise UserError(f"{shown} is cut short; copy the zip again")
+    return content
+
+
+class _TarEntry(tarfile.TarInfo):
+    """An entry whose header cannot make its reader go backwards, or fill the memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_TarEntry":
+        found = super().frombuf(buf, encoding, errors)
+        if found.size < 0 or (not found.isfile() and found.size > _MAX_TAR_HEADER):
+            raise ValueError(f"a header of {found.size:,} bytes")
+        return found
+
+
+def _tars_in(path: Path) -> list[Path]:
+    try:
+        return sorted(each for each in path.iterdir() if each.suffix.lower() == ".tar")
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _list_tars(shards: Sequence[Path], captions: bool) -> ImageFiles:
+    """The images of tars, by their names there: which tar they lie in does not count."""
+    entries: dict[str, tuple[Path, tarfile.TarInfo]] = {}
+    twice: dict[str, Path] = {}
+    for shard in shards:
+        for entry in _tar_entries(shard):
+            name = PurePosixPath(entry.name).as_posix()  # without the "./" that some begin with
+            if not entry.isdir():
+                if name in entries:
+                    twice.setdefault(name, shard)
+                entries.setdefault(name, (shard, entry))
+    texts = _find_texts(list(entries)) if captions else ()
+    wanted = {LABEL_FILE, *texts}
+    entries = {name: found for name, found in entries.items() if _is_image(name) or name in wanted}
+    for name, (shard, entry) in entries.items():
+        if name in twice:
+            where = "in the tar twice" if twice[name] == shard else f"in {twice[name]} too"
+            raise UserError(f"{shard}: {_shown(name)} is {where}; pack it again")
+        _check_tar_entry(shard, entry, _limit(name))
+
+    def read(name: str) -> bytes:
+        return _read_tar_entry(*entries[name])
+
+    label_file = read(LABEL_FILE) if LABEL_FILE in entries else None
+    return ImageFiles(tuple(sorted(filter(_is_image, entries))), read, label_file, texts=texts)
+
+
+def _tar_entries(shard: Path) -> Iterator[tarfile.TarInfo]:
+    """The entries of a tar that ends where it says. UserError for one that does not, or points outside."""
+    with open_regular(shard) as file:
+        try:
+            archive = tarfile.open(fileobj=file, mode="r:", tarinfo=_TarEntry, encoding="utf-8")  # noqa: SIM115
+            before = -1
+            while (entry := archive.next()) is not None:
+                if archive.offset <= before or entry.size < 0:
+                    raise ValueError("its entries do not follow one another")
+                before = archive.offset
+                _check_inside(shard, entry.name, "tar")
+                yield entry
+            file.seek(archive.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise ValueError("its end is missing")
+        except OSError as error:
+            raise _unreadable(shard, error) from error
+        except _BROKEN_TAR as error:
+            raise UserError(
+                f"{shard}: not a tar, or one cut short ({reason(error)}); copy it again, uncompressed"
+            ) from error
+
+
+def _check_tar_entry(shard: Path, entry: tarfile.TarInfo, limit: int) -> None:
+    shown = f"{shard}: {_shown(entry.name)}"
+    if not entry.isfile() or entry.issparse():
+        raise UserError(f"{shown} is a link, a device or has holes; pack the tar again with the file itself")
+    _check_size(shown, entry.size, limit)
+
+
+def _read_tar_entry(shard: Path, entry: tarfile.TarInfo) -> bytes:
+    with open_regular(shard) as file:
+        try:
+            file.seek(entry.offset_data)
+            content = file.read(entry.size)
+        except OSError as error:
+            raise _unreadable(shard, error) from error
+    if len(content) != entry.size:
+        raise UserError(f"{shard}: {_shown(entry.name)} is cut short; copy the tar again")
     return content
 
 

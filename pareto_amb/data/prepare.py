@@ -19,7 +19,7 @@ from pareto_amb.data.captions import Uncaptioned
 from pareto_amb.data.files import LABEL_FILE, MAX_LABEL_BYTES, listed
 from pareto_amb.data.image_set import Changes, ImageSet, Pictures, Progress, describe_changes, open_pictures
 from pareto_amb.errors import UserError
-from pareto_amb.reading import expand, is_folder, look_at
+from pareto_amb.reading import expand, is_folder, is_there, look_at
 from pareto_amb.storage import check_output, replace_file, writing
 
 NAMED_SETS = ("cifar10",)
@@ -65,7 +65,7 @@ def prepare(
 ) -> Prepared:
     """Write the images of `source` to the zip `output`, whole or not at all, in EDM's layout.
 
-    `source` is a folder, a zip or one of NAMED_SETS. Entries are uncompressed PNG images, cropped and
+    `source` is a folder, a zip, tars or one of NAMED_SETS. Entries are uncompressed PNG images, cropped and
     resized as `load_images` does it, and a `dataset.json`. That has the labels: those of the source's own
     `dataset.json`, else one class for each first-level folder, else null; with `captions`, those of the
     source, where it has any; and which file each image was made of. A few images are in memory at a time,
@@ -120,11 +120,11 @@ def _data_config(source: str, resolution: int, channels: int) -> DataConfig:
     shape = {"resolution": resolution, "channels": channels}
     if source in NAMED_SETS:
         place = {"source": source}
-    elif source and look_at(path := expand(source)) is not None:
+    elif source and is_there(path := expand(source)):
         place = {"source": "images", "path": str(path.absolute())}
     else:
         named = ", ".join(NAMED_SETS)
-        raise UserError(f"{source!r}: nothing there; give a folder or zip of images, or one of: {named}")
+        raise UserError(f"{source!r}: nothing there; give a folder, zip or tar of images, or one of: {named}")
     return parse(DataConfig, place | shape, "data prepare")
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from pareto_amb.data.decoding import decode_uncropped
 from pareto_amb.data.files import ImageFiles, open_files, read_originals
 from pareto_amb.errors import UserError
-from pareto_amb.reading import look_at
+from pareto_amb.reading import is_there
 
 PIXELS_AHEAD = 2 * 128 * 256**2
 """Pixels, of all images together, that wait decoded for the reader: 48 MiB."""
@@ -30,7 +30,7 @@ CHUNK = 16
 
 
 ImageSource = Path | Tensor | NDArray[Any]
-"""A folder or zip of images, or uint8 images in memory: (N, C, H, W), (N, H, W, C) or grey (N, H, W)."""
+"""A folder, zip or tars of images, or uint8 ones in memory: (N, C, H, W), (N, H, W, C) or grey (N, H, W)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +140,7 @@ def open_stream(
     if not isinstance(source, Path):
         yield _in_memory(source, f"{role} array".strip())
         return
-    if look_at(source) is None:
+    if not is_there(source):
         raise UserError(f"{str(source)!r}: nothing there; name a folder or zip of images")
     with open_files(source) as files:
         yield _of_files(source, files, skip_corrupt)

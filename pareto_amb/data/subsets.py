@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ class Encoded:
 class TrainingSet:
     """What one training sees: `images` uint8 (N, C, H, W), `ids` in the whole set, `labels` (N,).
 
-    `captions` has N lines; None unless `data.captions`.
+    `captions` has N lines; None unless `data.captions`. Where no pixels are needed `images` is (0, C, H, W).
     `encoded` and `told` are worked out once for many trainings: the images where the model denoises them, and
     what it is told of each beside its class, by name (N, ...).
     """
@@ -45,9 +45,18 @@ class TrainingSet:
     encoded: Encoded | None = None
     told: Mapping[str, Tensor] = field(default_factory=dict)
 
+    @property
+    def n_images(self) -> int:
+        """How many images there are, also where their pixels are not."""
+        return len(self.ids)
+
+    def without_pixels(self) -> "TrainingSet":
+        """The same images, of which the shape alone is known."""
+        return replace(self, images=self.images[:0].clone())
+
     def first(self, count: int) -> "TrainingSet":
         """The first `count` images."""
-        return self.at(torch.arange(min(count, len(self.images))))
+        return self.at(torch.arange(min(count, self.n_images)))
 
     def at(self, index: Tensor) -> "TrainingSet":
         """The images at the positions `index` (M,)."""
@@ -56,7 +65,7 @@ class TrainingSet:
             deviation = None if encoded.deviation is None else encoded.deviation[index]
             encoded = Encoded(encoded.mean[index], deviation)
         return TrainingSet(
-            self.images[index],
+            self.images[index] if len(self.images) else self.images,
             [self.ids[k] for k in positions],
             None if self.labels is None else self.labels[index],
             self.n_classes,

@@ -29,7 +29,7 @@ def copies_conditioning(denoiser: Denoiser, images: TrainingSet, hidden: float =
     known, tell_mask = training_conditioning(images), sampling_conditioning(denoiser, hidden)
 
     def tell(base_seed: int, numbers: Sequence[int]) -> Conditioning:
-        index = torch.tensor(numbers) % len(images.images)
+        index = torch.tensor(numbers) % images.n_images
         of_images = {name: value[index] for name, value in known.items()}
         return {**tell_mask(base_seed, numbers), **of_images}
 

@@ -30,6 +30,14 @@ def fastest_layout(network: nn.Module, precision: str, device: torch.device) -> 
     return torch.contiguous_format if narrow else torch.channels_last
 
 
+def memory_of(device: torch.device) -> float:
+    """The bytes of a GPU's memory; of a machine's, those that its threads leave to this process."""
+    if device.type == "cuda":
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return total * min(torch.get_num_threads() / (os.cpu_count() or 1), 1.0)
+
+
 def require_compiler() -> None:
     """Raise UserError when there is no C++ compiler, which compiled networks need on CPUs and GPUs."""
     wanted = os.environ.get("CXX")

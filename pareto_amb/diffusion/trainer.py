@@ -35,6 +35,7 @@ from pareto_amb.diffusion.speed import (
     compile_network,
     fastest_layout,
     forward_precision,
+    memory_of,
     repair_gradients,
     tf32_matmul,
 )
@@ -50,6 +51,10 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 VERSION = 3
 """Raised when the same configuration and seed train another model than before."""
+
+HELD_SHARE = 0.25
+"""Of the memory of a GPU, or a machine's for a trial's threads: so much of it may take what training sees of
+the images. Of more, the images of each batch are fetched from where they lie, which may be a file."""
 
 _MAY_CHANGE = {"images", "checkpoint_seconds", "compile"}
 
@@ -103,17 +108,13 @@ class Trainer:
         self.ema = [p.detach().clone() for p in self._trained.values()]
         self._optimizer = self._make_optimizer()
 
-        # The whole set, as the method lets the model see it, lives on the device.
-        encoded = training_set.encoded or self.denoiser.space.encode(training_set.images.to(self.device))
-        self._train_size = len(encoded.mean)
-        self._material = method.material(encoded.mean.to(self.device), training_set.ids, seed)
-        self._posterior = _Posterior.of(encoded, training_set.ids, seed, self.device)
+        self._train_size = training_set.n_images
+        self._source = None if self._fits(training_set) else training_set
+        self._hold(training_set if self._source is None else training_set.first(1))
         self._memory = {name: value.to(self.device) for name, value in method.first_memory().items()}
-        told = training_conditioning(training_set)
-        self._conditioning = {name: value.to(self.device) for name, value in told.items()}
         with torch.no_grad():
             untold = self.denoiser.untold
-        self._untold = {name: value for name, value in untold.items() if name in told}
+        self._untold = {name: value for name, value in untold.items() if name in self._conditioning}
 
         self._generator = make_generator(seed, "batches", self.device)
         self._dropout_state = self._first_dropout_state()
@@ -132,6 +133,32 @@ class Trainer:
             denoiser.load_state_dict(weights, strict=False)
         layout = fastest_layout(denoiser, config.precision, self.device)
         return denoiser.to(self.device).to(memory_format=layout).train()
+
+    def _fits(self, images: TrainingSet) -> bool:
+        """Whether all that training sees of the images may live on the device.
+
+        Of an image that are itself and its noisy copy, where it is a Gaussian also its deviation and the draw
+        that stays, and what is told of it.
+        """
+        gaussian = images.encoded is not None and images.encoded.deviation is not None
+        each = 4 * math.prod(self.denoiser.space.shape) * (4 if gaussian else 2)
+        told = sum(value.nbytes for value in training_conditioning(images).values())
+        return images.n_images * each + told <= HELD_SHARE * memory_of(self.device)
+
+    def _hold(self, images: TrainingSet) -> None:
+        """Bring images to the device as the method lets the model see them; all of it is made row by row."""
+        encoded = images.encoded or self.denoiser.space.encode(images.images.to(self.device))
+        self._material = self.method.material(encoded.mean.to(self.device), images.ids, self.seed)
+        self._posterior = _Posterior.of(encoded, images.ids, self.seed, self.device)
+        told = training_conditioning(images)
+        self._conditioning = {name: value.to(self.device) for name, value in told.items()}
+
+    def _find(self, index: Tensor) -> Tensor:
+        """Where the images at `index` (B,) lie in what is held: (B,). They are fetched where not all are."""
+        if self._source is None:
+            return index
+        self._hold(self._source.at(index.cpu()))
+        return torch.arange(len(index), device=self.device)
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         config = self.config
@@ -203,7 +230,7 @@ class Trainer:
         batch, generator, device = self.config.batch_size, self._generator, self.device
 
         # Draw images and make training examples of them.
-        index = torch.randint(self._train_size, (batch,), generator=generator, device=device)
+        index = self._find(torch.randint(self._train_size, (batch,), generator=generator, device=device))
         augment = partial(self._augment, index)
         examples = self.method.draw(self._material, index, self._noise, generator, augment)
         examples = examples.told(self._tell(index))

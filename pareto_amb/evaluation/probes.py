@@ -63,7 +63,7 @@ class Probes:
         batch_size: int,
         device: torch.device | str,
     ) -> list[float]:
-        n = len(part.images)
+        n = part.n_images
         if not n:
             return []
         total = torch.zeros(len(self.levels), dtype=torch.float64, device=device)
@@ -89,7 +89,7 @@ def image_errors(
 
     As of `Probes.errors`: the noises are the same for every model.
     """
-    n = len(part.images)
+    n = part.n_images
     total = torch.zeros((n, len(levels)), dtype=torch.float64)
     given = (part, levels, seed, "audit", range(draws * n), hidden, batch_size, device)
     for index, k, errors in _each_error(denoiser, *given):
@@ -115,7 +115,7 @@ def _each_error(
     tell = copies_conditioning(denoiser, part, hidden)
     for start in range(0, len(numbers), batch_size):
         chunk = numbers[start : start + batch_size]
-        index = torch.tensor(chunk) % len(part.images)
+        index = torch.tensor(chunk) % part.n_images
         encoded = part.encoded or denoiser.space.encode(part.images[index].to(device))
         clean = (encoded.mean[index] if part.encoded else encoded.mean).to(device)
         noise = normal_per_item(seed, name, chunk, denoiser.space.shape).to(device)

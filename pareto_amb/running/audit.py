@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,12 @@ from pareto_amb.printable import printable, reason
 from pareto_amb.redaction import redact_values
 from pareto_amb.results.run_directory import RunDirectory, answers_name
 from pareto_amb.results.table import ResultsTable, empty_row
-from pareto_amb.running.assets import measure_references
+from pareto_amb.running.assets import bare_training_sets, measure_references, training_pixels
 from pareto_amb.running.audit_plan import AuditPlan, model_of
 from pareto_amb.running.claim import Claim, claimed
 from pareto_amb.running.cluster import check_address, gpus_per_trial, ray_cluster
 from pareto_amb.running.confirm import GivenTrials
+from pareto_amb.running.encoding import encoded
 from pareto_amb.running.follower import Follower
 from pareto_amb.running.halt import halting_in_order
 from pareto_amb.running.heartbeats import heartbeats
@@ -119,8 +121,9 @@ def start_audit(
     check_address(address)
     with claimed(path, resumed) as claim:
         plan, materials = _load(plan, console, fetch=trust_run or not resumed)
-        with halting_in_order(claim, Storage(claim.run.storage_uri(plan.config)).folder):
-            return _run(claim, plan, materials, declared, address, console)
+        folder = Storage(claim.run.storage_uri(plan.config)).folder
+        with ExitStack() as left_at_end, halting_in_order(claim, folder):
+            return _run(claim, plan, materials, declared, address, left_at_end, console)
 
 
 def _load(plan: AuditPlan, console: Console, fetch: bool) -> tuple[AuditPlan, Materials]:
@@ -156,12 +159,16 @@ def _run(
     materials: Materials,
     declared: Declared,
     address: str | None,
+    left_at_end: ExitStack,
     console: Console,
 ) -> AuditOutcome:
     run, config = claim.run, plan.config
     ((size, part),) = materials.splits.items()
     trials = plan.trials(size)
     _check(run, plan, materials, len(trials))
+    cluster = None
+    if materials.unencoded:
+        materials, cluster = encoded(materials, config, run, address, left_at_end, console)
     with console.status("measuring the collapse level"):
         level = materials.collapse_levels(config)[size]
     levels = probe_levels(level, N_LEVELS)
@@ -169,7 +176,7 @@ def _run(
         raise UserError(f"{materials.image_set.name}: its images are all the same")
     halves = balanced_halves(plan.models, 2 * size, config.seed)
     if not run.results.exists() or AuditState(trials, ResultsTable(run.results, declared)).left():
-        with ray_cluster(address, run) as watch:
+        with nullcontext(cluster) if cluster else ray_cluster(address, run) as watch:
             gpus = gpus_per_trial(config)
             with console.status("measuring the real images"):
                 assets = _make_assets(run, plan, materials, declared, trials, halves, levels, gpus)
@@ -214,7 +221,9 @@ def _make_assets(
         config=config,
         declared=declared,
         methods=METHODS,
-        training_sets=materials.training_sets,
+        training_sets=bare_training_sets(materials),
+        pixels=training_pixels(materials),
+        encoded=materials.files,
         references=measure_references(config, materials, gpus),
         probes={},
         fid_encoder=materials.fid_encoder,

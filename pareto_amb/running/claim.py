@@ -8,6 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from pareto_amb.data.encoded import FOLDER
 from pareto_amb.errors import UserError
 from pareto_amb.printable import printable, reason
 from pareto_amb.results.run_directory import RunDirectory
@@ -97,7 +98,8 @@ def _remove(folders: Sequence[Path]) -> None:
 
 def _check_empty(run: RunDirectory) -> None:
     with _refusing(run.path):
-        found = [entry for entry in run.path.iterdir() if entry not in {run.lock, run.ray_log}]
+        known = {run.lock, run.ray_log, run.path / FOLDER}  # of one that was killed before it began
+        found = [entry for entry in run.path.iterdir() if entry not in known]
     if found:
         named = printable(shlex.quote(str(run.path)))
         raise UserError(

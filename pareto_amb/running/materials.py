@@ -1,7 +1,7 @@
 """What a sweep is made of, loaded and checked on the driver before Ray starts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pareto_amb.config import AutoRange, ScheduleConfig, SweepConfig
 from pareto_amb.data import ImageSet, Split, TrainingSet, load_images, split, take_training_set
+from pareto_amb.data.encoded import EncodedFiles
 from pareto_amb.declared import BASELINE, Declared
 from pareto_amb.diffusion.checkpoint import read_initial_weights
 from pareto_amb.diffusion.conditioning import training_conditioning
@@ -20,7 +21,7 @@ from pareto_amb.diffusion.parallel import best_device
 from pareto_amb.diffusion.speed import require_compiler
 from pareto_amb.diffusion.text.build import make_text_model
 from pareto_amb.diffusion.text.parts import TextModel
-from pareto_amb.diffusion.text.prepare import with_text
+from pareto_amb.diffusion.text.prepare import is_encoded, with_text
 from pareto_amb.diffusion.theory import TrainingPosterior
 from pareto_amb.diffusion.trainer import OPTIMIZERS, VERSION, noise_distribution
 from pareto_amb.errors import UserError
@@ -40,6 +41,7 @@ class LoadedImages:
     """The images, how they are split for each train size, and what a model of text is made of.
 
     `training_sets` are what is trained on, `heldout_probes` the held-out images whose denoising is probed.
+    `files` has what was encoded of both, once it was.
     """
 
     image_set: ImageSet
@@ -47,6 +49,20 @@ class LoadedImages:
     training_sets: dict[int, TrainingSet]
     heldout_probes: dict[int, TrainingSet]
     text_model: TextModel | None
+    files: EncodedFiles | None = field(default=None, kw_only=True)
+
+    @property
+    def unencoded(self) -> bool:
+        """Whether images or captions are still to be encoded, by networks that are not trained."""
+        return self.text_model is not None and is_encoded(self.text_model) and self.files is None
+
+    def told(self, model: TextModel) -> "LoadedImages":
+        """The same with what the model encodes, and its captions, worked out in this process."""
+        training, heldout = (
+            {size: with_text(images, model, best_device()) for size, images in sets.items()}
+            for sets in (self.training_sets, self.heldout_probes)
+        )
+        return replace(self, training_sets=training, heldout_probes=heldout)
 
 
 @dataclass(frozen=True)
@@ -136,10 +152,11 @@ def load_materials(
 ) -> Materials:
     """Load images and encoders, and check that the network fits each of the methods that are compared.
 
-    Without `fetch` no model is fetched that the configuration names by its name on the hub.
+    What a model of text encodes is left to a worker. Without `fetch` no model is fetched that the
+    configuration names by its name on the hub.
     UserError names what cannot be used.
     """
-    images = load_training_images(config, console, fetch)
+    images = _load_images(config, console, fetch)
     _check_training(config, images.image_set, methods, images.text_model)
     evaluation = config.evaluation
     with console.status("loading encoders"):
@@ -161,10 +178,18 @@ def _load_judge(config: SweepConfig, images: LoadedImages, fetch: bool) -> Judge
 
 
 def load_training_images(config: SweepConfig, console: Console, fetch: bool = True) -> LoadedImages:
-    """Load the images and split them for each train size; for a model of text, encode them and read captions.
+    """Load the images and split them for each train size; for a model of text, encode them in this process.
 
     UserError names what cannot be used.
     """
+    images = _load_images(config, console, fetch)
+    if images.text_model is None or not images.unencoded:
+        return images
+    with console.status("encoding images and captions"):
+        return images.told(images.text_model)
+
+
+def _load_images(config: SweepConfig, console: Console, fetch: bool) -> LoadedImages:
     with console.status("loading images"):
         image_set = load_images(config.data)
     for note in image_set.notes:
@@ -181,7 +206,7 @@ def take_images(
     console: Console,
     fetch: bool = True,
 ) -> LoadedImages:
-    """The training images of each train size and held-out ones to probe, as the model denoises them.
+    """The training images of each train size and held-out ones to probe, not yet encoded.
 
     UserError where a model of text cannot be had.
     """
@@ -192,13 +217,8 @@ def take_images(
         for size, part in splits.items()
     }
     text_model = make_text_model(config, image_set.captions or (), fetch)
-    if text_model is not None:
-        with console.status("encoding images and captions"):
-            training, heldout = (
-                {size: with_text(images, text_model, best_device()) for size, images in sets.items()}
-                for sets in (training, heldout)
-            )
-    return LoadedImages(image_set, dict(splits), training, heldout, text_model)
+    images = LoadedImages(image_set, dict(splits), training, heldout, text_model)
+    return images if text_model is None or images.unencoded else images.told(text_model)
 
 
 def resolve_auto(
@@ -299,7 +319,7 @@ def _first_step(
     )
     encoded = training_set.encoded or denoiser.space.encode(training_set.images)
     material, told = tried.material(encoded.mean, training_set.ids, seed), training_conditioning(training_set)
-    generator, index = make_generator(seed, "rehearsal"), torch.arange(len(training_set.images))
+    generator, index = make_generator(seed, "rehearsal"), torch.arange(training_set.n_images)
     examples = tried.draw(material, index, noise, generator, lambda moved, exact: (moved, {}))
     examples = examples.told(tried.tell(told, _untold(told), generator))
     with torch.no_grad():

@@ -11,7 +11,9 @@ from pareto_amb.config import SweepConfig
 from pareto_amb.diffusion.methods import Method
 from pareto_amb.diffusion.networks import build_denoiser
 from pareto_amb.diffusion.text.parts import TextModel
+from pareto_amb.diffusion.text.prepare import bytes_of_a_row
 from pareto_amb.errors import UserError
+from pareto_amb.evaluation.probes import N_PROBES
 from pareto_amb.printable import printable, reason
 from pareto_amb.results.run_directory import RunDirectory
 from pareto_amb.storage import Storage, existing_folder
@@ -26,17 +28,18 @@ _ARRAYS = 4
 
 @dataclass(frozen=True)
 class Room:
-    """Bytes of one checkpoint, how many will come, whether any is written, and bytes of all samples."""
+    """Bytes of one checkpoint, how many will come, whether any is written; of all samples, and encodings."""
 
     checkpoint: int
     checkpoints: int
     writes: bool
     samples: int
+    encoded: int = 0
 
     @property
     def storage(self) -> int:
         """Bytes in the storage; a checkpoint is written beside the one that it replaces."""
-        return (self.checkpoints + 1) * self.checkpoint + self.samples if self.writes else 0
+        return (self.checkpoints + 1) * self.checkpoint + self.samples + self.encoded if self.writes else 0
 
 
 def room_needed(
@@ -68,7 +71,15 @@ def room_needed(
     shown = evaluation.n_shown * (4 * image + data.channels * (max(data.resolution, 32) + 2) ** 2)
     samples = trainings * len(evaluation.rungs) * shown
     trunks = len(config.branching_rungs()) * len(config.space.train_size)
-    return Room(4 * _ARRAYS * weights, trainings - begun + trunks, trainings > 0, samples)
+    encoded = 0 if text_model is None else _encoded(config, text_model)
+    return Room(4 * _ARRAYS * weights, trainings - begun + trunks, trainings > 0, samples, encoded)
+
+
+def _encoded(config: SweepConfig, model: TextModel) -> int:
+    """Bytes of the latents and text embeddings of a sweep."""
+    sizes, data = config.space.train_size, config.data
+    images = max(sizes) + len(sizes) * N_PROBES
+    return images * bytes_of_a_row(model, (data.channels, data.resolution, data.resolution))
 
 
 def describe_room(room: Room) -> str:
@@ -76,6 +87,7 @@ def describe_room(room: Room) -> str:
     return (
         f"about {_size(room.storage)} of storage: {room.checkpoints} checkpoints of "
         f"{_size(room.checkpoint)}, samples {_size(room.samples)}"
+        + (f", latents and text embeddings {_size(room.encoded)}" if room.encoded else "")
     )
 
 

@@ -1,6 +1,7 @@
 """From a configuration to a finished sweep: what can be refused is refused before anything is made."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
@@ -14,11 +15,14 @@ from pareto_amb.results.names import check_names
 from pareto_amb.results.run_directory import RunDirectory
 from pareto_amb.running.claim import claimed
 from pareto_amb.running.cluster import check_address
+from pareto_amb.running.encoding import encoded
+from pareto_amb.running.halt import halting_in_order
 from pareto_amb.running.materials import load_materials, rehearse, resolve_auto
 from pareto_amb.running.own_code import check_travels
-from pareto_amb.running.sweep import Plan, SweepOutcome, run_sweep
+from pareto_amb.running.sweep import Plan, SweepOutcome, check_outside, run_sweep
 from pareto_amb.running.tracking import mlflow_left_as_it_was
 from pareto_amb.running.trust import check_storage_is_trusted, trusted_tracking_uri, what_it_reads
+from pareto_amb.storage import Storage
 from pareto_amb.sweep_file import trained_methods, without_secrets
 
 
@@ -64,8 +68,13 @@ def start_sweep(
         for line in what_it_reads(config):
             console.print(line, soft_wrap=True, highlight=False, markup=False)
     check_address(address)
-    with mlflow_left_as_it_was(), claimed(path, resumed) as claim:
+    with mlflow_left_as_it_was(), claimed(path, resumed) as claim, ExitStack() as left_at_end:
         materials = load_materials(config, console, methods, fetch=trust_run or not resumed)
+        cluster = None
+        if materials.unencoded:
+            with halting_in_order(claim, Storage(claim.run.storage_uri(config)).folder):
+                check_outside(claim.run, config, materials, trust_run, console)
+                materials, cluster = encoded(materials, config, claim.run, address, left_at_end, console)
         with console.status("measuring the collapse level"):
             config = resolve_auto(config, declared, materials.training_sets)
             levels = materials.collapse_levels(config)
@@ -75,6 +84,6 @@ def start_sweep(
         seconds = minutes * 60 if minutes else None
         plan = Plan(
             config, declared, methods, materials, levels, resumed, address, seconds, trust_run, retry_failed,
-            notify, watch,
+            notify, watch, cluster,
         )  # fmt: skip
         return run_sweep(claim, plan, console)

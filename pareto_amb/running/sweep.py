@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,9 +29,9 @@ from pareto_amb.results.recommendation_file import (
 )
 from pareto_amb.results.run_directory import RunDirectory
 from pareto_amb.results.words import describe
-from pareto_amb.running.assets import measure_references
+from pareto_amb.running.assets import bare_training_sets, measure_references, training_pixels
 from pareto_amb.running.claim import Claim
-from pareto_amb.running.cluster import gpus_per_trial, ray_cluster, trials_at_once
+from pareto_amb.running.cluster import ClusterWatch, gpus_per_trial, ray_cluster, trials_at_once
 from pareto_amb.running.confirm import ChosenTrials, GivenTrials, unfinished
 from pareto_amb.running.follower import Follower, PatienceWatch, SilentRay
 from pareto_amb.running.halt import halting_in_order
@@ -82,7 +82,8 @@ class Plan:
     `declared` has the sweep's own objectives alone; `methods` has the code of its methods; `collapse_levels`
     are those of the training images of each train size. `address` names
     an existing Ray cluster; without one Ray runs on this machine. After `time_budget` seconds running trials
-    stop, to be continued from their last checkpoint by a later call. `trust_run`: what the files of a resumed
+    stop, to be continued from their last checkpoint by a later call. `cluster` is Ray where it is connected
+    already. `trust_run`: what the files of a resumed
     run name may be connected to. `retry_failed`: its trials that failed are tried again. `notify` is a URL
     that hears of the first result, failures and the end; `watch`: a page follows the sweep.
     """
@@ -99,6 +100,7 @@ class Plan:
     retry_failed: bool = False
     notify: str | None = field(default=None, repr=False)
     watch: bool = False
+    cluster: ClusterWatch | None = None
 
 
 def run_sweep(claim: Claim, plan: Plan, console: Console) -> SweepOutcome:
@@ -110,17 +112,13 @@ def run_sweep(claim: Claim, plan: Plan, console: Console) -> SweepOutcome:
     started, run, config, methods = time.monotonic(), claim.run, plan.config, plan.methods
     notifier = Notifier(plan.notify, run.name, console)
     with ExitStack() as viewer, halting_in_order(claim, Storage(run.storage_uri(config)).folder):
-        uri = trusted_tracking_uri(run, plan.trust_run)
-        environment = _environment(run, plan.materials, uri)
-        with console.status("asking MLflow and the storage"):
-            check_tracking(uri)
-            check_storage(run.storage_uri(config))
+        uri, environment = check_outside(run, config, plan.materials, plan.trust_run, console)
         unfinished, begun = SweepState.foresee(
             run, config, plan.declared, methods, plan.collapse_levels, plan.retry_failed
         )
         check_room(run, config, room_needed(config, methods, plan.materials.text_model, unfinished, begun))
         if unfinished:
-            with ray_cluster(plan.address, run) as watch, travelling(methods, plan.declared):
+            with _cluster(plan, run) as watch, travelling(methods, plan.declared):
                 gpus = gpus_per_trial(config)
                 with console.status("measuring the real images"):
                     assets = _make_assets(run, plan, gpus)
@@ -137,6 +135,25 @@ def run_sweep(claim: Claim, plan: Plan, console: Console) -> SweepOutcome:
             outcome = _finish(state, tracker, environment["tracking_uri"], time.monotonic() - started)
     notifier.end(_in_words(outcome), failed=False)
     return outcome
+
+
+def check_outside(
+    run: RunDirectory, config: SweepConfig, materials: Materials, trust_run: bool, console: Console
+) -> tuple[str, dict[str, Any]]:
+    """Where MLflow is, and what environment.json is to hold.
+
+    UserError where MLflow or the storage do not answer, or a resumed run would go on with other data.
+    """
+    uri = trusted_tracking_uri(run, trust_run)
+    environment = _environment(run, materials, uri)
+    with console.status("asking MLflow and the storage"):
+        check_tracking(uri)
+        check_storage(run.storage_uri(config))
+    return uri, environment
+
+
+def _cluster(plan: Plan, run: RunDirectory) -> AbstractContextManager[ClusterWatch]:
+    return ray_cluster(plan.address, run) if plan.cluster is None else nullcontext(plan.cluster)
 
 
 @contextmanager
@@ -206,7 +223,9 @@ def _make_assets(run: RunDirectory, plan: Plan, gpus: float) -> SweepAssets:
         config=config,
         declared=plan.declared,
         methods=plan.methods,
-        training_sets=materials.training_sets,
+        training_sets=bare_training_sets(materials),
+        pixels=training_pixels(materials),
+        encoded=materials.files,
         references=measure_references(config, materials, gpus),
         probes=materials.probes(config, plan.collapse_levels),
         fid_encoder=materials.fid_encoder,

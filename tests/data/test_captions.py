@@ -1,5 +1,6 @@
 import io
 import json
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -69,9 +70,18 @@ def in_zip(root: Path, contents: Contents) -> Path:
     return root / "set.zip"
 
 
-@pytest.fixture(params=[in_folder, in_zip])
+def in_tar(root: Path, contents: Contents) -> Path:
+    with tarfile.open(root / "set.tar", "w") as archive:
+        for name, content in contents.items():
+            entry = tarfile.TarInfo(f"./{name}")
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return root / "set.tar"
+
+
+@pytest.fixture(params=[in_folder, in_zip, in_tar])
 def write(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Contents], Path]:
-    """Makes a folder or a zip of IMAGES and of what it is handed."""
+    """Makes a folder, a zip or a tar of IMAGES and of what it is handed."""
     return lambda contents: request.param(tmp_path, IMAGES | contents)
 
 

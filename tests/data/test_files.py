@@ -1,6 +1,8 @@
+import gzip
 import io
 import json
 import os
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from PIL import Image
 from pareto_amb.data import files
 from pareto_amb.data.files import open_files, read_labels
 from pareto_amb.errors import UserError
+from pareto_amb.reading import shards_of
 
 PNG = io.BytesIO()
 Image.new("RGB", (4, 4)).save(PNG, "PNG")
@@ -192,3 +195,123 @@ def test_a_dataset_json_that_is_no_mapping_is_refused(path: Path):
 def test_a_huge_dataset_json_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(files, "MAX_LABEL_BYTES", 10)
     assert "'dataset.json' has" in refusal(labelled(path, None))
+
+
+# Tars.
+
+
+def make_tar(path: Path, entries: dict[str, bytes], form: int = tarfile.PAX_FORMAT) -> Path:
+    with tarfile.open(path, "w", format=form) as archive:
+        for name, content in entries.items():
+            add(archive, name, content)
+    return path
+
+
+def add(archive: tarfile.TarFile, name: str, content: bytes = b"", **fields: object) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    for field, value in fields.items():
+        setattr(entry, field, value)
+    archive.addfile(entry, io.BytesIO(content))
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_tar_yields_its_images_and_their_captions(tmp_path: Path, form: int):
+    long = {} if form == tarfile.USTAR_FORMAT else {f"{LONG}.png": b"3"}
+    entries = {"./b.jpg": b"2", "b.txt": b"two", ".x.png": b"", "a/1.PNG": b"1", "c.json": b"{}", **long}
+    path = make_tar(tmp_path / "set.tar", entries, form)
+    with open_files(path, captions=True) as found:
+        assert found.names == ("a/1.PNG", "b.jpg", *(f"{LONG}.png" for _ in long))
+        assert found.texts == ("b.txt",)
+        assert [found.read(name) for name in (*found.names, "b.txt")] == [b"1", b"2", *long.values(), b"two"]
+
+
+def test_shards_are_one_set_by_pattern_and_by_folder(tmp_path: Path):
+    for number in range(9, 12):
+        make_tar(tmp_path / f"s-{number:03}.tar", {f"{number}.png": IMAGE, f"{number}.txt": b"a"})
+    names = ("10.png", "11.png", "9.png")
+    for path in (tmp_path, tmp_path / "s-{009..011}.tar"):
+        with open_files(path, captions=True) as found:
+            assert found.names == names
+            assert all(found.read(name) == IMAGE for name in names)
+    assert [path.name for path in shards_of(Path("x/s{8..11}.tar"))] == [
+        "s8.tar",
+        "s9.tar",
+        "s10.tar",
+        "s11.tar",
+    ]
+    assert shards_of(Path("x/s{8..11}.zip")) == shards_of(Path("{0..1}{0..1}.tar")) == []
+    assert "s-012.tar" in one_line(tmp_path / "s-{009..012}.tar")
+    make_tar(tmp_path / "s-012.tar", {"./9.png": IMAGE})
+    assert "s-009.tar: '9.png' is in " in one_line(tmp_path)
+
+
+def one_line(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        read_all(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../a.png", "/a.png", "a/../../b.png", "C:\\a.png", "..\\a.png"])
+def test_a_tar_entry_that_points_outside_is_named(tmp_path: Path, name: str):
+    assert "points outside of the tar" in refusal(make_tar(tmp_path / "set.tar", {name: IMAGE}))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"},
+        {"type": tarfile.LNKTYPE, "linkname": "b.png"},
+        {"type": tarfile.FIFOTYPE},
+        {"type": tarfile.CHRTYPE},
+    ],
+)
+def test_a_tar_entry_that_is_no_file_is_refused(tmp_path: Path, fields: dict[str, object]):
+    with tarfile.open(tmp_path / "set.tar", "w") as archive:
+        add(archive, "a.png", **fields)
+    assert "'a.png' is a link, a device or has holes" in refusal(tmp_path / "set.tar")
+
+
+@pytest.mark.parametrize("cut", [100, 512, 700, 1024, 1300, 1536])
+def test_a_tar_that_is_cut_short_is_refused(tmp_path: Path, cut: int):
+    """In a header, after it, in an image, and where the end should be."""
+    path = make_tar(tmp_path / "set.tar", {"a.png": b"1" * 500, "b.png": b"2" * 100})
+    content = path.read_bytes()
+    path.write_bytes(content[:cut])
+    assert "not a tar, or one cut short" in refusal(path)
+
+
+def test_an_image_that_is_in_a_tar_twice_is_refused(tmp_path: Path):
+    with tarfile.open(tmp_path / "set.tar", "w") as archive:
+        for name in ("a.png", "./a.png"):
+            add(archive, name, IMAGE)
+    assert "'a.png' is in the tar twice" in refusal(tmp_path / "set.tar")
+
+
+@pytest.mark.parametrize("size", ["-1", "-2048", str(2**40), "x"])
+def test_a_tar_whose_headers_lie_about_a_size_is_refused(tmp_path: Path, size: str):
+    with tarfile.open(tmp_path / "set.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        add(archive, "b.png", IMAGE)
+        add(archive, "a.png", IMAGE, pax_headers={"size": size})
+    refusal(tmp_path / "set.tar")
+
+
+def test_a_header_that_would_fill_the_memory_is_refused(tmp_path: Path):
+    entry = tarfile.TarInfo("a.png")
+    entry.type, entry.size = tarfile.GNUTYPE_LONGNAME, 2**33
+    path = tmp_path / "set.tar"
+    with path.open("wb") as file:
+        file.write(entry.tobuf(tarfile.GNU_FORMAT))
+        file.truncate(2**33 + 4096)  # of holes
+    assert "a header of 8,589,934,592 bytes" in refusal(path)
+
+
+@pytest.mark.parametrize("name", ["set.tar.gz", "set.tar"])
+def test_a_compressed_tar_is_refused_with_what_to_do(tmp_path: Path, name: str):
+    content = gzip.compress(make_tar(tmp_path / "plain", {"a.png": IMAGE}).read_bytes())
+    (tmp_path / name).write_bytes(content)
+    assert "uncompressed" in refusal(tmp_path / name)

@@ -1,5 +1,6 @@
 import io
 import json
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -323,3 +324,18 @@ def test_a_source_that_is_not_there_is_named(tmp_path: Path, output: Path):
     assert "nothing there" in refusal(tmp_path / "nowhere", output)
     (tmp_path / "empty").mkdir()
     assert "no images in" in refusal(tmp_path / "empty", output)
+
+
+def test_captions_and_names_of_shards_are_kept(tmp_path: Path) -> None:
+    for shard in range(2):
+        folder = fill(tmp_path / f"in-{shard}", f"{shard}7.jpg")
+        (folder / f"{shard}7.txt").write_text(f"caption {shard}")
+        with tarfile.open(tmp_path / f"s{shard}.tar", "w") as archive:
+            archive.add(folder, arcname=".")
+    output = tmp_path / "out.zip"
+    done = prepare(str(tmp_path / "s{0..1}.tar"), output, 8, 3)
+    assert (done.images, done.n_classes, done.captioned) == (2, 0, True)
+    first, second = "img/00000/img00000000.png", "img/00000/img00000001.png"
+    assert table_in(output)["captions"] == [[first, "caption 0"], [second, "caption 1"]]
+    assert table_in(output)["names"] == [[first, "07.jpg"], [second, "17.jpg"]]
+    assert "s2.tar" in refusal(tmp_path / "s{1..2}.tar", tmp_path / "b.zip")

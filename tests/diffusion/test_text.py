@@ -13,21 +13,24 @@ from torch import Tensor
 
 from pareto_amb.config import LoraConfig, NetworkConfig, ScheduleConfig, TrainingConfig
 from pareto_amb.data import TrainingSet
+from pareto_amb.data.encoded import read_note, write_encoded
 from pareto_amb.data.subsets import Encoded
 from pareto_amb.diffusion.checkpoint import load_denoiser, unpack
 from pareto_amb.diffusion.losses import algorithm1_loss, edm_weight, predict_nature
 from pareto_amb.diffusion.methods import Algorithm1
+from pareto_amb.diffusion.methods.captions import S23Algorithm1
 from pareto_amb.diffusion.noise import Steps, draw_sigma, natural_mix_ratio, schedule_levels
 from pareto_amb.diffusion.sampler import generate
 from pareto_amb.diffusion.text.build import build_text_denoiser
 from pareto_amb.diffusion.text.denoiser import TextDenoiser
 from pareto_amb.diffusion.text.parts import TextModel
 from pareto_amb.diffusion.text.pipeline import load_pipeline
-from pareto_amb.diffusion.text.prepare import with_text
+from pareto_amb.diffusion.text.prepare import encode_rows, with_rows, with_text
 from pareto_amb.diffusion.text.small import SmallOptions, small_model
 from pareto_amb.diffusion.trainer import Trainer
 from pareto_amb.errors import UserError
 from pareto_amb.schedule import Schedule
+from pareto_amb.storage import Storage
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -322,6 +325,38 @@ def test_a_training_goes_on_from_its_checkpoint_and_another_from_its_average_bit
     tuned = trainer(init_from=str(tmp_path / "first.safetensors"))
     assert all(torch.equal(a, b) for a, b in zip(tuned.ema, whole.ema, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(tuned._trained.values(), whole.ema, strict=True))
+
+
+@pytest.mark.parametrize("adapt", ["lora", "captioned"])
+def test_a_training_from_mapped_files_a_batch_at_a_time_is_the_one_in_memory_bit_for_bit(
+    adapt: str, write_pipeline: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if adapt == "captioned":
+        model, config, images = small(), small_config(), training_set(8, 1)
+    else:
+        folder = write_pipeline("v_prediction")
+        model, config = load_pipeline(str(folder)), pipeline_config(folder, adapt=LoraConfig(rank=2))
+        images = training_set()
+    held, storage = with_text(images, model), Storage(str(tmp_path))
+    tokens, streamed = model.tokens(CAPTIONS), held
+    if adapt == "lora":
+        list(write_encoded(storage, "a" * 64, 4, encode_rows(images.images, tokens, model)))
+        files = read_note(storage, "a" * 64)
+        assert files is not None
+        streamed = with_rows(images.without_pixels(), tokens, files.open(storage))
+        assert streamed.images.shape == (0, 3, 16, 16)
+
+    def trained(images: TrainingSet, share: float) -> dict[str, Tensor]:
+        monkeypatch.setattr("pareto_amb.diffusion.trainer.HELD_SHARE", share)
+        trainer = Trainer(images, config, S23Algorithm1(0.3, 0.5, 0.1), seed=0, text_model=model)
+        trainer.train(16)
+        assert len(trainer._conditioning["tokens"]) == 4
+        assert (trainer._source is None) == (share > 0)
+        return unpack(trainer.checkpoint(), "")[1]
+
+    expected, found = trained(held, 1.0), trained(streamed, 0.0)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
 
 
 def test_a_small_model_is_rebuilt_from_its_checkpoint_alone_and_follows_its_captions() -> None:

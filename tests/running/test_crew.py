@@ -12,6 +12,7 @@ from pareto_amb.diffusion.methods import METHODS
 from pareto_amb.diffusion.parallel import World
 from pareto_amb.trainables.crew import Crew, Start, Task
 from pareto_amb.trainables.faults import MachineError
+from pareto_amb.trainables.training_images import TrainingImages
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +33,8 @@ def task() -> Task:
     images = load_images(DataConfig(source="digits", resolution=8, channels=1))
     training_set: TrainingSet = take_training_set(images, split(images, 40, 0, False).train, False)
     method = METHODS["algorithm1"].create({"sigma_tn": 0.4, "mix_ratio": 0.5}, 80.0)
-    return Task(training_set, TRAINING, method, seed=3, branched_at=0, text_model=None)
+    source = TrainingImages(training_set.without_pixels(), training_set.images.numpy(), None, "nowhere")
+    return Task(source, TRAINING, method, seed=3, branched_at=0, text_model=None)
 
 
 @pytest.fixture

@@ -671,11 +671,13 @@ def test_a_killed_text_to_image_sweep_goes_on_to_a_model_that_diffusers_loads(
     results = tmp_path / "run" / "results.parquet"
     process = start("sweep", "captions.yaml", "--output", "run")
     before = wait_for_table(results, lambda table: bool((table.n_samples > 0).any()), process)
-    family = below(process.pid)
+    family, encoded = below(process.pid), tmp_path / "run" / "encoded" / "encoded.json"
     kill(process)
     wait_for_end(family)
+    note = encoded.read_text()
     call("sweep", "--resume", "run", cwd=tmp_path)
 
+    assert encoded.read_text() == note  # which has a mark of its own each time
     table = pd.read_parquet(results)
     assert table.trial_id.nunique() == 4
     kept = table.merge(before, on=["trial_id", "rung"], suffixes=("", "_before"))

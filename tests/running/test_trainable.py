@@ -29,7 +29,7 @@ from pareto_amb.evaluation.trial import EncodedSamples, evaluate_samples
 from pareto_amb.results.live import Heartbeat
 from pareto_amb.results.run_directory import RunDirectory, checkpoint_name
 from pareto_amb.results.table import shipped
-from pareto_amb.running.assets import references_of
+from pareto_amb.running.assets import bare_training_sets, references_of, training_pixels
 from pareto_amb.running.cluster import ray_cluster
 from pareto_amb.running.confirm import GivenTrials
 from pareto_amb.running.materials import load_materials
@@ -58,7 +58,9 @@ def prepared() -> dict[str, Any]:
         "config": config,
         "declared": shipped(),
         "methods": METHODS,
-        "training_sets": materials.training_sets,
+        "training_sets": bare_training_sets(materials),
+        "pixels": training_pixels(materials),
+        "encoded": None,
         "references": references_of(config, materials),
         "probes": materials.probes(config, materials.collapse_levels(config)),
         "fid_encoder": materials.fid_encoder,
@@ -400,7 +402,9 @@ def test_a_branched_trial_is_the_training_that_goes_on_from_that_checkpoint_bit_
     assert [row["rung"] for row in rows] == [2, 3][rung - 1 :]
     assert {row["branched_at"] for row in rows} == {images}
     method = METHODS["algorithm1"].create({"sigma_tn": 0.5, "mix_ratio": 0.5}, config.sampling.sigma_max)
-    own = Trainer(prepared["training_sets"][50], config.training, method, seed=1, branched_at=images)
+    pixels = torch.from_numpy(prepared["pixels"][:50])
+    training_set = replace(prepared["training_sets"][50], images=pixels)
+    own = Trainer(training_set, config.training, method, seed=1, branched_at=images)
     own.branch((tmp_path / "checkpoints" / f"n50-ddpm-s0-r{rung}.safetensors").read_bytes())
     own.train(512)
     made, found = load(own.checkpoint()), file_of(tmp_path, "t")

@@ -121,8 +121,8 @@ class Method(ABC):
     def material(self, clean: Tensor, ids: Sequence[int], seed: int) -> Tensor:
         """All that training will ever see of the images: stored per image, dimension -4, never redrawn.
 
-        `clean` is float (N, C, H, W), the images in the denoiser's space; the result depends on it, `ids`
-        (N) and `seed` alone.
+        `clean` is float (N, C, H, W), the images in the denoiser's space. What is stored of an image depends
+        on it, its number in `ids` (N) and `seed` alone: of a large set it is made for each batch anew.
         """
 
     @abstractmethod
