@@ -23,6 +23,7 @@ FLOORS = [
         "credentials",
         "reading",
         "storage",
+        "object_store",
         "randomness",
         "signals",
         "terminal",

@@ -94,7 +94,7 @@ class TrialTrainable(Trainable):
         torch.set_num_threads(assets.config.resources.cpus_per_trial)
         self._assets, self._rungs = assets, assets.config.rung_images()
         os.environ.update(assets.credentials)
-        self._store = Storage(assets.storage_uri)
+        self._store = Storage(assets.storage_uri, patient=True)
         self._device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
         self._lookout = Lookout(assets.stop_sign)
         self._trial, self._begun = Trial.from_config(config), False
