@@ -199,11 +199,11 @@ class Storage:
         from pyarrow import ArrowInvalid
         from pyarrow.fs import FileSystem, LocalFileSystem
 
-        from pareto_amb.object_store import retrying
-
         self.uri = uri
         try:
             if "://" in uri:
+                from pareto_amb.object_store import retrying
+
                 found, self._root = FileSystem.from_uri(uri)
                 self._fs = retrying(found, PATIENT_ATTEMPTS if patient else ATTEMPTS)
             else:
