@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from pareto_amb.errors import UserError
 from pareto_amb.printable import printable, reason
@@ -19,6 +20,9 @@ from pareto_amb.redaction import redact
 
 MAX_OBJECT_BYTES = 64 * 2**30
 """No checkpoint or picture is larger."""
+
+ATTEMPTS, PATIENT_ATTEMPTS = 5, 12
+"""How often an object store that fails is asked: for 8 seconds in the mean, or for 2 minutes."""
 
 _LONGEST_CHAIN = 40
 """Links that lead to a file, at most; Linux counts as many."""
@@ -187,15 +191,21 @@ class Storage:
     Written files appear whole: locally by rename, in object stores because a put is atomic.
     """
 
-    def __init__(self, uri: str) -> None:
-        """Raises UserError when no file system is known for the URI."""
+    def __init__(self, uri: str, patient: bool = False) -> None:
+        """With `patient` an outage of up to about two minutes delays and loses nothing: for what trains.
+
+        Raises UserError when no file system is known for the URI.
+        """
         from pyarrow import ArrowInvalid
         from pyarrow.fs import FileSystem, LocalFileSystem
 
         self.uri = uri
         try:
             if "://" in uri:
-                self._fs, self._root = FileSystem.from_uri(uri)
+                from pareto_amb.object_store import retrying
+
+                found, self._root = FileSystem.from_uri(uri)
+                self._fs = retrying(found, PATIENT_ATTEMPTS if patient else ATTEMPTS)
             else:
                 self._fs, self._root = LocalFileSystem(), str(Path(uri).resolve())
         except (ArrowInvalid, OSError, ValueError) as error:
@@ -206,6 +216,11 @@ class Storage:
     def folder(self) -> Path | None:
         """The folder on this machine that it is; None for an object store."""
         return Path(self._root) if self._local else None
+
+    @property
+    def place(self) -> tuple[Any, str]:
+        """Its pyarrow file system, and the path there."""
+        return self._fs, self._root
 
     def probe(self) -> None:
         """Write a small file, and remove it where that is allowed. OSError where it cannot be written."""

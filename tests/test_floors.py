@@ -24,6 +24,7 @@ FLOORS = [
         "reading",
         "schedule",
         "storage",
+        "object_store",
         "randomness",
         "signals",
         "terminal",

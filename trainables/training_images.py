@@ -36,7 +36,7 @@ class TrainingImages:
             found = replace(self.bare, images=as_tensor(self.pixels))
         else:
             with storing():
-                opened = self.files.open(Storage(self.storage_uri))
+                opened = self.files.open(Storage(self.storage_uri, patient=True))
             rows = {name: value[:n] for name, value in opened.items()}
             found = with_rows(self.bare, self.bare.told["tokens"], rows)
         return found if self.index is None else found.at(self.index)

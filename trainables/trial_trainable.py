@@ -103,7 +103,7 @@ class TrialTrainable(Trainable):
         torch.set_num_threads(assets.config.resources.cpus_per_trial)
         self._assets, self._rungs = assets, assets.config.rung_images()
         os.environ.update(assets.credentials)
-        self._store = Storage(assets.storage_uri)
+        self._store = Storage(assets.storage_uri, patient=True)
         self._n_processes, self._device = max(len(ray.get_gpu_ids()), 1), _device()
         self._crew = Crew(1, self._device)
         self._lookout = Lookout(assets.stop_sign)

@@ -141,7 +141,7 @@ def _encode(
     os.environ.update(credentials)
     with machine_told_apart(), storing():
         parts = encode_rows(torch.tensor(images), tokens, model, device)
-        yield from write_encoded(Storage(storage_uri), of, len(tokens), parts)
+        yield from write_encoded(Storage(storage_uri, patient=True), of, len(tokens), parts)
 
 
 def _follow(done: Iterator[ray.ObjectRef], total: int, console: Console) -> None:

@@ -319,6 +319,7 @@ def make_tuner(
     """What runs the trials that `searcher` hands out, at most so many, by Ray Tune."""
     search, resources = assets.config.search, assets.config.resources
     given = tune.with_parameters(trainable, assets=assets)
+    filesystem, path = Storage(assets.storage_uri, patient=True).place
     return tune.Tuner(
         tune.with_resources(given, {"cpu": resources.cpus_per_trial, "gpu": gpus}),
         tune_config=tune.TuneConfig(
@@ -332,7 +333,8 @@ def make_tuner(
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=assets.storage_uri,
+            storage_path=path,
+            storage_filesystem=filesystem,
             failure_config=tune.FailureConfig(max_failures=search.max_retries),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1, checkpoint_frequency=1),
             callbacks=[*callbacks, SilentRay()],

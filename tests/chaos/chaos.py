@@ -1,9 +1,10 @@
-"""Faults at random moments of a sweep, again and again, and whether its results are those of a quiet one.
+"""Faults at random moments of sweeps and audits, again and again, and whether what comes out is what should.
 
     python tests/chaos/chaos.py --faults 100 --output chaos.jsonl
 
-One line of JSON for each fault, as it happens, then a summary by kind. A sweep is resumed until it is done;
-several are run where one is over before all faults have happened.
+What is struck: the driver, workers and processes of Ray's on one node or on two, the object store, the MLflow
+server. One line of JSON for each fault when what it struck is done and compared, then a table by kind. Called
+again with the same file it goes on; a sweep that was cut off is not in it.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -23,99 +24,290 @@ from pathlib import Path
 
 import pandas as pd
 
-VICTIMS = {
-    "driver": "",
-    "worker": "ray::ResourceTrainable",
-    "raylet": "raylet/raylet ",
-    "GCS": "gcs/gcs_server",
-}
-"""What a process is called by ps; the driver is the command itself."""
+sys.path.insert(0, str(Path(__file__).parent))
 
-KINDS = [
+from services import Services, served
+
+Kind = tuple[str, str]
+"""What is struck, and how."""
+
+VICTIMS = {"worker": "ray::ResourceTrainable", "raylet": "raylet/raylet ", "GCS": "gcs/gcs_server"}
+"""What a process is called by ps."""
+
+ANYWHERE: list[Kind] = [
     ("driver", "SIGKILL"), ("driver", "SIGTERM"), ("driver", "SIGINT"), ("worker", "SIGKILL"),
-    ("worker", "SIGTERM"), ("raylet", "SIGKILL"), ("GCS", "SIGKILL"),
+    ("worker", "SIGTERM"), ("store", "slow"), ("store", "500"), ("store", "503"), ("store", "drops"),
+    ("store", "gone"),
 ]  # fmt: skip
+ALONE: list[Kind] = [("raylet", "SIGKILL"), ("GCS", "SIGKILL")]
+ON_TWO_NODES: list[Kind] = [("second node", "SIGKILL"), ("third node", "joins")]
+TRACKED: list[Kind] = [("mlflow", "500"), ("mlflow", "drops")]
 
+ENDING = {"driver", *dict(ALONE)}
+"""What a command does not survive."""
+
+EVALUATION = [
+    "evaluation.fid_encoder=pixels",
+    "evaluation.similarity_encoder=pixels",
+    "search.max_retries=20",
+]
 SWEEP = [
-    "smoke", "--trials", "4", "--set", "search.startup_trials=4", "--set", "search.baseline_seeds=1",
-    "--set", "search.branch_from=0.125", "--set", "search.confirm.points=1",
-    "--set", "search.early_stopping=false",
-    "--set", "search.max_retries=20", "--set", "training.images=6400",
-    "--set", "evaluation.n_samples=40", "--set", "evaluation.fid_encoder=pixels",
-    "--set", "evaluation.similarity_encoder=pixels",
+    "search.startup_trials=4", "search.baseline_seeds=1", "training.images=6400", "evaluation.n_samples=40",
 ]  # fmt: skip
-"""Its trials are the same in whatever order they end, so that a disturbed sweep has those of a quiet one."""
 
-LONGEST = 600.0
-"""Seconds within which a sweep that is left alone must be done."""
+
+@dataclass(frozen=True)
+class Scene:
+    """What is disturbed, and where: a command with `settings`; the undisturbed one has `quiet`, too."""
+
+    name: str
+    command: Sequence[str]
+    settings: Sequence[str]
+    nodes: int
+    quiet: Sequence[str] = ()
+
+    def kinds(self) -> list[Kind]:
+        """What may befall it."""
+        tracked = TRACKED if self.command == SEARCH else []
+        return [*ANYWHERE, *tracked, *(ALONE if self.nodes == 1 else ON_TWO_NODES)]
+
+    def words(self, quiet: bool) -> list[str]:
+        """Of the command that begins it."""
+        settings = [*self.settings, *EVALUATION, *(self.quiet if quiet else [])]
+        return [*self.command, *(word for each in settings for word in ("--set", each))]
+
+
+SEARCH, MODELS = ["sweep", "smoke"], ["audit", "smoke", "--models", "8"]
+FULL = [*SWEEP, "search.early_stopping=false", "search.branch_from=0.125", "search.confirm.points=1"]
+STOPPED = [*SWEEP, "search.early_stopping=true", "search.branch_from=null", "search.confirm.candidates=0"]
+AUDIT = [
+    "space.sigma_tn=[0.4]", "space.mix_ratio=[natural]", "space.train_size=[20]", "training.images=1280",
+    "evaluation.n_samples=20",
+]  # fmt: skip
+
+SCENES = [
+    Scene("sweep", SEARCH, FULL, nodes=1),
+    Scene("sweep", SEARCH, FULL, nodes=2),
+    Scene("early stopping", SEARCH, STOPPED, nodes=2, quiet=["search.early_stopping=false"]),
+    Scene("audit", MODELS, AUDIT, nodes=1),
+]
+"""In turns. A sweep's trials are the same in whatever order they end; which ones pause is not."""
+
+LONGEST = 900.0
+"""Seconds within which a command that is left alone must be done."""
 
 TIMES = ("train_seconds", "eval_seconds", "recorded_at")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Fault:
-    """A signal, after so many seconds of a command, when the table had so many rows."""
+    """What struck whom, after so many seconds of a command.
+
+    `rows` were in the table then, and `rows_after` when the next one struck, or at the end. `lost` are
+    seconds of training or measuring that had to be done again. `wrong` is the first difference that came out.
+    """
 
     sweep: int
-    victim: str
-    signal: str
+    scene: str
+    nodes: int
+    target: str
+    how: str
     after: float
     rows: int
+    rows_after: int = 0
+    lost: float = 0.0
+    wrong: str = ""
 
 
-@contextmanager
-def started(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The command that begins or resumes the sweep of a folder; it is killed with the block."""
-    run = folder / "run"
-    how = ["--resume", "run"] if (run / "sweep.yaml").exists() else [*SWEEP, "--output", "run"]
-    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
-    with (folder / "log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pareto_amb", "sweep", *how],
-            cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
-    try:
-        yield process
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+NODE = {"num_cpus": 1, "include_log_monitor": False}
 
 
-def quiet(folder: Path) -> tuple[pd.DataFrame, float]:
-    """The table of a sweep that nothing disturbs, and its seconds. RuntimeError where it fails."""
-    began = time.monotonic()
-    _left_alone(folder)
-    return pd.read_parquet(folder / "run" / "results.parquet"), time.monotonic() - began
+class Nodes:
+    """A cluster of two nodes, both on this machine, each with room for one trial."""
+
+    def __init__(self) -> None:
+        self._authorized = os.environ.get("RAY_AUTH_MODE")
+        os.environ["RAY_AUTH_MODE"] = "disabled"
+        from ray.cluster_utils import Cluster
+
+        alone = {"include_dashboard": False, "no_monitor": True}
+        self._cluster = Cluster(initialize_head=True, head_node_args={**NODE, **alone})
+        self._second = self._cluster.add_node(**NODE)
+        self.address = self._cluster.address
+
+    def lose(self) -> None:
+        """Kill the raylet of the node that joined last, as a machine that is gone."""
+        os.kill(self._second.all_processes["raylet"][0].process.pid, signal.SIGKILL)
+        self._cluster.remove_node(self._second, allow_graceful=False)
+
+    def join(self) -> None:
+        """Another one."""
+        self._second = self._cluster.add_node(**NODE)
+
+    def stop(self) -> None:
+        """End them all."""
+        self._cluster.shutdown()
+        del os.environ["RAY_AUTH_MODE"]
+        os.environ.update({"RAY_AUTH_MODE": self._authorized} if self._authorized else {})
 
 
-def disturbed(
-    folder: Path, kinds: Sequence[tuple[str, str]], draw: random.Random, seconds: float, number: int = 0
-) -> Iterator[Fault]:
-    """Run a sweep of about so many `seconds`, and send signals at random moments of it, one after another.
+class Run:
+    """A sweep or an audit in a folder, disturbed or not."""
 
-    Ends where the sweep does, be it before all signals were sent. RuntimeError where it fails by itself.
-    """
-    waiting = list(kinds)
-    while waiting:
-        with started(folder) as process:
-            began = time.monotonic()
-            while waiting:
-                if not _lives(process, draw.uniform(0, seconds)):
-                    return _check(process.returncode, folder)
-                victim, name = waiting[0]
-                pid = process.pid if victim == "driver" else _below(process.pid, VICTIMS[victim])
-                if pid is None:  # Ray has not started yet
-                    continue
-                rows = _rows(folder)
-                os.kill(pid, getattr(signal, name))
-                yield Fault(number, *waiting.pop(0), round(time.monotonic() - began, 1), rows)
-                if victim != "worker":
-                    process.wait(LONGEST)
-                    break
-            else:
-                return _check(process.wait(LONGEST), folder)
-    _left_alone(folder)
+    def __init__(self, scene: Scene, folder: Path, services: Services, quiet: bool = False) -> None:
+        folder.mkdir()
+        self.scene, self._services, self._quiet = scene, services, quiet
+        self.folder, self.run, self._log = folder, folder / "run", folder / "log"
+        self._nodes: Nodes | None = None
+        self.faults: list[Fault] = []
+        self._moments: list[float] = []
+        self._idle: list[set[str]] = []  # at each fault, the trials that had nothing to lose
+
+    def disturb(self, kinds: Sequence[Kind], draw: random.Random, pause: float, number: int = 0) -> None:
+        """Run it to its end, and strike at random moments, in the mean so many seconds apart.
+
+        It may end before all has struck. RuntimeError where it fails by itself.
+        """
+        waiting, done = list(kinds), False
+        with self._on_nodes():
+            while not done:
+                with self._started() as process:
+                    began, excused = time.monotonic(), self._services.troubled
+                    while waiting and _lives(process, draw.uniform(0, 2 * pause)):
+                        moment, table = time.monotonic(), self.table()
+                        if not self._strike(waiting[0], process.pid, draw):
+                            continue  # it is not there yet
+                        excused = True
+                        self._note(number, waiting.pop(0), moment, moment - began, table)
+                        if self.faults[-1].target in ENDING:
+                            break
+                    code = process.wait(LONGEST)
+                done = code == 0
+                if not (done or excused):
+                    raise RuntimeError(f"a {self.scene.name} ended with {code}: {self._log.read_text()}")
+        self._settle()
+
+    @contextmanager
+    def _on_nodes(self) -> Iterator[None]:
+        if self.scene.nodes == 1 or self._quiet:
+            yield
+            return
+        self._nodes = Nodes()
+        try:
+            yield
+        finally:
+            self._nodes.stop()
+
+    @contextmanager
+    def _started(self) -> Iterator[subprocess.Popen[bytes]]:
+        """The command that begins it, or goes on with it; it is killed with the block."""
+        if any((self.run / name).exists() for name in ("sweep.yaml", "audit.yaml")):
+            words = [self.scene.command[0], "--resume", "run", "--trust-run"]
+        else:
+            storage = f"storage={self._services.storage(self.folder.name)}"
+            words = [*self.scene.words(self._quiet), "--set", storage, "--output", "run"]
+        words += ["--address", self._nodes.address] if self._nodes else []
+        with self._log.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "pareto_amb", *words], cwd=self.folder,
+                env={**os.environ, **self._services.environment}, stdout=log, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def _strike(self, kind: Kind, driver: int, draw: random.Random) -> bool:
+        """Whether what is to be struck was there."""
+        target, how = kind
+        if target in ("store", "mlflow"):
+            services = {"store": self._services.store, "mlflow": self._services.mlflow}
+            services[target].trouble(how, draw.uniform(5, 20))
+        elif self._nodes and target == "second node":
+            self._nodes.lose()
+            time.sleep(draw.uniform(0, 5))
+            self._nodes.join()
+        elif self._nodes and target == "third node":
+            self._nodes.join()
+        else:
+            found = [driver] if target == "driver" else _below(os.getpid(), VICTIMS[target])
+            if not found:
+                return False
+            os.kill(draw.choice(found), getattr(signal, how))
+        return True
+
+    def _note(self, number: int, kind: Kind, moment: float, after: float, table: pd.DataFrame) -> None:
+        """Remember what has just struck, and what the table had before."""
+        if self.faults:
+            self.faults[-1].rows_after = len(table)
+        scene = self.scene
+        self.faults.append(Fault(number, scene.name, scene.nodes, *kind, round(after, 1), len(table)))
+        idle = table[table["status"].isin(["paused", "complete"])]["trial_id"] if len(table) else []
+        self._moments.append(moment)
+        self._idle.append(set(idle))
+
+    def table(self) -> pd.DataFrame:
+        path = self.run / "results.parquet"
+        return pd.read_parquet(path) if path.exists() else pd.DataFrame()
+
+    def _settle(self) -> None:
+        """Say of each fault what it cost.
+
+        A trial that begins again lost what it did since its checkpoint, until the first fault after that.
+        """
+        if self.faults:
+            self.faults[-1].rows_after = len(self.table())
+        store = self._services.store
+        for trial in self.table()["trial_id"].unique():
+            begun = store.begun[trial]
+            for again in begun:
+                before = [t for t in (*begun, *store.written[trial]) if t < again]
+                for fault, moment, idle in zip(self.faults, self._moments, self._idle, strict=True):
+                    if before and max(before) < moment < again and trial not in idle:
+                        fault.lost = round(fault.lost + moment - max(before), 2)
+                        break
+        store.begun.clear()
+        store.written.clear()
+
+    def wrong(self, wanted: "Run") -> list[str]:
+        """What came out otherwise than of the same, undisturbed."""
+        found, should = self.table(), wanted.table()
+        said = paused_differences(found, should) if self.scene.quiet else differences(found, should)
+        if "Traceback" in self._log.read_text():
+            said.append(f"a traceback in {self._log}")
+        if self.scene.command == MODELS:
+            parts = [run.run / "audit.csv" for run in (self, wanted)]
+            return said + (["audit.csv"] if parts[0].read_bytes() != parts[1].read_bytes() else [])
+        return said + self._wrong_answer() + self._wrong_tracking()
+
+    def _wrong_answer(self) -> list[str]:
+        from pareto_amb.results.recommendation_file import build_recommendation
+        from pareto_amb.results.run import Run as Finished
+        from pareto_amb.results.run_directory import RunDirectory
+
+        written = list((Finished.read(self.run).recommendations or {}).values())
+        derived = list(build_recommendation(RunDirectory(self.run)).recommendations)
+        answers = [
+            [(each.train_size, each.method, each.parameters) for each in found]
+            for found in (written, derived)
+        ]
+        return [] if answers[0] and answers[0] == answers[1] else ["recommendation.yaml"]
+
+    def _wrong_tracking(self) -> list[str]:
+        """What MLflow lacks that the command has not said it lacks; what it said is logged first."""
+        if "mlflow sync" in self._log.read_text():
+            self._services.wait()
+            command = [sys.executable, "-m", "pareto_amb", "mlflow", "sync", "run", "--trust-run"]
+            environment = {**os.environ, **self._services.environment}
+            subprocess.run(command, cwd=self.folder, env=environment, check=True, capture_output=True)
+        uuid = json.loads((self.run / "environment.json").read_text())["run_uuid"]
+        tracked, last = self._services.tracked(uuid), self.table().groupby("trial_id").last()
+        wanted = {str(trial): row["fid"] for trial, row in last.iterrows()}
+        logged = {trial: found.get("fid", found.get("branched_fid")) for trial, found in tracked.items()}
+        return [f"MLflow has {logged.get(k)} of {k}" for k, fid in wanted.items() if logged.get(k) != fid]
 
 
 def _lives(process: subprocess.Popen[bytes], seconds: float) -> bool:
@@ -125,19 +317,8 @@ def _lives(process: subprocess.Popen[bytes], seconds: float) -> bool:
     return process.poll() is None
 
 
-def _left_alone(folder: Path) -> None:
-    """Run the sweep of a folder to its end, whatever a fault has left. RuntimeError where it fails."""
-    with started(folder) as process:
-        _check(process.wait(LONGEST), folder)
-
-
-def _check(code: int, folder: Path) -> None:
-    if code:
-        raise RuntimeError(f"a sweep ended with {code}: {(folder / 'log').read_text()}")
-
-
-def _below(ancestor: int, called: str) -> int | None:
-    """A process that descends from one and is called so."""
+def _below(ancestor: int, called: str) -> list[int]:
+    """The processes that descend from one and are called so."""
     parents, names = dict[int, int](), dict[int, str]()
     for place in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -148,26 +329,36 @@ def _below(ancestor: int, called: str) -> int | None:
     inside = {ancestor}
     for _ in range(6):
         inside |= {pid for pid, parent in parents.items() if parent in inside}
-    return next((pid for pid in sorted(inside) if called in names.get(pid, "")), None)
+    return [pid for pid in sorted(inside) if called in names.get(pid, "")]
 
 
-def _rows(folder: Path) -> int:
-    path = folder / "run" / "results.parquet"
-    return len(pd.read_parquet(path)) if path.exists() else 0
-
-
-def differences(found: pd.DataFrame, wanted: pd.DataFrame) -> list[str]:
-    """What a table lacks of another, or has otherwise, times apart: `trial rung column`."""
+def differences(found: pd.DataFrame, wanted: pd.DataFrame, apart: Sequence[str] = ()) -> list[str]:
+    """What a table lacks of another, has twice or otherwise, as `trial rung column`; times do not count."""
     key = ["trial_id", "rung"]
     both = wanted.merge(found, on=key, how="outer", suffixes=("", "_found"), indicator="where")
-    lone = both[both["where"] != "both"]
-    said = [f"{row.trial_id} {row.rung} {row.where}" for row in lone.itertuples()]
+    said = [f"{row.trial_id} {row.rung} {row.where}" for row in both[both["where"] != "both"].itertuples()]
+    said += [f"{row.trial_id} {row.rung} twice" for row in found[found.duplicated(key)].itertuples()]
     common = both[both["where"] == "both"]
-    for name in wanted.columns.difference([*key, *TIMES], sort=False):
+    for name in wanted.columns.difference([*key, *TIMES, *apart], sort=False):
         ours, theirs = map(str, common[name]), map(str, common[f"{name}_found"])
         unlike = [one != other for one, other in zip(ours, theirs, strict=True)]
         said += [f"{row.trial_id} {row.rung} {name}" for row in common[unlike].itertuples()]
     return said
+
+
+def paused_differences(found: pd.DataFrame, wanted: pd.DataFrame) -> list[str]:
+    """What of a search with early stopping cannot be, beside one in which every trial came to its end.
+
+    Which trials pause depends on the order of results. Each has the first of its rows, with the same figures.
+    """
+    said, kept = [], []
+    for trial, full in wanted.groupby("trial_id"):
+        rows = found[found["trial_id"] == trial]
+        kept.append(full.sort_values("rung")[: rows["rung"].nunique()])
+        state = "complete" if rows["rung"].nunique() == len(full) else "paused"
+        if set(rows["status"]) != {state}:
+            said.append(f"{trial} {'is lost' if rows.empty else f'is {set(rows.status)}, not {state}'}")
+    return said + differences(found, pd.concat(kept), apart=["status"])
 
 
 def main() -> None:
@@ -175,39 +366,70 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--faults", type=int, default=100)
-    parser.add_argument("--each", type=int, default=4, help="of one sweep, at most")
+    parser.add_argument("--each", type=int, default=6, help="of one sweep, at most")
+    parser.add_argument("--minutes", type=float, default=60, help="begin no further sweep after so many")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("chaos.jsonl"))
     options = parser.parse_args()
-    draw, happened, number = random.Random(options.seed), list[Fault](), 0
-    with tempfile.TemporaryDirectory() as place, options.output.open("a") as file:
-        wanted, seconds = quiet(_folder(Path(place) / "quiet"))
-        print(f"a quiet sweep takes {seconds:.0f} s", flush=True)
-        spent = 0.0
-        while len(happened) < options.faults:
-            folder, number = _folder(Path(place) / str(number)), number + 1
-            kinds = draw.choices(KINDS, k=min(options.each, options.faults - len(happened)))
-            began, before = time.monotonic(), len(happened)
-            for fault in disturbed(folder, kinds, draw, seconds, number):
-                happened.append(fault)
-                file.write(json.dumps(asdict(fault)) + "\n")
-                file.flush()
-            took = time.monotonic() - began
-            spent += took - seconds
-            found = pd.read_parquet(folder / "run" / "results.parquet")
-            wrong = differences(found, wanted)
-            print(
-                f"sweep {number}: {len(happened) - before} faults, {took:.0f} s, {wrong or 'all alike'}",
-                flush=True,
-            )
-    for (victim, name), count in sorted(Counter((f.victim, f.signal) for f in happened).items()):
-        print(f"{victim} {name}: {count}")
-    print(f"{spent / len(happened):.0f} s a fault beyond the quiet sweep's")
+    happened = read(options.output)
+    until = time.monotonic() + 60 * options.minutes
+    with tempfile.TemporaryDirectory() as place, served(Path(place)) as services:
+        quiet = dict[str, tuple[Run, float]]()
+        while len(happened) < options.faults and time.monotonic() < until:
+            number = max((fault.sweep for fault in happened), default=0) + 1
+            scene, draw = SCENES[number % len(SCENES)], random.Random(f"{options.seed} {number}")
+            if scene.name not in quiet:
+                quiet[scene.name] = undisturbed(scene, Path(place) / f"quiet-{len(quiet)}", services)
+            counts = Counter((fault.target, fault.how) for fault in happened)
+            kinds = sorted(scene.kinds(), key=lambda kind: (counts[kind], draw.random()))[: options.each]
+            draw.shuffle(kinds)
+            wanted, seconds = quiet[scene.name]
+            run = Run(scene, Path(place) / str(number), services)
+            try:
+                run.disturb(kinds[: options.faults - len(happened)], draw, seconds / 4, number)
+                conclude(run, run.wrong(wanted))
+            except (RuntimeError, AssertionError, subprocess.TimeoutExpired) as error:
+                if not run.faults:
+                    raise
+                conclude(run, [str(error)])
+            happened += run.faults
+            with options.output.open("a") as file:
+                file.writelines(json.dumps(asdict(fault)) + "\n" for fault in run.faults)
+    print(summary(happened))
 
 
-def _folder(path: Path) -> Path:
-    path.mkdir()
-    return path
+def undisturbed(scene: Scene, folder: Path, services: Services) -> tuple[Run, float]:
+    """A scene that nothing strikes, and its seconds. RuntimeError where it fails."""
+    began, run = time.monotonic(), Run(scene, folder, services, quiet=True)
+    run.disturb([], random.Random(0), 0)
+    return run, time.monotonic() - began
+
+
+def conclude(run: Run, wrong: Sequence[str]) -> None:
+    """Say how a disturbed run went."""
+    for fault in run.faults:
+        fault.wrong = wrong[0] if wrong else ""
+        print(f"  {fault.target} {fault.how} after {fault.after} s: {fault.lost} s lost", flush=True)
+    print(f"{run.scene.name} on {run.scene.nodes}: {wrong or 'all alike'}", flush=True)
+
+
+def read(path: Path) -> list[Fault]:
+    """The faults of a file, none where there is no file."""
+    return [Fault(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def summary(faults: Sequence[Fault]) -> str:
+    """A table by kind: how many, how many struck what came out alike, seconds lost."""
+    by_kind = defaultdict[Kind, list[Fault]](list)
+    for fault in faults:
+        by_kind[fault.target, fault.how].append(fault)
+    lines = ["what         how      faults  alike  mean s lost  max s lost"]
+    for (target, how), found in sorted(by_kind.items()):
+        lost, alike = [fault.lost for fault in found], sum(not fault.wrong for fault in found)
+        lines.append(
+            f"{target:12} {how:8} {len(found):6} {alike:6} {sum(lost) / len(lost):12.1f} {max(lost):11.1f}"
+        )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
