@@ -127,12 +127,6 @@ def test_a_trial_has_its_parameters_figures_and_pictures(sweep: Sweep) -> None:
     assert (run.data.metrics["fid"], run.info.status) == (4.0, "FINISHED")
     assert set(run.data.params) == {"method", "train_size", *DECLARED.parameters}
     assert run.data.tags["seed"] == "1"
-    sweep.tracked = replace(sweep.tracked, declared=DECLARED.in_steps(ScheduleConfig().schedule))
-    sweep.record("n50-algorithm1-0000", method="algorithm1", sigma_tn=0.226)
-    sweep.mirror().update()
-    params = {trial_id: run.data.params for trial_id, run in sweep.trials().items()}
-    assert params["n50-algorithm1-0000"]["sigma_tn_step"] == "50"
-    assert "sigma_tn_step" not in params[TRIAL]
     numbers = {name for name, column in columns(DECLARED).items() if column.dtype == "float64"}
     expected = numbers - {*DECLARED.parameters, "recorded_at", "budget"}
     expected |= {"n_samples", "share_of_full_training"}
@@ -144,6 +138,12 @@ def test_a_trial_has_its_parameters_figures_and_pictures(sweep: Sweep) -> None:
     ]
     assert sweep.picture_steps(run) == [10, 20]
     assert mirror.missing() == Missing(ending=True)
+    sweep.tracked = replace(sweep.tracked, declared=DECLARED.in_steps(ScheduleConfig().schedule))
+    sweep.record("n50-algorithm1-0000", method="algorithm1", sigma_tn=0.226)
+    sweep.mirror().update()
+    params = {trial_id: run.data.params for trial_id, run in sweep.trials().items()}
+    assert params["n50-algorithm1-0000"]["sigma_tn_step"] == "50"
+    assert "sigma_tn_step" not in params[TRIAL]
 
 
 def test_probes_are_logged_as_gaps_and_their_rungs_have_no_picture_and_no_figures(sweep: Sweep) -> None:
