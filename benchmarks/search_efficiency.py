@@ -307,7 +307,7 @@ def score(events: list[Measured], table: Table, limit: float, costs: list[float]
         small = (over <= scatter).all()
         for k, good in enumerate((*(share >= level for level in LEVELS), small)):
             reached[k] = min(reached[k], event.cost) if good else reached[k]
-    again = [confirmed(events, table, cost) for cost in costs]
+    again = [confirmed(events, table, cost) for cost in costs if table.values.shape[1] > 2]
     return Score(reached, regret.tolist(), broken.tolist(), again)
 
 
@@ -320,11 +320,11 @@ def confirmed(events: list[Measured], table: Table, cost: float) -> tuple[float,
     """The regret at `cost`, and whether the FID did not hold, where the last trainings repeat the best.
 
     These are CANDIDATES, with one other seed each; the best is taken by the mean of both seeds, and judged by
-    seeds that neither was. NaN where there are none, or nothing was measured.
+    seeds that neither was: the table has three. NaN where nothing was measured.
     """
     n_seeds, (least, scatter) = table.values.shape[1], table.least
     known = [e for e in events if e.rung in table.stops and e.cost <= cost - CANDIDATES]
-    if n_seeds < 3 or not known:
+    if not known:
         return np.nan, True
     figures = table.values[..., :2]
     best: dict[int, Measured] = {}
@@ -373,7 +373,8 @@ def main() -> None:
         levels = [*(f"{level:.0%} of the hypervolume" for level in LEVELS), "small regret"]
         titles = [f"{level} | not reached" for level in levels]
         titles += [f"regret after {cost:g} | FID broken" for cost in options.costs]
-        titles += [f"confirmed: regret after {cost:g} | FID broken" for cost in options.costs]
+        if n_seeds > 2:
+            titles += [f"confirmed: regret after {cost:g} | FID broken" for cost in options.costs]
         print(f"\n| search | workers | stops | {' | '.join(titles)} |")
         print(f"|---|---:|---|{'---:|' * 2 * len(titles)}")
         chosen = [(n, make) for n, make in searches().items() if any(o in n for o in options.only)]
@@ -438,7 +439,9 @@ def _summary(scores: list[Score], limit: float) -> str:
     regret, broken = np.array([s.regret for s in scores]), np.array([s.broken for s in scores])
     cells += [f"{np.nanmean(r):.3f} | {b.mean():.0%}" for r, b in zip(regret.T, broken.T, strict=True)]
     again = np.array([s.confirmed for s in scores], dtype=np.float64)
-    cells += [f"{np.nanmean(found[:, 0]):.3f} | {found[:, 1].mean():.0%}" for found in again.swapaxes(0, 1)]
+    cells += (
+        [f"{np.nanmean(r):.3f} | {b.mean():.0%}" for r, b in again.transpose(1, 2, 0)] if again.size else []
+    )
     return " | ".join(cells)
 
 
