@@ -128,9 +128,9 @@ class EHVISampler(BaseSampler):
 
         The same as through a study, which copies every trial that it is shown.
         """
-        searched = dict(sorted(searched.items()))  # as Optuna has them
-        candidates = [_draw(searched, self._rng) for _ in range(N_CANDIDATES)]
-        parts = _parts(searched, self._log)
+        in_order = dict(sorted(searched.items()))  # as Optuna has them
+        candidates = [_draw(in_order, self._rng) for _ in range(N_CANDIDATES)]
+        parts = _parts(in_order, self._log)
         x, y = _encode(params, parts), np.minimum(curves, CLIP)
         groups, objectives = _groups(parts), range(y.shape[-1])
         models = [GaussianProcess(x, y[..., k], groups) for k in objectives]
@@ -139,7 +139,8 @@ class EHVISampler(BaseSampler):
             x = np.concatenate([x, pending])
             y = np.concatenate([y, np.stack([model(pending)[0] for model in models], axis=-1)])
             models = [model.refit(x, y[..., k]) for k, model in enumerate(models)]
-        return candidates[self._most_promising(models, x, _encode(candidates, parts))]
+        chosen = candidates[self._most_promising(models, x, _encode(candidates, parts))]
+        return {name: chosen[name] for name in searched}
 
     def _most_promising(self, models: list[GaussianProcess], seen: Array, x: Array) -> int:
         """The row of `x` (m, d) at which a trial, by its best rung, is expected to add most hypervolume.
