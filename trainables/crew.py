@@ -80,9 +80,16 @@ class Crew:
         self.world = World(device=device)
         if self._folder is None:
             return
+        try:
+            self._start(self._folder, size, device, threads)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, folder: Path, size: int, device: torch.device, threads: int) -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         for rank in range(1, size):
-            asked = [str(self._folder), str(rank), str(size), device.type, str(threads)]
+            asked = [str(folder), str(rank), str(size), device.type, str(threads)]
             self._members.append(
                 subprocess.Popen(
                     [sys.executable, "-m", __name__, *asked],
@@ -95,7 +102,7 @@ class Crew:
             assert member.stdout is not None
             if not member.stdout.readline():
                 raise self._lost(rank)
-        self.world = meet(self._folder / "meeting", 0, size, device)
+        self.world = meet(folder / "meeting", 0, size, device)
 
     @property
     def is_whole(self) -> bool:

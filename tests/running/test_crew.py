@@ -1,6 +1,9 @@
 """The processes of a trial that has several GPUs, here of a CPU each."""
 
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -99,3 +102,22 @@ def test_of_one_gpu_a_trial_is_alone(task: Task) -> None:
     with pytest.raises(RuntimeError, match="its own"), crew.training(128):
         raise RuntimeError("its own")
     crew.close()
+
+
+def test_where_one_does_not_come_none_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(command: list[str], **how: Any) -> subprocess.Popen[bytes]:
+        waits = "import time; print('ready', flush=True); time.sleep(600)"
+        code = "raise SystemExit(3)" if started else waits
+        started.append(popen([command[0], "-c", code], **how))
+        return started[-1]
+
+    popen = subprocess.Popen
+    monkeypatch.setattr("pareto_amb.trainables.crew.subprocess.Popen", start)
+    monkeypatch.setattr("pareto_amb.trainables.crew.tempfile.mkdtemp", lambda prefix: str(tmp_path / "crew"))
+    (tmp_path / "crew").mkdir()
+    with pytest.raises(MachineError, match="process 3 of the trial's 3 has ended, exit code 3"):
+        Crew(3, CPU)
+    assert [member.poll() for member in started] == [-9, 3]
+    assert not (tmp_path / "crew").exists()
