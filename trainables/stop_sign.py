@@ -10,12 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import RayError
 
-from pareto_amb.results.live import Heartbeat
+if TYPE_CHECKING:
+    from pareto_amb.results.live import Heartbeat
 
 LOOK_SECONDS = 0.5
 """A trial looks at the sign about so often."""
@@ -106,7 +107,7 @@ class Lookout:
         """The trial's checkpoint is up to date."""
         self._sign.saved.remote(trial_id)
 
-    def beat(self, beat: Heartbeat) -> None:
+    def beat(self, beat: "Heartbeat") -> None:
         """Say how the trial is going."""
         self._sign.beat.remote(beat.trial_id, beat.model_dump())
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 from pareto_amb.diffusion.denoiser import Denoiser
@@ -83,6 +82,8 @@ def detection_auc(magnitudes: Tensor, triggers: Tensor) -> float:
     n, positive = len(triggers), int(triggers.sum())
     if positive in (0, n):
         return float("nan")
+    from scipy.stats import rankdata  # which every worker would load
+
     ranks = rankdata(magnitudes.numpy())
     above = float(ranks[triggers.numpy()].sum()) - positive * (positive + 1) / 2
     return above / (positive * (n - positive))

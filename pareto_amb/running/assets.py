@@ -18,10 +18,17 @@ from pareto_amb.running.materials import Materials
 def measure_references(config: SweepConfig, materials: Materials, gpus: float) -> dict[int, TrialReference]:
     """Encode the real images, once a sweep, where a trial would run that occupies `gpus`; without pixels.
 
+    Where that is this machine's CPU and no other's, this process does it: another would first load torch.
     UserError where they are no reference.
     """
-    measure = ray.remote(num_cpus=config.resources.cpus_per_trial, num_gpus=gpus)(_bare_references)
     needed = replace(materials, training_sets={}, heldout_probes={}, text_model=None, judge=None)
+    if not gpus and sum(node["Alive"] for node in ray.nodes()) == 1:
+        threads = torch.get_num_threads()
+        try:
+            return _bare_references(config, needed, "cpu")
+        finally:
+            torch.set_num_threads(threads)
+    measure = ray.remote(num_cpus=config.resources.cpus_per_trial, num_gpus=gpus)(_bare_references)
     try:
         found: dict[int, TrialReference] = ray.get(measure.remote(config, needed, "cuda" if gpus else "cpu"))
     except RayTaskError as error:

@@ -3,8 +3,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
-from pareto_amb.evaluation.intervals import bootstrap, difference, ratio_of_means, wilson
+from pareto_amb.evaluation.intervals import bootstrap, clopper_pearson, difference, ratio_of_means, wilson
 
 
 def means(values: torch.Tensor) -> torch.Tensor:
@@ -17,6 +18,17 @@ def test_wilson():
     assert (tenth.low, tenth.high) == pytest.approx((0.0552, 0.1744), abs=1e-4)  # Newcombe's formula by hand
     assert wilson(0.0, 10).low == 0
     assert wilson(1.0, 10).high == 1
+
+
+@pytest.mark.parametrize("n", [1, 3, 40, 50_000])
+def test_shares_have_the_intervals_of_scipy(n):
+    counts = np.unique([0, 1, n // 3, n - 1, n])
+    exact = clopper_pearson(counts, n, 0.999)
+    for count, low, high in zip(counts.tolist(), *exact, strict=True):
+        known = stats.binomtest(count, n)
+        assert (low, high) == pytest.approx(tuple(known.proportion_ci(0.999)), abs=1e-12)
+        found, wanted = wilson(count / n, n), known.proportion_ci(method="wilson")
+        assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), abs=1e-12)
 
 
 def test_without_images_nothing_is_known():
