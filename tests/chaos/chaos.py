@@ -3,8 +3,9 @@
     python tests/chaos/chaos.py --faults 100 --output chaos.jsonl
 
 What is struck: the driver, workers and processes of Ray's on one node or on two, the object store, the MLflow
-server. One line of JSON for each fault when what it struck is done and compared, then a table by kind. Called
-again with the same file it goes on; a sweep that was cut off is not in it.
+server and, where root runs this on Linux, the network between the nodes. One line of JSON for each fault when
+what it struck is done and compared, then a table by kind. Called again with the same file it goes on; a sweep
+that was cut off is not in it.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -41,6 +43,7 @@ ANYWHERE: list[Kind] = [
 ]  # fmt: skip
 ALONE: list[Kind] = [("raylet", "SIGKILL"), ("GCS", "SIGKILL")]
 ON_TWO_NODES: list[Kind] = [("second node", "SIGKILL"), ("third node", "joins")]
+PARTED: list[Kind] = [("network", "cut short"), ("network", "cut long")]
 TRACKED: list[Kind] = [("mlflow", "500"), ("mlflow", "drops")]
 
 ENDING = {"driver", *dict(ALONE)}
@@ -66,10 +69,11 @@ class Scene:
     nodes: int
     quiet: Sequence[str] = ()
 
-    def kinds(self) -> list[Kind]:
-        """What may befall it."""
+    def kinds(self, parted: bool) -> list[Kind]:
+        """What may befall it; `parted`: the nodes' networks may be."""
         tracked = TRACKED if self.command == SEARCH else []
-        return [*ANYWHERE, *tracked, *(ALONE if self.nodes == 1 else ON_TWO_NODES)]
+        between = [*ON_TWO_NODES, *(PARTED if parted else [])]
+        return [*ANYWHERE, *tracked, *(ALONE if self.nodes == 1 else between)]
 
     def words(self, quiet: bool) -> list[str]:
         """Of the command that begins it."""
@@ -78,7 +82,7 @@ class Scene:
 
 
 SEARCH, MODELS = ["sweep", "smoke"], ["audit", "smoke", "--models", "8"]
-FULL = [*SWEEP, "search.early_stopping=false", "search.branch_from=0.125", "search.confirm.points=1"]
+FULL = [*SWEEP, "search.early_stopping=false", "search.branch_from=auto", "search.confirm.points=1"]
 STOPPED = [*SWEEP, "search.early_stopping=true", "search.branch_from=null", "search.confirm.candidates=0"]
 AUDIT = [
     "space.sigma_tn=[0.4]", "space.mix_ratio=[natural]", "space.train_size=[20]", "training.images=1280",
@@ -119,44 +123,119 @@ class Fault:
     wrong: str = ""
 
 
-NODE = {"num_cpus": 1, "include_log_monitor": False}
+CUT_SECONDS = {"cut short": (5.0, 20.0), "cut long": (80.0, 100.0)}
+"""Ray takes a node for dead that does not answer for 65 seconds."""
+
+
+class Network:
+    """This machine and, where we may have it, a network namespace in which all nodes but the first are.
+
+    Without it they share its loopback, and cannot be parted.
+    """
+
+    host = "127.0.0.1"
+
+    def __init__(self) -> None:
+        self.inside: list[str] = []
+        self.other = self.host
+        self._healing: threading.Timer | None = None
+
+    @classmethod
+    @contextmanager
+    def made(cls) -> Iterator["Network"]:
+        """One for the length of the block."""
+        network, name = cls(), f"chaos{os.getpid()}"
+        here, there = f"a{os.getpid()}", f"b{os.getpid()}"
+        try:
+            _ip("netns", "add", name)
+        except (OSError, subprocess.CalledProcessError):
+            yield network
+            return
+        try:
+            _ip("link", "add", here, "type", "veth", "peer", "name", there, "netns", name)
+            network.host, network.other = (f"10.213.{os.getpid() % 256}.{k}" for k in (1, 2))
+            network.inside, network._link = ["ip", "netns", "exec", name], ["-n", name, "link", "set", there]
+            _ip("addr", "add", f"{network.host}/30", "dev", here)
+            _ip("-n", name, "addr", "add", f"{network.other}/30", "dev", there)
+            _ip("link", "set", here, "up")
+            _ip("-n", name, "link", "set", "lo", "up")
+            network.heal()
+            yield network
+        finally:
+            _ip("netns", "del", name)
+
+    def cut(self, seconds: float) -> None:
+        """Part the nodes for so long."""
+        self.heal()
+        _ip(*self._link, "down")
+        self._healing = threading.Timer(seconds, _ip, [*self._link, "up"])
+        self._healing.start()
+
+    def heal(self) -> None:
+        """Let them reach each other again."""
+        if self._healing:
+            self._healing.cancel()
+            self._healing.join()
+        if self.inside:
+            _ip(*self._link, "up")
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)
 
 
 class Nodes:
-    """A cluster of two nodes, both on this machine, each with room for one trial."""
+    """A Ray of two nodes, both on this machine, each with room for one trial."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: Network) -> None:
         self._authorized = os.environ.get("RAY_AUTH_MODE")
         os.environ["RAY_AUTH_MODE"] = "disabled"
         from ray.cluster_utils import Cluster
 
-        alone = {"include_dashboard": False, "no_monitor": True}
-        self._cluster = Cluster(initialize_head=True, head_node_args={**NODE, **alone})
-        self._second = self._cluster.add_node(**NODE)
-        self.address = self._cluster.address
+        head = {"num_cpus": 1, "include_log_monitor": False, "include_dashboard": False, "no_monitor": True}
+        self._cluster = Cluster(head_node_args=head | {"node_ip_address": network.host}, initialize_head=True)
+        self.address, self._network = self._cluster.address, network
+        self._joined: list[subprocess.Popen[bytes]] = []
+        self.join()
 
     def lose(self) -> None:
-        """Kill the raylet of the node that joined last, as a machine that is gone."""
-        os.kill(self._second.all_processes["raylet"][0].process.pid, signal.SIGKILL)
-        self._cluster.remove_node(self._second, allow_graceful=False)
+        """End the node that joined last at once, as a machine that is gone."""
+        _end(self._joined.pop())
 
     def join(self) -> None:
         """Another one."""
-        self._second = self._cluster.add_node(**NODE)
+        ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus", "1"]
+        places = ["--address", self.address, "--node-ip-address", self._network.other]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        command = [*self._network.inside, *ray, *places]
+        self._joined.append(subprocess.Popen(command, start_new_session=True, **quiet))
 
     def stop(self) -> None:
         """End them all."""
+        self._network.heal()
+        for node in self._joined:
+            _end(node)
         self._cluster.shutdown()
         del os.environ["RAY_AUTH_MODE"]
         os.environ.update({"RAY_AUTH_MODE": self._authorized} if self._authorized else {})
 
 
+def _end(node: subprocess.Popen[bytes]) -> None:
+    """Kill all processes of a node."""
+    for pid in [*_below(node.pid, ""), node.pid]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    node.wait()
+
+
 class Run:
     """A sweep or an audit in a folder, disturbed or not."""
 
-    def __init__(self, scene: Scene, folder: Path, services: Services, quiet: bool = False) -> None:
+    def __init__(
+        self, scene: Scene, folder: Path, services: Services, network: Network, quiet: bool = False
+    ) -> None:
         folder.mkdir()
-        self.scene, self._services, self._quiet = scene, services, quiet
+        self.scene, self._services, self._network, self._quiet = scene, services, network, quiet
         self.folder, self.run, self._log = folder, folder / "run", folder / "log"
         self._nodes: Nodes | None = None
         self.faults: list[Fault] = []
@@ -192,7 +271,7 @@ class Run:
         if self.scene.nodes == 1 or self._quiet:
             yield
             return
-        self._nodes = Nodes()
+        self._nodes = Nodes(self._network)
         try:
             yield
         finally:
@@ -226,6 +305,8 @@ class Run:
         if target in ("store", "mlflow"):
             services = {"store": self._services.store, "mlflow": self._services.mlflow}
             services[target].trouble(how, draw.uniform(5, 20))
+        elif target == "network":
+            self._network.cut(draw.uniform(*CUT_SECONDS[how]))
         elif self._nodes and target == "second node":
             self._nodes.lose()
             time.sleep(draw.uniform(0, 5))
@@ -373,18 +454,23 @@ def main() -> None:
     options = parser.parse_args()
     happened = read(options.output)
     until = time.monotonic() + 60 * options.minutes
-    with tempfile.TemporaryDirectory() as place, served(Path(place)) as services:
+    with (
+        tempfile.TemporaryDirectory() as place,
+        Network.made() as network,
+        served(Path(place), network.host) as services,
+    ):
         quiet = dict[str, tuple[Run, float]]()
         while len(happened) < options.faults and time.monotonic() < until:
             number = max((fault.sweep for fault in happened), default=0) + 1
             scene, draw = SCENES[number % len(SCENES)], random.Random(f"{options.seed} {number}")
             if scene.name not in quiet:
-                quiet[scene.name] = undisturbed(scene, Path(place) / f"quiet-{len(quiet)}", services)
+                quiet[scene.name] = undisturbed(scene, Path(place) / f"quiet-{len(quiet)}", services, network)
             counts = Counter((fault.target, fault.how) for fault in happened)
-            kinds = sorted(scene.kinds(), key=lambda kind: (counts[kind], draw.random()))[: options.each]
+            kinds = scene.kinds(parted=bool(network.inside))
+            kinds = sorted(kinds, key=lambda kind: (counts[kind], draw.random()))[: options.each]
             draw.shuffle(kinds)
             wanted, seconds = quiet[scene.name]
-            run = Run(scene, Path(place) / str(number), services)
+            run = Run(scene, Path(place) / str(number), services, network)
             try:
                 run.disturb(kinds[: options.faults - len(happened)], draw, seconds / 4, number)
                 conclude(run, run.wrong(wanted))
@@ -398,9 +484,9 @@ def main() -> None:
     print(summary(happened))
 
 
-def undisturbed(scene: Scene, folder: Path, services: Services) -> tuple[Run, float]:
+def undisturbed(scene: Scene, folder: Path, services: Services, network: Network) -> tuple[Run, float]:
     """A scene that nothing strikes, and its seconds. RuntimeError where it fails."""
-    began, run = time.monotonic(), Run(scene, folder, services, quiet=True)
+    began, run = time.monotonic(), Run(scene, folder, services, network, quiet=True)
     run.disturb([], random.Random(0), 0)
     return run, time.monotonic() - began
 

@@ -1,4 +1,4 @@
-"""An S3 and an MLflow server on loopback, in front of which requests are delayed, refused or dropped."""
+"""An S3 and an MLflow server on this machine, in front of which requests are delayed, refused or dropped."""
 
 import logging
 import os
@@ -83,6 +83,7 @@ class Troubled:
 class Services:
     """What serves, and where."""
 
+    host: str
     store: Troubled
     store_port: int
     mlflow: Troubled
@@ -91,7 +92,7 @@ class Services:
     environment: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.environment = {**KEYS, "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{self.mlflow_port}"}
+        self.environment = {**KEYS, "MLFLOW_TRACKING_URI": f"http://{self.host}:{self.mlflow_port}"}
 
     @property
     def troubled(self) -> bool:
@@ -105,7 +106,7 @@ class Services:
 
     def storage(self, name: str) -> str:
         """The URI of a place for a sweep."""
-        return f"s3://sweeps/{name}?endpoint_override=127.0.0.1:{self.store_port}&scheme=http"
+        return f"s3://sweeps/{name}?endpoint_override={self.host}:{self.store_port}&scheme=http"
 
     def tracked(self, uuid: str) -> dict[str, dict[str, float]]:
         """The last figures that MLflow has of each trial of a run, asked of its database."""
@@ -120,8 +121,8 @@ class Services:
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[Services]:
-    """Both services, for the length of the block."""
+def served(folder: Path, host: str = "127.0.0.1") -> Iterator[Services]:
+    """Both services at an address of this machine, for the length of the block."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     store = Troubled(DomainDispatcherApplication(create_backend_app))
     database = folder / "server.db"
@@ -135,15 +136,15 @@ def served(folder: Path) -> Iterator[Services]:
     handlers._tracking_store, set_uri = None, tracking.set_tracking_uri
     tracking.set_tracking_uri = lambda uri: None  # this process may be a client, too
     mlflow = Troubled(app)
-    servers = [make_server("127.0.0.1", 0, each, threaded=True) for each in (store, mlflow)]
+    servers = [make_server(host, 0, each, threaded=True) for each in (store, mlflow)]
     for server in servers:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-    bucket = f"http://127.0.0.1:{servers[0].port}/sweeps"
+    bucket = f"http://{host}:{servers[0].port}/sweeps"
     urllib.request.urlopen(urllib.request.Request(bucket, data=b"", method="PUT")).close()
-    asked = f"http://127.0.0.1:{servers[1].port}/api/2.0/mlflow/experiments/search?max_results=1"
+    asked = f"http://{host}:{servers[1].port}/api/2.0/mlflow/experiments/search?max_results=1"
     urllib.request.urlopen(asked, timeout=200).close()  # the first answer takes long
     try:
-        yield Services(store, servers[0].port, mlflow, servers[1].port, database)
+        yield Services(host, store, servers[0].port, mlflow, servers[1].port, database)
     finally:
         for server in servers:
             server.shutdown()

@@ -1,6 +1,7 @@
 """Sweeps that lose what they run on at random moments, beside ones that nothing disturbs."""
 
 import importlib.util
+import json
 import pickle
 import random
 import sys
@@ -12,7 +13,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 
+from pareto_amb.results.table import load_results, searched
 from pareto_amb.storage import Storage
 
 
@@ -29,8 +32,14 @@ chaos = load("chaos")
 
 
 @pytest.fixture(scope="module")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with sys.modules["services"].served(tmp_path_factory.mktemp("services")) as served:
+def network() -> Iterator[Any]:
+    with chaos.Network.made() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def services(network: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with sys.modules["services"].served(tmp_path_factory.mktemp("services"), network.host) as served:
         yield served
 
 
@@ -82,7 +91,7 @@ def test_seconds_are_lost_since_the_checkpoint_until_the_first_fault(tmp_path: P
     begun = {"a": [1.0, 20.0], "b": [2.0, 21.0], "c": [3.0, 40.0], "d": [4.0]}
     written = {"a": [5.0], "b": [9.0, 10.5], "c": [8.0], "d": [6.0]}
     store = SimpleNamespace(begun=begun, written=written)
-    run = chaos.Run(chaos.SCENES[0], tmp_path / "run", SimpleNamespace(store=store))
+    run = chaos.Run(chaos.SCENES[0], tmp_path / "run", SimpleNamespace(store=store), chaos.Network())
     run.faults = [chaos.Fault(1, "sweep", 1, "driver", how, 0.0, 0) for how in ("SIGTERM", "SIGKILL")]
     run._moments = [10.0, 15.0]  # b wrote a checkpoint when it was told to
     run._idle = [{"c"}, {"c"}]
@@ -113,15 +122,42 @@ def test_a_store_that_is_gone_for_seven_seconds_delays_a_trial_and_loses_nothing
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds its victims by /proc")
-def test_faults_at_random_moments_change_no_result(services: Any, tmp_path: Path) -> None:
+def test_faults_at_random_moments_change_no_result(services: Any, network: Any, tmp_path: Path) -> None:
     scene = next(scene for scene in chaos.SCENES if scene.nodes == 2)
-    wanted, seconds = chaos.undisturbed(scene, tmp_path / "quiet", services)
+    wanted, seconds = chaos.undisturbed(scene, tmp_path / "quiet", services, network)
     kinds = [
         ("worker", "SIGKILL"), ("second node", "SIGKILL"), ("store", "gone"), ("mlflow", "500"),
-        ("driver", "SIGKILL"),
+        *([("network", "cut short")] if network.inside else []), ("driver", "SIGKILL"),
     ]  # fmt: skip
-    run = chaos.Run(scene, tmp_path / "disturbed", services)
+    run = chaos.Run(scene, tmp_path / "disturbed", services, network)
     run.disturb(kinds, random.Random(0), seconds / 12)
     assert [(fault.target, fault.how) for fault in run.faults] == kinds
     assert services.store.struck
     assert run.wrong(wanted) == []
+    table = wanted.table()
+    ours = searched(table)[searched(table).method == "algorithm1"]
+    (images,) = ours.branched_at.unique()
+    assert images in (800, 3200)  # the rungs before the last
+    assert (ours.images_seen > images).all()
+    assert (table[~table.trial_id.isin(ours.trial_id)].branched_at == 0).all()
+    scratch = table[table.confirms.isin(ours.trial_id)]
+    assert scratch.groupby("trial_id").rung.apply(list).tolist() == [[1, 2, 3]]
+    repeats, controls = table[table.confirms.isin(scratch.trial_id)], table[table.controls != ""]
+    assert (len(repeats), len(controls)) == (1, 1)
+    assert_no_branched_figure(run, set(ours.trial_id), services)
+
+
+def assert_no_branched_figure(run: Any, branched: set[str], services: Any) -> None:
+    """None is on a frontier, recommended, or among MLflow's usual metrics; how many there are is said."""
+    size = load_results(run.run / "results.parquet").size(50)
+    for budget in ("full", "any"):
+        assert branched.isdisjoint(size.over(budget).points.trial_id)
+    entry = yaml.safe_load((run.run / "recommendation.yaml").read_text())["recommendations"][0]
+    assert entry["trial_id"] not in branched
+    said = {caution["word"]: caution["sentence"] for caution in entry["cautions"]}["branched"]
+    assert said.startswith("4 trials of the search went on from a DDPM baseline after ")
+    assert "they only chose which 1 to train from scratch" in said
+    assert said[1:] in (run.run / "report.html").read_text()
+    uuid = json.loads((run.run / "environment.json").read_text())["run_uuid"]
+    for trial, figures in services.tracked(uuid).items():
+        assert {name.startswith("branched_") for name in figures} == {trial in branched}

@@ -14,7 +14,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import chdir, redirect_stderr, redirect_stdout, suppress
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -326,24 +327,32 @@ def test_resuming_a_finished_run_changes_no_result(finished: tuple[Path, str]) -
 Start = Callable[..., subprocess.Popen[str]]
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts commands in a folder of the test's; what still runs at its end is killed."""
+@contextmanager
+def starting(folder: Path) -> Iterator[Start]:
+    """Starts commands in a folder; what still runs at the end of the block is killed."""
     started: list[subprocess.Popen[str]] = []
 
     def begin(*arguments: str) -> subprocess.Popen[str]:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         process = subprocess.Popen(
-            [*COMMAND, *arguments], cwd=tmp_path, env=environment(), start_new_session=True, **pipes
+            [*COMMAND, *arguments], cwd=folder, env=environment(), start_new_session=True, **pipes
         )
         started.append(process)
         return process
 
-    yield begin
-    for process in started:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+    try:
+        yield begin
+    finally:
+        for process in started:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    with starting(tmp_path) as begin:
+        yield begin
 
 
 def kill(process: subprocess.Popen[str]) -> str:
@@ -390,136 +399,88 @@ def wait_for_end(family: set[int]) -> None:
         time.sleep(0.05)
 
 
-FORESEEN = ["--set", "evaluation.rungs=[0.92, 1.0]"]
-"""So little is left after the first full rung that it tells the last, and some trials have no hope."""
+FORESEEN = [
+    "--trials", "8", "--set", "search.startup_trials=8", "--set", "search.baseline_seeds=1",
+    "--set", "evaluation.rungs=[0.92, 1.0]",
+]  # fmt: skip
+"""What is tried does not depend on results. So little is left after the first full rung that it tells the
+last, and some trials have no hope."""
 
 MOMENTS: list[Callable[[pd.DataFrame], bool]] = [
-    lambda table: len(table) > 0,
     lambda table: bool((table.status == "paused").any()),
     lambda table: bool((table.confirms != "").any() and (table.controls == "").all()),
 ]
-"""One row, a paused trial, a control that runs."""
+"""A paused trial, a control that runs. tests/chaos kills at any others."""
 
 
-def test_a_sweep_killed_at_any_moment_loses_and_repeats_nothing(tmp_path: Path, start: Start) -> None:
-    results, tables, printed = tmp_path / "run" / "results.parquet", list[pd.DataFrame](), list[str]()
-    arguments = ["smoke", "--output", "run", "--trials", "10", *TINY, *FORESEEN]
-    for reached in MOMENTS:
-        process, known = start("sweep", *arguments), len(tables[-1]) if tables else 0
-        wait_for_table(
-            results, lambda table, at=reached, known=known: len(table) > known and at(table), process
-        )
-        family = below(process.pid)
-        assert family or sys.platform != "linux"
-        printed.append(kill(process))
-        if not tables:  # later ones are resumed while Ray still ends
-            wait_for_end(family)
-        tables.append(pd.read_parquet(results))
-        arguments = ["--resume", "run"]
-    printed.append(call("sweep", "--resume", "run", cwd=tmp_path)[0])
+@dataclass(frozen=True)
+class Killed:
+    """A sweep that was killed at `MOMENTS` and has ended: its tables then, and what it printed each time."""
 
-    resumed = pd.read_parquet(results)
+    folder: Path
+    tables: list[pd.DataFrame]
+    printed: list[str]
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Killed:
+    folder, tables, printed = tmp_path_factory.mktemp("killed"), list[pd.DataFrame](), list[str]()
+    shutil.copy(empty_store, folder / "mlflow.db")
+    arguments = ["smoke", "--output", "run", *TINY, *FORESEEN]
+    with starting(folder) as start:
+        for reached in MOMENTS:
+            process = start("sweep", *arguments)
+            wait_for_table(folder / "run" / "results.parquet", reached, process)
+            family = below(process.pid)
+            assert family or sys.platform != "linux"
+            printed.append(kill(process))
+            if not tables:  # the other is resumed while Ray still ends
+                wait_for_end(family)
+            tables.append(pd.read_parquet(folder / "run" / "results.parquet"))
+            arguments = ["--resume", "run"]
+    printed.append(call("sweep", "--resume", "run", cwd=folder)[0])
+    return Killed(folder, tables, printed)
+
+
+def test_a_sweep_killed_at_any_moment_loses_and_repeats_nothing(killed: Killed) -> None:
+    tables, printed = killed.tables, killed.printed
+    resumed = pd.read_parquet(killed.folder / "run" / "results.parquet")
     assert_stopped_early(resumed)
-    assert resumed.trial_id.nunique() == 2 + 10 + 2
+    assert resumed.trial_id.nunique() == 1 + 8 + 2
     repeat, control = (resumed[resumed[name] != ""].iloc[0] for name in ("confirms", "controls"))
     assert (control.controls, control.seed, control.rung) == (repeat.confirms, repeat.seed, repeat.rung)
     paused = resumed[resumed.status == "paused"].trial_id
-    paused_since = paused[~paused.isin(tables[1][tables[1].status == "paused"].trial_id)]
-    assert paused_since.map(lambda trial: f"{trial} (sigma_tn" in "".join(printed[2:])).all()
+    paused_since = paused[~paused.isin(tables[0][tables[0].status == "paused"].trial_id)]
+    assert paused_since.map(lambda trial: f"{trial} (sigma_tn" in "".join(printed[1:])).all()
     assert "Last result" not in "".join(printed)  # Ray's own words
-    for killed in tables:
-        kept = resumed.merge(killed, on=["trial_id", "rung"], suffixes=("", "_before"))
-        assert len(kept) == len(killed)
+    for before in tables:
+        kept = resumed.merge(before, on=["trial_id", "rung"], suffixes=("", "_before"))
+        assert len(kept) == len(before)
         for column in ("fid", "train_seconds", "eval_seconds"):
             assert kept[column].equals(kept[f"{column}_before"].rename(column))
-    with sqlite3.connect(tmp_path / "run" / "study.db") as database:
+    with sqlite3.connect(killed.folder / "run" / "study.db") as database:
         states = [state for (state,) in database.execute("select state from trials")]
-    assert len(states) == resumed.trial_id.nunique() == 10 + 4
+    assert len(states) == resumed.trial_id.nunique()
     assert states.count("COMPLETE") == resumed[resumed.status == "complete"].trial_id.nunique()
 
 
-BRANCHED = ["--set", "search.branch_from=auto", "--set", "search.confirm.points=2", "--trials", "5"]
-
-BRANCHED_MOMENTS: list[Callable[[pd.DataFrame], bool]] = [
-    lambda table: bool((table.branched_at > 0).any()),
-    lambda table: bool(((table.confirms != "") & (table.rung > 0)).any()),
-]
-"""A branched trial has a row; one that is trained from scratch has, too."""
-
-
-def test_a_branched_sweep_killed_at_any_moment_loses_and_repeats_nothing(
-    tmp_path: Path, start: Start
+def test_a_trial_that_paused_resumed_and_finished_equals_one_run_straight_through(
+    killed: Killed, tmp_path: Path
 ) -> None:
-    results, tables = tmp_path / "run" / "results.parquet", list[pd.DataFrame]()
-    arguments = ["smoke", "--output", "run", *TINY, *BRANCHED]
-    for reached in BRANCHED_MOMENTS:
-        process = start("sweep", *arguments)
-        wait_for_table(results, reached, process)
-        family = below(process.pid)
-        kill(process)
-        wait_for_end(family)
-        tables.append(pd.read_parquet(results))
-        arguments = ["--resume", "run"]
-    call("sweep", "--resume", "run", cwd=tmp_path)
-
-    table = pd.read_parquet(results)
-    for killed in tables:
-        killed = killed[killed.rung > 0]  # one without its first rung has a row until then
-        kept = table.merge(killed, on=["trial_id", "rung"], suffixes=("", "_before"))
-        assert len(kept) == len(killed)
-        for column in ("fid", "train_seconds", "eval_seconds", "branched_at"):
-            assert kept[column].equals(kept[f"{column}_before"].rename(column))
-    ours = searched(table)[searched(table).method == "algorithm1"]
-    assert ours.trial_id.nunique() == 5
-    (images,) = ours.branched_at.unique()
-    assert images in (192, 768)  # the rungs before the last
-    assert (ours.images_seen > images).all()
-    assert (table[~table.trial_id.isin(ours.trial_id)].branched_at == 0).all()
-    scratch = table[table.confirms.isin(ours.trial_id)]
-    assert scratch.groupby("trial_id").rung.apply(list).tolist() == [[1, 2, 3]] * 2
-    repeats, controls = table[table.confirms.isin(scratch.trial_id)], table[table.controls != ""]
-    assert (len(repeats), len(controls)) == (1, 1)
-    assert set(table.status) <= {"complete", "paused"}
-    assert_no_branched_figure(tmp_path, set(ours.trial_id))
-
-
-def assert_no_branched_figure(folder: Path, branched: set[str]) -> None:
-    """None is on a frontier, recommended, or among MLflow's usual metrics; how many there are is said."""
-    size = load_results(folder / "run" / "results.parquet").size(50)
-    for budget in ("full", "any"):
-        assert branched.isdisjoint(size.over(budget).points.trial_id)  # type: ignore[arg-type]
-    entry = yaml.safe_load((folder / "run" / "recommendation.yaml").read_text())["recommendations"][0]
-    assert entry["trial_id"] not in branched
-    said = {caution["word"]: caution["sentence"] for caution in entry["cautions"]}["branched"]
-    assert said.startswith("5 trials of the search went on from a DDPM baseline after ")
-    assert "they only chose which 2 to train from scratch" in said
-    assert said[1:] in (folder / "run" / "report.html").read_text()
-    client = MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("pareto-amb")
-    runs = [run for run in client.search_runs([experiment.experiment_id]) if "trial_id" in run.data.tags]
-    for run in runs:
-        ours = run.data.tags["trial_id"] in branched
-        assert ("branched_at" in run.data.tags) == ours
-        assert {name.startswith("branched_") for name in run.data.metrics} == {ours}
-
-
-def test_a_trial_that_paused_resumed_and_finished_equals_one_run_straight_through(tmp_path: Path) -> None:
-    fixed = ["--trials", "8", "--set", "search.startup_trials=8", "--set", "search.baseline_seeds=1"]
-    arguments = [*fixed, *NO_REPEATS, *TINY, *FORESEEN]
-    to_the_end = ["--set", "search.early_stopping=false"]
-    call("sweep", "smoke", "--output", "stopped", *arguments, cwd=tmp_path)
-    paused = pd.read_parquet(tmp_path / "stopped" / "results.parquet").query("status == 'paused'")
+    shutil.copytree(killed.folder, tmp_path, dirs_exist_ok=True)
+    paused = pd.read_parquet(tmp_path / "run" / "results.parquet").query("status == 'paused'")
     assert len(paused)
-    settings = tmp_path / "stopped" / "sweep.yaml"
+    settings = tmp_path / "run" / "sweep.yaml"
     settings.write_text(settings.read_text().replace("early_stopping: true", "early_stopping: false"))
-    resumed, _ = call("sweep", "--resume", "stopped", cwd=tmp_path)
+    resumed, _ = call("sweep", "--resume", "run", "--trust-run", cwd=tmp_path)
     assert all(f"{trial}: resumed at rung" in resumed for trial in set(paused.trial_id))
 
-    whole, _ = call("sweep", "smoke", "--output", "whole", *arguments, *to_the_end, cwd=tmp_path)
+    to_the_end = ["--set", "search.early_stopping=false", *NO_REPEATS]
+    whole, _ = call("sweep", "smoke", "--output", "whole", *TINY, *FORESEEN, *to_the_end, cwd=tmp_path)
     assert "paused at" not in whole
     tables = [
-        pd.read_parquet(tmp_path / name / "results.parquet").sort_values(["trial_id", "rung"])
-        for name in ("stopped", "whole")
+        searched(pd.read_parquet(tmp_path / name / "results.parquet")).sort_values(["trial_id", "rung"])
+        for name in ("run", "whole")
     ]
     assert [set(table.status) for table in tables] == [{"complete"}] * 2
     measured = [c for c in tables[0] if not c.endswith("_seconds") and c != "recorded_at"]
@@ -527,7 +488,7 @@ def test_a_trial_that_paused_resumed_and_finished_equals_one_run_straight_throug
     pd.testing.assert_frame_equal(first, second, check_exact=True)
     for trial in set(paused.trial_id):
         name = f"checkpoints/{trial}.safetensors"
-        mine, straight = (load_file(tmp_path / folder / name) for folder in ("stopped", "whole"))
+        mine, straight = (load_file(tmp_path / folder / name) for folder in ("run", "whole"))
         assert mine.keys() == straight.keys()
         assert all(torch.equal(mine[key], straight[key]) for key in mine)
 
