@@ -104,9 +104,15 @@ def _name(anatomy: "Anatomy", model: "Model") -> str:
     declared = anatomy.subject.run.results.declared
     label = declared.method(model.method).label
     if model.sigma_tn:
-        return f"{label} at σ_tn {formats.level(model.sigma_tn)}"
+        return f"{label} at σ_tn {formats.level(model.sigma_tn)}{_at_step(anatomy, model.sigma_tn)}"
     chosen = formats.chosen(declared, {"method": model.method, **model.parameters})
     return f"{label} ({chosen})" if chosen else label
+
+
+def _at_step(anatomy: "Anatomy", *sigmas: float) -> str:
+    """What stands behind a sigma_tn where the models know the steps of a schedule alone."""
+    parameter = anatomy.subject.run.results.declared.parameters.get("sigma_tn")
+    return parameter.at_step(*sigmas) if parameter else ""
 
 
 def _facts(anatomy: "Anatomy") -> Iterator[tuple[str, str]]:
@@ -183,7 +189,8 @@ def _limit_words(anatomy: "Anatomy") -> str:
     ]
     return (
         f"Where training ends: of exact optimal denoisers, DDPM's and Algorithm 1's at σ_tn "
-        f"{formats.level(limit.sigmas[1])} to {formats.level(limit.sigmas[-1])}, {_span(limit.shares[0])} "
+        f"{formats.level(limit.sigmas[1])} to {formats.level(limit.sigmas[-1])}"
+        f"{_at_step(anatomy, limit.sigmas[1], limit.sigmas[-1])}, {_span(limit.shares[0])} "
         f"{of_each} are copies; of smoothed ones {', '.join(smoothed)}, d = "
         f"{formats.number(limit.spacing, 3)} being the distance of an image to its nearest other one."
     )
@@ -398,7 +405,8 @@ def _draw_limit(figure: go.Figure, anatomy: "Anatomy") -> None:
     for width, shares, colour in zip(limit.widths, limit.shares, colours, strict=True):
         name = f"smoothed, {_reach(width)}" if width else "exact"
         hover = [
-            f"<b>{name}</b><br>{f'σ_tn {formats.level(sigma)}' if sigma else 'DDPM'}<br>"
+            f"<b>{name}</b><br>"
+            f"{f'σ_tn {formats.level(sigma)}{_at_step(anatomy, sigma)}' if sigma else 'DDPM'}<br>"
             f"copies: {_share(share)}"
             for sigma, share in zip(limit.sigmas, shares, strict=True)
         ]

@@ -105,7 +105,7 @@ def leakage_figure(scan: "Scan") -> go.Figure:
                 name=name,
                 line={"width": 2.5, "color": colour, "dash": dash},
                 hovertext=[
-                    f"<b>{name}</b><br>{_level(sigma)}<br>{formats.number(value, 3)} nats"
+                    f"<b>{name}</b><br>{_level(scan, sigma)}<br>{formats.number(value, 3)} nats"
                     for sigma, value in zip(scan.sigmas, values, strict=True)
                 ],
                 hoverinfo="text",
@@ -126,8 +126,9 @@ def _strength(scan: "Scan", size: "SizeScan") -> float:
     return 0.3 + 0.7 * (scan.sizes.index(size) + 1) / len(scan.sizes)
 
 
-def _level(sigma: float) -> str:
-    return f"σ {formats.level(sigma)} EDM = {formats.level_vp(sigma)} VP"
+def _level(scan: "Scan", sigma: float) -> str:
+    steps = scan.steps(sigma)
+    return f"σ {formats.level(sigma)} EDM = {formats.level_vp(sigma)} VP{steps and f', {steps}'}"
 
 
 def _line(
@@ -143,7 +144,7 @@ def _line(
         legendgroup=name,
         line={"width": 2.5, "color": theme.translucent(theme.ACCENT, _strength(scan, size))},
         hovertext=[
-            f"<b>{name}</b><br>{_level(sigma)}<br>{word}"
+            f"<b>{name}</b><br>{_level(scan, sigma)}<br>{word}"
             for sigma, word in zip(scan.sigmas, words, strict=True)
         ],
         hoverinfo="text",

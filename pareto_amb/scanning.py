@@ -34,6 +34,7 @@ from pareto_amb.errors import UserError
 from pareto_amb.evaluation.encoders import load_encoder
 from pareto_amb.notebook import html_table
 from pareto_amb.printable import printable
+from pareto_amb.schedule import Schedule
 from pareto_amb.theory.leakage import leakage, leakage_bound, spectrum
 from pareto_amb.theory.merging import MergingCurve, cluster, merging_curve, subpopulations
 
@@ -115,7 +116,7 @@ class Scan:
     Where the effective number is at most `collapsed`, the posterior has collapsed; `auto` searches the
     `shares` of the level below which it has. `grouped_by` is what subpopulations are; those
     within `epsilon` of total variation are one. The leakage is one image's, whatever the train size.
-    `fingerprint` is that of the images.
+    `fingerprint` is that of the images; `schedule` are the steps that the pipeline knows.
     """
 
     name: str
@@ -131,6 +132,11 @@ class Scan:
     shares: tuple[float, float] = (LOW_SHARE, HIGH_SHARE)
     epsilon: float = EPSILON
     fingerprint: str = ""
+    schedule: Schedule | None = None
+
+    def steps(self, *sigmas: float) -> str:
+        """The pipeline's steps of noise levels: `steps 25 to 100`; empty without a pipeline."""
+        return self.schedule.words(*sigmas) if self.schedule else ""
 
     def _repr_html_(self) -> str:
         heads = ("training images", "collapse level", "auto searches sigma_tn from", "to")
@@ -183,9 +189,10 @@ def scan_images(
     order = split(image_set, sizes[-1], seed, conditional=False).train  # smaller ones are its beginnings
     what = "pixels" if pipeline is None else "latents"
     kinds, grouped_by = _kinds(image_set, order[:MAX_COMPARED], by_label, encoder, what)
-    images, sigma_max = image_set.images[order], SamplingConfig().sigma_max
+    images, sigma_max, schedule = image_set.images[order], SamplingConfig().sigma_max, None
     if pipeline is not None:
-        images, sigma_max = _latents(images, pipeline)
+        images, schedule = _latents(images, pipeline)
+        sigma_max = math.floor(schedule.levels[-1] * 100) / 100
     posteriors = {size: TrainingPosterior(images[:size], seed) for size in sizes}
     ranges = {size: auto_range(found.collapse_level(), sigma_max) for size, found in posteriors.items()}
     levels = [level for searched in ranges.values() if (level := searched.collapse_level) is not None]
@@ -213,6 +220,7 @@ def scan_images(
         leakage=_leak(points, dimension, sigmas),
         grouped_by=grouped_by,
         latents=None if pipeline is None else tuple(images.shape[1:]),
+        schedule=schedule,
     )
 
 
@@ -227,8 +235,8 @@ def _sizes(image_set: ImageSet, train_sizes: Sequence[int] | None) -> list[int]:
     return sizes
 
 
-def _latents(images: Tensor, pipeline: str) -> tuple[Tensor, float]:
-    """Images (N, C, H, W) where a pipeline denoises them, and the highest level of its schedule."""
+def _latents(images: Tensor, pipeline: str) -> tuple[Tensor, Schedule]:
+    """Images (N, C, H, W) where a pipeline denoises them, and the steps of its noise."""
     model = load_pipeline(pipeline, option="--pipeline")
     assert model.vae is not None
     shrinks = 2 ** (len(model.vae.config["block_out_channels"]) - 1)
@@ -240,7 +248,7 @@ def _latents(images: Tensor, pipeline: str) -> tuple[Tensor, float]:
             f"{shrinks}, not {channels} x {height} x {width}; set --resolution and --channels to that"
         )
     encoded = encode_images(images, space_of(model, (channels, height, width)), best_device())
-    return encoded.mean, math.floor(model.schedule.schedule.levels[-1] * 100) / 100
+    return encoded.mean, model.schedule.schedule
 
 
 def _coordinates(images: Tensor) -> NDArray[np.float64]:

@@ -149,7 +149,8 @@ def test_a_pipeline_has_its_latents_compared(
     page = tmp_path / "page.html"
     arguments = ("--pipeline", str(pipeline), "--output", str(page))
     assert scan(monkeypatch, str(pictures), "--resolution", "16", *arguments) == 0
-    assert "12 images of 16 x 16, colour, as latents of 4 x 8 x 8" in capsys.readouterr().out
+    printed, schedule = capsys.readouterr().out, load_pipeline(str(pipeline)).schedule.schedule
+    assert "12 images of 16 x 16, colour, as latents of 4 x 8 x 8" in printed
     assert "Subpopulations are clusters of latents" in page.read_text(encoding="utf-8")
     assert "compared as latents of 4 × 8 × 8" in page.read_text(encoding="utf-8")
     image_set = load_images(DataConfig(path=str(pictures), resolution=16))
@@ -158,6 +159,11 @@ def test_a_pipeline_has_its_latents_compared(
     level = TrainingPosterior(latents).collapse_level()
     found = scan_images(image_set, pipeline=str(pipeline))
     assert found.sizes[0].levels[0] == pytest.approx(level, rel=0.005)
+    _, low, high = found.sizes[0].levels
+    steps = f"steps {schedule.step(low)} to {schedule.step(high)}"
+    assert f"; {steps})" in printed
+    assert f"<td>{steps}</td>" in page.read_text(encoding="utf-8")
+    assert f"(step {schedule.step(found.sizes[0].tried_first)})" in page.read_text(encoding="utf-8")
     assert scan(monkeypatch, "digits", *arguments) == 2
     error = capsys.readouterr().err
     assert "encodes images of 3 channels and sides that are multiples of 2, not 1 x 8 x 8" in error

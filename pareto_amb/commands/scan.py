@@ -194,12 +194,16 @@ def _print_ranges(found: "Scan", recommended: Mapping[int, float | None]) -> Non
     print("\ntrain size   collapse level   auto searches sigma_tn   (variance-preserving)")
     for size in found.sizes:
         low, high, level = size.searched.low, size.searched.high, size.searched.collapse_level
-        vp = f"({sigma_to_vp(low):.3g} to {sigma_to_vp(high):.3g})"
+        steps = found.steps(low, high)
+        vp = f"({sigma_to_vp(low):.3g} to {sigma_to_vp(high):.3g}{steps and f'; {steps}'})"
         print(f"{size.train_size:>10,}{level:17g}{f'{low:g} to {high:g}':>25}   {vp}")
     for size in found.sizes:
         if size.train_size in recommended:
             sigma = recommended[size.train_size]
-            words = "DDPM" if sigma is None else f"sigma_tn {sigma:.3g} (VP {sigma_to_vp(sigma):.3g})"
+            words = "DDPM"
+            if sigma is not None:
+                steps = found.steps(sigma)
+                words = f"sigma_tn {sigma:.3g} (VP {sigma_to_vp(sigma):.3g}{steps and f', {steps}'})"
             print(f"recommended for {size.train_size:,}: {words}")
     low = min(size.searched.low for size in found.sizes)
     high = max(size.searched.high for size in found.sizes)

@@ -20,7 +20,7 @@ from pareto_amb.anatomy import measure
 from pareto_amb.anatomy.measure import Anatomy, dissect
 from pareto_amb.anatomy.subject import Subject, read_subject, with_checkpoint, with_more_data
 from pareto_amb.cli import app
-from pareto_amb.config import SweepConfig
+from pareto_amb.config import ScheduleConfig, SweepConfig
 from pareto_amb.dashboards import anatomy as page
 from pareto_amb.dashboards.formats import level
 from pareto_amb.data import Split, TrainingSet
@@ -29,6 +29,7 @@ from pareto_amb.diffusion.trainer import Trainer
 from pareto_amb.errors import UserError
 from pareto_amb.evaluation.intervals import Estimate
 from pareto_amb.results.run_directory import checkpoint_name
+from pareto_amb.results.size import Results
 from pareto_amb.terminal import make_console
 
 CONSOLE = make_console(quiet=True)
@@ -294,6 +295,16 @@ def test_sentences_say_no_more_than_the_intervals(subject: Subject) -> None:
     assert "up to σ 0.100 its sampler returns" in some[1]
     assert "50.0% (40.0% to 60.0%) against 10.0% (5.0% to 20.0%)" in some[1]
     assert "50.0% of 200 samples each are copies; of smoothed ones 10.0% at d" in some[-1]
+
+
+def test_steps_of_a_schedule_stand_beside_sigma_tn(subject: Subject) -> None:
+    schedule, results = ScheduleConfig().schedule, subject.run.results
+    stepped = Results(results.frame, results.declared.in_steps(schedule))
+    there = replace(subject, run=replace(subject.run, results=stepped))
+    lines = page.findings(anatomy_of(there, [Estimate(1.3, 1.1, 1.6)] * 2))
+    assert f"σ_tn 0.100 to 1.00 (steps {schedule.step(0.1)} to {schedule.step(1.0)})" in lines[-1]
+    ours = subject.models[-1].sigma_tn
+    assert f"at σ_tn {level(ours)} (step {schedule.step(ours)}): " in lines[2]
 
 
 def test_the_page_shows_the_probes_of_the_training(
