@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,12 +46,12 @@ from pareto_amb.storage import Storage
 from pareto_amb.sweep_file import parse_sweep, trained_methods
 from pareto_amb.trial import Trial
 
-N_RUNGS = 5
 PROBE_LEVELS = [0.125, 0.5]
 
 
-def made_up_row(trial: Trial, declared: Declared, rung: int, images: int) -> dict[str, Any]:
+def made_up_row(trial: Trial, declared: Declared, rung: int, rungs: Sequence[int]) -> dict[str, Any]:
     """A row whose objectives trade off along sigma_tn, without anything that was trained."""
+    budget = rung / len(rungs)
     luck = random.Random(f"{trial.id} {rung}")
     u = math.log(trial.parameters.get("sigma_tn", 0.05))
     numbers = {name: luck.random() for name, column in columns(declared).items() if column.dtype == "float64"}
@@ -60,15 +60,15 @@ def made_up_row(trial: Trial, declared: Declared, rung: int, images: int) -> dic
         **numbers,
         **trial_columns(trial, declared),
         "rung": rung,
-        "images_seen": images,
-        "budget": rung / N_RUNGS,
+        "images_seen": rungs[rung - 1],
+        "budget": budget,
         "n_samples": 100,
         "fid": 100 + 10 * u**2 + luck.random() + 20 / rung,
-        "memorization": min(math.exp(-u) * rung / N_RUNGS / 20 + 0.1 * luck.random(), 1.0),
+        "memorization": min(math.exp(-u) * budget / 20 + 0.1 * luck.random(), 1.0),
         "probe_levels": PROBE_LEVELS,
         "probe_train": errors,
         "probe_heldout": errors,
-        "status": "complete" if rung == N_RUNGS else "running",
+        "status": "complete" if rung == len(rungs) else "running",
         "error": "",
         "recorded_at": time.time(),
     }
@@ -88,11 +88,11 @@ class MadeUpTraining(Trainable):
     def step(self) -> dict[str, Any]:
         time.sleep(self._assets.seconds)
         rung, declared = self._trial.measured + 1, self._assets.declared
-        row = made_up_row(self._trial, declared, rung, self._assets.rungs[rung - 1])
+        row = made_up_row(self._trial, declared, rung, self._assets.rungs)
         self._trial = self._trial.after(rung)
         told = (*declared.reported, "rung", "images_seen", "status")
         figures = {name: row[name] for name in told} | {PROBES: log_errors(row)}
-        return {"row": row, **figures, "done": rung == N_RUNGS}
+        return {"row": row, **figures, "done": rung == len(self._assets.rungs)}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         Path(checkpoint_dir, "measured").write_text(str(self._trial.measured), encoding="utf-8")
@@ -140,10 +140,10 @@ def timing() -> Clock:
     return clock
 
 
-def sweep_of(n_trials: int, early_stopping: bool) -> SweepConfig:
+def sweep_of(n_trials: int, n_rungs: int, early_stopping: bool) -> SweepConfig:
     values = search_spaces.load("smoke")
     values["search"] |= {"trials": n_trials, "early_stopping": early_stopping, "baseline_seeds": 2}
-    rungs = [k / N_RUNGS for k in range(1, N_RUNGS + 1)]
+    rungs = [k / n_rungs for k in range(1, n_rungs + 1)]
     values["evaluation"] |= {"rungs": rungs, "probes": []}
     return parse_sweep(values, "simulated")
 
@@ -152,12 +152,12 @@ def fill(run: RunDirectory, config: SweepConfig, declared: Declared, rows: int) 
     """Let the table of a run hold the rows of trials that have ended."""
     table, rungs = ResultsTable(run.results, declared), config.rung_images()
     trials = [Trial(f"n50-ddpm-s{k}", "ddpm", 50, k) for k in range(2)]
-    for k in range(max(rows // N_RUNGS - 2, 0)):
+    for k in range(max(rows // len(rungs) - 2, 0)):
         sigma = math.exp(random.Random(k).uniform(math.log(0.1), math.log(2)))
         parameters = {"sigma_tn": sigma, "mix_ratio": 0.5}
         trials.append(Trial(f"n50-algorithm1-{k:04d}", "algorithm1", 50, k, parameters))
-    for trial in trials[: rows // N_RUNGS]:
-        found = {rung: made_up_row(trial, declared, rung, images) for rung, images in enumerate(rungs, 1)}
+    for trial in trials[: rows // len(rungs)]:
+        found = {rung: made_up_row(trial, declared, rung, rungs) for rung in range(1, len(rungs) + 1)}
         for row in found.values():
             row["status"] = "complete"
         table._trials[trial.id] = found
@@ -167,9 +167,9 @@ def fill(run: RunDirectory, config: SweepConfig, declared: Declared, rows: int) 
 
 def run_through(options: argparse.Namespace, folder: Path, clock: Clock) -> dict[str, float]:
     """Run the trials that are left; what it took, by name."""
-    run, before = RunDirectory(folder / "run"), options.before // N_RUNGS
+    run, before = RunDirectory(folder / "run"), options.before // options.rungs
     run.path.mkdir()
-    config = sweep_of(max(before - 2, 0) + options.trials, options.early_stopping)
+    config = sweep_of(max(before - 2, 0) + options.trials, options.rungs, options.early_stopping)
     methods = {name: METHODS[name] for name in trained_methods(config, METHODS)}
     declared = shipped().training(list(methods))
     config = config.model_copy(update={"space": config.space.only(declared.parameters)})
@@ -186,7 +186,7 @@ def run_through(options: argparse.Namespace, folder: Path, clock: Clock) -> dict
         tracker.start()
     assets = SimpleNamespace(
         config=config,
-        declared=declared,
+        declared=Declared.from_json(declared.to_json()),  # the methods' code would load torch
         rungs=config.rung_images(),
         storage_uri=str(run.path),
         seconds=options.seconds,
@@ -194,7 +194,9 @@ def run_through(options: argparse.Namespace, folder: Path, clock: Clock) -> dict
     n_rows = len(state.results.frame())
     clock.seconds.clear()
     wall, cpu, loop = time.monotonic(), time.process_time(), time.thread_time()
-    with SweepProgress(Console(quiet=True), state.results, state.n_planned, 0, N_RUNGS, 1.0) as progress:
+    with SweepProgress(
+        Console(quiet=True), state.results, state.n_planned, 0, options.rungs, 1.0
+    ) as progress:
         follower = Follower(state, tracker, progress)
         searcher, halving = state.searcher, state.halving
         count, left = searcher.n_total, options.minutes * 60
@@ -218,7 +220,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--before", type=int, default=0, help="rows that the table holds already")
-    parser.add_argument("--trials", type=int, default=100, help="to run now, of 5 rungs each")
+    parser.add_argument("--trials", type=int, default=100, help="to run now")
+    parser.add_argument("--rungs", type=int, default=5, help="of each trial")
     parser.add_argument("--workers", type=int, default=8, help="at the same time; each is a process")
     parser.add_argument("--seconds", type=float, default=0.0, help="that a rung's training sleeps")
     parser.add_argument("--minutes", type=float, default=10.0, help="then the sweep is stopped")
@@ -227,7 +230,7 @@ def main() -> None:
     options = parser.parse_args()
     clock = timing()
     with tempfile.TemporaryDirectory() as name, _environment():
-        ray.init(num_cpus=options.workers, include_dashboard=False, log_to_driver=False)
+        ray.init("local", num_cpus=options.workers, include_dashboard=False, log_to_driver=False)
         try:
             found = run_through(options, Path(name), clock)
         finally:
