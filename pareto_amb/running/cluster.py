@@ -72,6 +72,7 @@ def ray_cluster(address: str | None, run: RunDirectory) -> Iterator["ClusterWatc
         signals.own_handlers() as put_back,
         ray_log(run.ray_log) as log,
         _environment(),
+        _keys_unlogged(),
         reaper() if ours and sys.platform == "linux" else nullcontext(),
     ):
         try:
@@ -151,6 +152,19 @@ def _environment() -> Iterator[None]:
     finally:
         for name in added:
             os.environ.pop(name, None)
+
+
+@contextmanager
+def _keys_unlogged() -> Iterator[None]:
+    """Keep S3's keys out of what Ray Tune hands on: Ray's agents log it. Trials are given them."""
+    from ray.tune.execution import class_cache
+
+    inherited = class_cache.ENV_VARS_TO_PROPAGATE
+    class_cache.ENV_VARS_TO_PROPAGATE = {name for name in inherited if not name.startswith("AWS_")}
+    try:
+        yield
+    finally:
+        class_cache.ENV_VARS_TO_PROPAGATE = inherited
 
 
 def _short_folder() -> str:

@@ -1,17 +1,23 @@
-"""A sweep with the services of a cluster, real ones on loopback: PostgreSQL, an MLflow server and S3."""
+"""A sweep with the services of a cluster, real ones on loopback: PostgreSQL, an MLflow server and S3.
+
+A canary is in the place of every password: no file and no stream of the sweep holds it.
+"""
 
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
+import pandas as pd
 import pg8000.native
 import pytest
 from mlflow import MlflowClient
@@ -21,8 +27,13 @@ from pareto_amb.results.table import load_results
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-PASSWORD = "correct-horse"
-KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
+CANARY = "CANARY8842"
+PASSWORD = f"{CANARY}-database"
+KEYS = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": f"{CANARY}-key",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
 WAIT_SECONDS = 200
 
 
@@ -133,22 +144,45 @@ def tracking(
         server.wait()
 
 
-def test_a_sweep_with_postgresql_an_mlflow_server_and_s3(
-    database: int, store: int, tracking: str, smallest: list[str], tmp_path: Path
-) -> None:
-    storage = f"s3://sweeps/smoke?endpoint_override=127.0.0.1:{store}&scheme=http"
-    sweep = [sys.executable, "-m", "pareto_amb", "sweep", "smoke", "--output", "run", *smallest]
-    done = subprocess.run(
-        [*sweep, "--set", f"storage={storage}"],
-        cwd=tmp_path, env={**os.environ, **KEYS, "MLFLOW_TRACKING_URI": tracking},
-        capture_output=True, text=True,
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """Of the sweep and its Ray, with a path short enough for a socket's."""
+    with tempfile.TemporaryDirectory(prefix="a", dir="/tmp") as short:
+        yield Path(short)
+
+
+def sweep(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    places = {"TMPDIR": str(folder / "tmp"), "RAY_TMPDIR": str(folder / "ray")}
+    return subprocess.run(
+        [sys.executable, "-m", "pareto_amb", "sweep", *arguments],
+        cwd=folder, env={**inherited, **KEYS, **places, **more}, capture_output=True, text=True,
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def printed(folder: Path, database: int, store: int, tracking: str, smallest: list[str]) -> str:
+    """What a sweep said that kept its models in S3 and told the server of them, with passwords everywhere."""
+    for name in ("tmp", "ray"):
+        (folder / name).mkdir()
+    storage = f"storage=s3://sweeps/smoke?endpoint_override=127.0.0.1:{store}&scheme=http"
+    secrets = {
+        "MLFLOW_TRACKING_URI": tracking.replace("http://", f"http://me:{CANARY}@"),
+        "MLFLOW_TRACKING_TOKEN": f"{CANARY}-token",
+    }
+    done = sweep(folder, "smoke", "--output", "run", *smallest, "--set", storage, **secrets)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "mlflow sync" not in done.stdout
-    rows = load_results(tmp_path / "run" / "results.parquet").frame
+    return done.stdout + done.stderr
+
+
+def test_a_sweep_with_postgresql_an_mlflow_server_and_s3(
+    printed: str, folder: Path, database: int, store: int, tracking: str
+) -> None:
+    assert "mlflow sync" not in printed
+    rows = load_results(folder / "run" / "results.parquet").frame
     kept = names(store, "sweeps")
     assert {f"smoke/checkpoints/{trial}.safetensors" for trial in rows.trial_id} <= set(kept)
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (folder / "run" / "checkpoints").exists()
 
     client = MlflowClient(tracking_uri=tracking)
     experiment = client.get_experiment_by_name("pareto-amb")
@@ -167,5 +201,36 @@ def test_a_sweep_with_postgresql_an_mlflow_server_and_s3(
     ) as connection:
         ((count,),) = connection.run("SELECT count(*) FROM runs")
     assert count == len(runs)
-    for text in (done.stdout, (tmp_path / "run" / "environment.json").read_text()):
-        assert PASSWORD not in text
+
+
+def contents(path: Path) -> Iterator[bytes]:
+    """What a file holds, as it is and unpacked."""
+    yield path.read_bytes()
+    if path.suffix == ".parquet":
+        yield pd.read_parquet(path).to_csv().encode()
+    elif path.suffix == ".npz":
+        with zipfile.ZipFile(path) as archive:
+            yield from map(archive.read, archive.namelist())
+    elif path.suffix == ".db":
+        connection = sqlite3.connect(path)
+        yield "\n".join(connection.iterdump()).encode()
+        connection.close()
+
+
+def test_no_file_and_no_stream_of_it_holds_a_password(
+    printed: str, folder: Path, store: int, tracking: str
+) -> None:
+    refused = sweep(folder, "--resume", "run")
+    assert (refused.returncode, "set MLFLOW_TRACKING_URI" in refused.stderr) == (2, True)
+    assert CANARY not in printed + refused.stdout + refused.stderr
+    shown = tracking.replace("http://", "http://***@")
+    assert shown in (folder / "run" / "environment.json").read_text()
+    looked = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert len(looked) > 30
+    for path in looked:
+        assert not any(CANARY.encode() in content for content in contents(path)), path
+    for bucket in ("sweeps", "mlflow"):
+        for name in names(store, bucket):
+            assert CANARY.encode() not in objects(store).get_object(Bucket=bucket, Key=name)["Body"].read(), (
+                name
+            )
