@@ -7,7 +7,8 @@ one of its rungs by the others, as a search does it (search/extrapolation.py). P
 objective, are the rank correlation with what came, the root-mean-square error in standard deviations of what
 came, and the rank correlation where eight trainings drawn at random extrapolate the others. Trainings of one
 seed tell of each other; what is printed are means over seeds. The last line is the rank correlation of two
-trainings of the same points: more than that nothing could tell.
+trainings of the same points: more than that nothing could tell. Where the table has trainings that were
+branched from DDPM, how they end follows.
 """
 
 import argparse
@@ -74,6 +75,19 @@ def judged(shown: Array, came: Array) -> Array:
     return np.stack([whole, error, few], axis=1)
 
 
+def print_branched(frame: pd.DataFrame) -> None:
+    """How trainings that went on from DDPM end, beside the means of the same from scratch over all seeds."""
+    last = frame[frame.images_seen == frame.images_seen.max()]
+    scratch = last[last.branched_at == 0].groupby(["sigma_tn", "mix"])[OBJECTIVES].mean()
+    for begun, rows in last[last.branched_at > 0].groupby("branched_at"):
+        found = rows.groupby(["sigma_tn", "mix"])[OBJECTIVES].mean()
+        known = scratch.loc[found.index]
+        print(f"\nbranched at {begun / last.images_seen.max():.3f} of the budget, {len(found)} points:")
+        for name in OBJECTIVES:
+            ranks = _rank_correlation(found[name].to_numpy(), known[name].to_numpy())
+            print(f"  {name}: rank correlation {ranks:.2f}, bias {(found[name] - known[name]).median():+.3g}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -97,6 +111,7 @@ def main() -> None:
     if pairs:
         fid, copies = np.mean(again, axis=0)
         print(f"| 1 | another training | {fid:.2f} | | | {copies:.2f} | | |")
+    print_branched(frame[frame.sigma_tn > 0])
 
 
 if __name__ == "__main__":
