@@ -408,9 +408,9 @@ last, and some trials have no hope."""
 
 MOMENTS: list[Callable[[pd.DataFrame], bool]] = [
     lambda table: bool((table.status == "paused").any()),
-    lambda table: bool((table.confirms != "").any() and (table.controls == "").all()),
+    lambda table: bool(((table.confirms != "") | (table.controls != "")).any()),
 ]
-"""A paused trial, a control that runs. tests/chaos kills at any others."""
+"""A paused trial; a repeat or its control that has ended, mostly while the other runs."""
 
 
 @dataclass(frozen=True)
