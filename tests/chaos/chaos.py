@@ -124,7 +124,7 @@ class Fault:
 
 
 CUT_SECONDS = {"cut short": (5.0, 20.0), "cut long": (80.0, 100.0)}
-"""Ray takes a node for dead that does not answer for 65 seconds."""
+"""By its defaults Ray takes a node for dead that does not answer for 65 seconds."""
 
 
 class Network:
@@ -239,6 +239,8 @@ class Run:
         self.folder, self.run, self._log = folder, folder / "run", folder / "log"
         self._nodes: Nodes | None = None
         self.faults: list[Fault] = []
+        self.known = pd.DataFrame()
+        """The table when the last fault struck."""
         self._moments: list[float] = []
         self._idle: list[set[str]] = []  # at each fault, the trials that had nothing to lose
 
@@ -327,6 +329,7 @@ class Run:
         scene = self.scene
         self.faults.append(Fault(number, scene.name, scene.nodes, *kind, round(after, 1), len(table)))
         idle = table[table["status"].isin(["paused", "complete"])]["trial_id"] if len(table) else []
+        self.known = table
         self._moments.append(moment)
         self._idle.append(set(idle))
 
@@ -387,7 +390,8 @@ class Run:
         uuid = json.loads((self.run / "environment.json").read_text())["run_uuid"]
         tracked, last = self._services.tracked(uuid), self.table().groupby("trial_id").last()
         wanted = {str(trial): row["fid"] for trial, row in last.iterrows()}
-        logged = {trial: found.get("fid", found.get("branched_fid")) for trial, found in tracked.items()}
+        figures = {trial: found.metrics for trial, found in tracked.items()}
+        logged = {trial: found.get("fid", found.get("branched_fid")) for trial, found in figures.items()}
         return [f"MLflow has {logged.get(k)} of {k}" for k, fid in wanted.items() if logged.get(k) != fid]
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
+from mlflow.entities import RunData
 from mlflow.tracking._tracking_service import utils as tracking
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
@@ -108,8 +109,8 @@ class Services:
         """The URI of a place for a sweep."""
         return f"s3://sweeps/{name}?endpoint_override={self.host}:{self.store_port}&scheme=http"
 
-    def tracked(self, uuid: str) -> dict[str, dict[str, float]]:
-        """The last figures that MLflow has of each trial of a run, asked of its database."""
+    def tracked(self, uuid: str) -> dict[str, RunData]:
+        """What MLflow has of each trial of a run, asked of its database."""
         client = MlflowClient(tracking_uri=f"sqlite:///{self.database}")
         experiment = client.get_experiment_by_name("pareto-amb")
         found = client.search_runs([experiment.experiment_id], f"tags.run_uuid = '{uuid}'", max_results=1000)
@@ -117,7 +118,7 @@ class Services:
         assert len(named) == len(found), "MLflow has a run twice"
         open_ones = [trial for trial, run in named.items() if run.info.status == "RUNNING"]
         assert not open_ones, f"MLflow has them as running: {open_ones}"
-        return {trial: run.data.metrics for trial, run in named.items() if trial}
+        return {trial: run.data for trial, run in named.items() if trial}
 
 
 @contextmanager

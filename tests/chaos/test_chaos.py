@@ -134,8 +134,14 @@ def test_faults_at_random_moments_change_no_result(services: Any, network: Any, 
     assert [(fault.target, fault.how) for fault in run.faults] == kinds
     assert services.store.struck
     assert run.wrong(wanted) == []
+    known = run.known[run.known.rung > 0]  # one without its first rung has a row until then
+    kept = run.table().merge(known, on=["trial_id", "rung"], suffixes=("", "_before"))
+    assert len(kept) == len(known) > 0
+    for column in ("train_seconds", "eval_seconds", "branched_at"):
+        assert kept[column].equals(kept[f"{column}_before"].rename(column))
     table = wanted.table()
     ours = searched(table)[searched(table).method == "algorithm1"]
+    assert ours.trial_id.nunique() == 4
     (images,) = ours.branched_at.unique()
     assert images in (800, 3200)  # the rungs before the last
     assert (ours.images_seen > images).all()
@@ -144,6 +150,7 @@ def test_faults_at_random_moments_change_no_result(services: Any, network: Any, 
     assert scratch.groupby("trial_id").rung.apply(list).tolist() == [[1, 2, 3]]
     repeats, controls = table[table.confirms.isin(scratch.trial_id)], table[table.controls != ""]
     assert (len(repeats), len(controls)) == (1, 1)
+    assert set(table.status) <= {"complete", "paused"}
     assert_no_branched_figure(run, set(ours.trial_id), services)
 
 
@@ -159,5 +166,6 @@ def assert_no_branched_figure(run: Any, branched: set[str], services: Any) -> No
     assert "they only chose which 1 to train from scratch" in said
     assert said[1:] in (run.run / "report.html").read_text()
     uuid = json.loads((run.run / "environment.json").read_text())["run_uuid"]
-    for trial, figures in services.tracked(uuid).items():
-        assert {name.startswith("branched_") for name in figures} == {trial in branched}
+    for trial, logged in services.tracked(uuid).items():
+        assert ("branched_at" in logged.tags) == (trial in branched)
+        assert {name.startswith("branched_") for name in logged.metrics} == {trial in branched}
