@@ -35,6 +35,7 @@ from pareto_amb.results.run_directory import RunDirectory
 from pareto_amb.results.table import ResultsTable, columns, shipped, trial_columns
 from pareto_amb.running.cluster import _environment
 from pareto_amb.running.follower import Follower
+from pareto_amb.running.pace import Slots
 from pareto_amb.running.progress import SweepProgress
 from pareto_amb.running.scheduler import ParetoHalving
 from pareto_amb.running.searcher import ParetoSearcher
@@ -200,7 +201,8 @@ def run_through(options: argparse.Namespace, folder: Path, clock: Clock) -> dict
         follower = Follower(state, tracker, progress)
         searcher, halving = state.searcher, state.halving
         count, left = searcher.n_total, options.minutes * 60
-        tuner = make_tuner(assets, searcher, halving, count, [follower], 0.0, left, MadeUpTraining)
+        slots = Slots(config, 0.0, shared=False)
+        tuner = make_tuner(assets, searcher, halving, count, [follower], slots, left, MadeUpTraining)
         with state.results.settled():
             tuner.fit()
     loop, cpu, wall = time.thread_time() - loop, time.process_time() - cpu, time.monotonic() - wall

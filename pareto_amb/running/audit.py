@@ -38,6 +38,7 @@ from pareto_amb.running.follower import Follower
 from pareto_amb.running.halt import halting_in_order
 from pareto_amb.running.heartbeats import heartbeats
 from pareto_amb.running.materials import Materials, load_materials, take_images
+from pareto_amb.running.pace import Slots
 from pareto_amb.running.progress import SweepProgress
 from pareto_amb.running.room import check_room, room_needed
 from pareto_amb.running.stopping import put_up_sign, stopping_in_order
@@ -177,15 +178,15 @@ def _run(
     halves = balanced_halves(plan.models, 2 * size, config.seed)
     if not run.results.exists() or AuditState(trials, ResultsTable(run.results, declared)).left():
         with nullcontext(cluster) if cluster else ray_cluster(address, run) as watch:
-            gpus = gpus_per_trial(config)
+            slots = Slots(config, gpus_per_trial(config), shared=not watch.ours)
             with console.status("measuring the real images"):
-                assets = _make_assets(run, plan, materials, declared, trials, halves, levels, gpus)
+                assets = _make_assets(run, plan, materials, declared, trials, halves, levels, slots.gpus)
             _write_plan(run, plan, materials)
             claim.keep()
             console.print(f"run directory: {run.path}", soft_wrap=True, highlight=False, markup=False)
             state = AuditState(trials, ResultsTable(run.results, declared))
             with stopping_in_order(assets.stop_sign, watch, console) as stopping:
-                _train(run, state, assets, console, stopping, gpus)
+                _train(run, state, assets, console, stopping, slots)
     claim.keep()
     state = AuditState(trials, ResultsTable(run.results, declared))
     images = materials.image_set.images[part.train].numpy()
@@ -245,7 +246,7 @@ def _train(
     assets: AuditAssets,
     console: Console,
     stopping: tune.Callback,
-    gpus: float,
+    slots: Slots,
 ) -> None:
     left, total = state.left(), len(state.trials)
     with SweepProgress(
@@ -254,7 +255,7 @@ def _train(
         searcher = GivenTrials(left, list(assets.declared.objectives.values()))
         with state.results.settled(), heartbeats(assets.stop_sign, progress, run) as beating:
             callbacks = [Follower(state, None, progress), beating, stopping]
-            make_tuner(assets, searcher, None, len(left), callbacks, gpus, None, AuditTrainable).fit()
+            make_tuner(assets, searcher, None, len(left), callbacks, slots, None, AuditTrainable).fit()
 
 
 # --- files ----------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 
@@ -201,7 +202,7 @@ class ClusterWatch:
             "GCS": _host_and_port(context.gcs_address),
             "raylet": (node["NodeManagerAddress"], node["NodeManagerPort"]),
         }
-        self._run, self._ours = run, ours
+        self.ours, self._run = ours, run
         self._lost = ""
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="ray_watch")
@@ -231,7 +232,7 @@ class ClusterWatch:
         while not self._over.wait(1.0):
             for name in misses:
                 misses[name] = 0 if self._answers(name) else misses[name] + 1
-                if misses[name] >= LOST_AFTER["ours" if self._ours else "joined"]:
+                if misses[name] >= LOST_AFTER["ours" if self.ours else "joined"]:
                     self._lost = self._describe(name)
                     signals.end_soon(f"pareto-amb: error: {self._lost}", ExitCode.FAILED)
                     return
@@ -247,7 +248,7 @@ class ClusterWatch:
         return True
 
     def _describe(self, name: str) -> str:
-        where = "" if self._ours else " of the cluster"
+        where = "" if self.ours else " of the cluster"
         command = signals.hint()
         remedy = f"continue with: {command}" if command else "start it again"
         return f"Ray's {name} process{where} has died (what Ray said is in {self._run.ray_log}); {remedy}"
@@ -294,15 +295,6 @@ def _host_and_port(address: str) -> tuple[str, int]:
     if not parts.hostname or not parts.port or parts.netloc != address or parts.username is not None:
         raise ValueError(address)
     return parts.hostname, parts.port
-
-
-def trials_at_once(config: SweepConfig, gpus: float) -> int:
-    """How many trials, each of so many GPUs, the connected cluster can run beside each other now."""
-    import ray
-
-    there, cpus = ray.cluster_resources(), config.resources.cpus_per_trial
-    by_cpu = there.get("CPU", 0.0) // cpus
-    return max(int(min(by_cpu, there.get("GPU", 0.0) // gpus) if gpus else by_cpu), 1)
 
 
 def gpus_per_trial(config: SweepConfig) -> float:

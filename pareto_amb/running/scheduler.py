@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.utils import flatten_dict
 
 from pareto_amb.search.early_stopping import FrontierRungs
@@ -158,7 +158,7 @@ class ParetoHalving(TrialScheduler):
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """A paused trial that has become good enough, else the next pending one."""
-        trial = self._next_to_resume() or self._next_pending()
+        trial = self._next_to_resume() or _next_pending(self._pending)
         if trial is not None or not self._paused:
             return trial
         if any(other.status == Trial.RUNNING for other in tune_controller.get_live_trials()):
@@ -201,6 +201,11 @@ class ParetoHalving(TrialScheduler):
             self._hear_guest(name, config, results)
         else:
             self._recall(name, config, list(results), paused)
+
+    @property
+    def n_paused(self) -> int:
+        """The trials of this experiment that wait at a rung, those that were chosen to resume left out."""
+        return len(self._paused)
 
     def is_paused(self, trial: Trial) -> bool:
         return self._name(trial) in self._paused
@@ -343,13 +348,6 @@ class ParetoHalving(TrialScheduler):
         self._resuming[name] = trial
         return trial
 
-    def _next_pending(self) -> Trial | None:
-        for name, trial in list(self._pending.items()):
-            if trial.status == Trial.PENDING:
-                return trial
-            del self._pending[name]
-        return None
-
     def _end_paused(self, tune_controller: Any) -> None:
         """End the paused trials, or only the worst of them where the search waits for that."""
         if tune_controller.search_alg.is_finished():
@@ -367,6 +365,29 @@ class ParetoHalving(TrialScheduler):
         return name
 
 
+class InOrder(FIFOScheduler):
+    """Runs trials to their end in the order in which they come, as Ray Tune does where it is told nothing.
+
+    No worker that starts is thrown away for one that is free, as long as another trial can take that.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pending: dict[str, Trial] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray adds its trials anew wherever it restores an experiment."""
+        return {**self.__dict__, "_pending": {}}
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """Take up a trial: a new one, or one to be tried again."""
+        self._pending[trial.trial_id] = trial
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """The next trial that waits."""
+        return _next_pending(self._pending)
+
+
 @dataclass
 class _Standing:
     """What is known of a trial: its minimised values by rung, and what was decided."""
@@ -379,6 +400,18 @@ class _Standing:
     @property
     def reached(self) -> int:
         return max(self.values, default=0)
+
+
+def _next_pending(trials: dict[str, Trial]) -> Trial | None:
+    """The first that has no directory, so that no worker starts for it yet, else the first that waits.
+
+    What Ray chooses it gives a worker that is free, if there is one, and ends the one that starts for it.
+    Trials that no longer wait are removed.
+    """
+    for name in [name for name, trial in trials.items() if trial.status != Trial.PENDING]:
+        del trials[name]
+    unseen = (trial for trial in trials.values() if trial.relative_logdir is None)
+    return next(unseen, next(iter(trials.values()), None))
 
 
 def _check(metrics: Sequence[str], mode: Sequence[str], rungs: Sequence[float]) -> None:

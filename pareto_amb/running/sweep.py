@@ -31,7 +31,7 @@ from pareto_amb.results.run_directory import RunDirectory
 from pareto_amb.results.words import describe
 from pareto_amb.running.assets import bare_training_sets, measure_references, training_pixels
 from pareto_amb.running.claim import Claim
-from pareto_amb.running.cluster import ClusterWatch, gpus_per_trial, ray_cluster, trials_at_once
+from pareto_amb.running.cluster import ClusterWatch, gpus_per_trial, ray_cluster
 from pareto_amb.running.confirm import ChosenTrials, GivenTrials, unfinished
 from pareto_amb.running.follower import Follower, PatienceWatch, SilentRay
 from pareto_amb.running.halt import halting_in_order
@@ -39,9 +39,10 @@ from pareto_amb.running.heartbeats import Journal, heartbeats
 from pareto_amb.running.materials import Materials, describe_auto
 from pareto_amb.running.notify import Notifier
 from pareto_amb.running.own_code import travelling
+from pareto_amb.running.pace import OneAhead, Slots, Workers
 from pareto_amb.running.progress import SweepProgress
 from pareto_amb.running.room import check_room, room_needed
-from pareto_amb.running.scheduler import ParetoHalving
+from pareto_amb.running.scheduler import InOrder, ParetoHalving
 from pareto_amb.running.state import SweepState
 from pareto_amb.running.stopping import put_up_sign, stopping_in_order
 from pareto_amb.running.storage_check import check_storage
@@ -119,16 +120,16 @@ def run_sweep(claim: Claim, plan: Plan, console: Console) -> SweepOutcome:
         check_room(run, config, room_needed(config, methods, plan.materials.text_model, unfinished, begun))
         if unfinished:
             with _cluster(plan, run) as watch, travelling(methods, plan.declared):
-                gpus = gpus_per_trial(config)
+                slots = Slots(config, gpus_per_trial(config), shared=not watch.ours)
                 with console.status("measuring the real images"):
-                    assets = _make_assets(run, plan, gpus)
+                    assets = _make_assets(run, plan, slots.gpus)
                 state, tracker = _begin(claim, plan, environment, uri, console, viewer)
                 with (
                     _told(tracker, notifier),
                     stopping_in_order(assets.stop_sign, watch, console) as stopping,
                 ):
                     follower = Following(state, tracker, notifier, console, stopping)
-                    _run_on_cluster(follower, assets, gpus, plan.time_budget)
+                    _run_on_cluster(follower, assets, slots, plan.time_budget)
         else:
             state, tracker = _begin(claim, plan, environment, uri, console, viewer)
         with _told(tracker, notifier):
@@ -251,7 +252,7 @@ class Following:
 
 
 def _run_on_cluster(
-    following: Following, assets: SweepAssets, gpus: float, time_budget: float | None
+    following: Following, assets: SweepAssets, slots: Slots, time_budget: float | None
 ) -> None:
     state = following.state
     config, total = state.config, state.n_planned
@@ -267,7 +268,7 @@ def _run_on_cluster(
         follower = Follower(state, following.tracker, progress)
         with state.results.settled(), heartbeats(assets.stop_sign, progress, state.run) as beating:
             callbacks = [follower, PatienceWatch(state, progress), beating, following.stopping]
-            _run_trials(state, assets, progress, callbacks, gpus, time_budget)
+            _run_trials(state, assets, progress, callbacks, slots, time_budget)
 
 
 def _run_trials(
@@ -275,7 +276,7 @@ def _run_trials(
     assets: SweepAssets,
     progress: SweepProgress,
     callbacks: Sequence[tune.Callback],
-    gpus: float,
+    slots: Slots,
     time_budget: float | None,
 ) -> None:
     """Search, and when that is over before the time is up, train what follows from it.
@@ -287,7 +288,7 @@ def _run_trials(
     def fit(searcher: Searcher, count: int, scheduler: ParetoHalving | None = None) -> None:
         left = None if time_budget is None else time_budget - (time.monotonic() - started)
         if left is None or left > 0:
-            make_tuner(assets, searcher, scheduler, count, callbacks, gpus, left).fit()
+            make_tuner(assets, searcher, scheduler, count, callbacks, slots, left).fit()
 
     if state.n_searching():
         fit(state.searcher, state.searcher.n_total, state.halving)
@@ -296,7 +297,7 @@ def _run_trials(
     if count := state.n_from_scratch():
         total = state.searcher.n_total + state.n_following
         progress.following(state.n_unfinished(), total, float(state.n_unfinished()))
-        fit(ChosenTrials(config, results, lambda: trials_at_once(config, gpus)), count)
+        fit(ChosenTrials(config, results, slots.count), count)
     if state.n_from_scratch():
         return
     trials = unfinished(following := state.followers(), results)
@@ -312,19 +313,19 @@ def make_tuner(
     scheduler: ParetoHalving | None,
     num_samples: int,
     callbacks: Sequence[tune.Callback],
-    gpus: float,
+    slots: Slots,
     time_budget: float | None,
     trainable: type[TrialTrainable] = TrialTrainable,
 ) -> tune.Tuner:
     """What runs the trials that `searcher` hands out, at most so many, by Ray Tune."""
-    search, resources = assets.config.search, assets.config.resources
+    paced = OneAhead(searcher, slots.count, scheduler)
     given = tune.with_parameters(trainable, assets=assets)
     filesystem, path = Storage(assets.storage_uri, patient=True).place
     return tune.Tuner(
-        tune.with_resources(given, {"cpu": resources.cpus_per_trial, "gpu": gpus}),
+        tune.with_resources(given, slots.each),
         tune_config=tune.TuneConfig(
-            search_alg=searcher,
-            scheduler=scheduler,
+            search_alg=paced,
+            scheduler=scheduler or InOrder(),
             num_samples=num_samples,
             time_budget_s=time_budget,
             reuse_actors=True,
@@ -335,9 +336,9 @@ def make_tuner(
             name="tune",
             storage_path=path,
             storage_filesystem=filesystem,
-            failure_config=tune.FailureConfig(max_failures=search.max_retries),
+            failure_config=tune.FailureConfig(max_failures=assets.config.search.max_retries),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1, checkpoint_frequency=1),
-            callbacks=[*callbacks, SilentRay()],
+            callbacks=[*callbacks, Workers(paced), SilentRay()],
             verbose=0,
         ),
     )

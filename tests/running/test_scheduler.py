@@ -14,7 +14,7 @@ from ray.tune.logger import JsonLoggerCallback
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from pareto_amb.running.scheduler import ParetoHalving
+from pareto_amb.running.scheduler import InOrder, ParetoHalving
 from pareto_amb.signals import own_handlers
 
 METRICS, MODE = ("fid", "memorization"), ("min", "min")
@@ -262,6 +262,7 @@ class WaitingTrial:
     """As much of Ray's Trial as the scheduler looks at."""
 
     has_reported_at_least_once = False
+    relative_logdir: str | None = None
 
     def __init__(self, name: str, **config: Any) -> None:
         self.trial_id, self.config, self.status = name, config, Trial.PENDING
@@ -471,3 +472,21 @@ def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], messag
         halving(**changes)
     with pytest.raises(ValueError, match="two metrics or more, each with a mode"):
         ParetoHalving(["fid"], ["min"], rungs=(1, 2))
+
+
+@pytest.mark.parametrize("make", [InOrder, halving])
+def test_a_trial_that_no_worker_starts_for_is_chosen_before_those_that_have_one(make: Any) -> None:
+    scheduler, trials = make(), [WaitingTrial(f"trial{k}") for k in range(4)]
+    for trial in trials:
+        scheduler.on_trial_add(None, trial)
+    assert scheduler.choose_trial_to_run(None) is trials[0]
+    for trial in trials[:3]:
+        trial.relative_logdir = "there"
+    assert scheduler.choose_trial_to_run(None) is trials[3]
+    trials[3].relative_logdir = "there"
+    assert scheduler.choose_trial_to_run(None) is trials[0]
+    trials[0].status = Trial.RUNNING
+    assert scheduler.choose_trial_to_run(None) is trials[1]
+    for trial in trials:
+        trial.status = Trial.RUNNING
+    assert scheduler.choose_trial_to_run(None) is None
