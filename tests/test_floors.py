@@ -180,8 +180,9 @@ def test_no_room_imports_a_library_that_belongs_elsewhere() -> None:
         ({"results", "dashboards", "auditing"}, {"ray", "mlflow", "torch", "optuna"}),
         ({"randomness", "data", "diffusion", "evaluation", "sweep_file", "scanning"},
          {"ray", "mlflow", "optuna"}),
+        ({"trainables"}, {"mlflow", "optuna", "scipy.stats"}),
     ],
-    ids=["ground", "declared", "search", "theory", "reading", "images"],
+    ids=["ground", "declared", "search", "theory", "reading", "images", "workers"],
 )  # fmt: skip
 def test_no_heavy_library_comes_along(rooms: set[str], forbidden: set[str]) -> None:
     modules = [module for module in MODULES if room_of(module) in rooms]

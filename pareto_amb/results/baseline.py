@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from scipy import stats
+from scipy import special
 
 from pareto_amb.declared import Objective
 
@@ -61,7 +61,7 @@ def quantile_of_noise(seeds: int) -> float:
 
     That of Student's t with as many degrees of freedom as there are seeds: see `spread_over_seeds`.
     """
-    return float(stats.t.ppf(0.5 + COVERAGE / 2, seeds))
+    return float(special.stdtrit(seeds, 0.5 + COVERAGE / 2))
 
 
 def spread_over_seeds(values: "pd.Series[float]", sampling: float, objective: Objective) -> Spread:

@@ -113,7 +113,7 @@ def test_no_folder_for_sockets_is_one_line(tmp_path: Path, monkeypatch: pytest.M
 
 def watch_of(places: dict[str, Any], path: Path) -> ClusterWatch:
     watch = ClusterWatch.__new__(ClusterWatch)
-    watch._places, watch._run, watch._ours, watch._lost = places, RunDirectory(path), True, ""
+    watch._places, watch._run, watch.ours, watch._lost = places, RunDirectory(path), True, ""
     return watch
 
 
