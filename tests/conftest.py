@@ -1,12 +1,16 @@
 """What all tests share."""
 
 import json
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"  # several processes test at once, each with a processor of its own
+
 import torch
 from hypothesis import settings
 
@@ -17,12 +21,6 @@ settings.load_profile("busy machines")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole sweeps first: each waits for much, beside which the rest of the tests runs."""
     items.sort(key=lambda item: item.path.name != "test_sweep.py")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """Several processes test at once, each with a processor of its own."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)

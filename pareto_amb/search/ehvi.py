@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.linalg import cho_solve, solve_triangular
 
 from pareto_amb.search.extrapolation import Array
+from pareto_amb.search.one_thread import one_thread
 from pareto_amb.search.pareto import expected_growth, front_below, hypervolume_growth
 from pareto_amb.search.surrogate import LENGTHS, length_prior, squared_exponential
 
@@ -117,6 +118,7 @@ class EHVISampler(BaseSampler):
         pending = [t.params for t in running if t.params]
         return self.propose(search_space, [t.params for t in complete], curves, pending)
 
+    @one_thread()
     def propose(
         self,
         searched: Mapping[str, BaseDistribution],

@@ -11,6 +11,8 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pareto_amb.search.one_thread import one_thread
+
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
 Key = TypeVar("Key", bound=Hashable)
@@ -141,6 +143,7 @@ class LearningCurves(Generic[Key]):
             return extrapolate(before[usable], after[usable], shown[rows], self._floor)
 
 
+@one_thread()
 def extrapolate(before: Array, after: Array, shown: Array, floor: ArrayLike = 0.0) -> tuple[Array, Array]:
     """What trials that have shown `shown` (k, f) will come to (k, m), and one standard error of that (m,).
 

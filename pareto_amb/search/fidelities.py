@@ -7,6 +7,7 @@ that the cheap figures are the true ones, rho 1 and delta 0, and few points that
 import numpy as np
 
 from pareto_amb.search.extrapolation import Array
+from pareto_amb.search.one_thread import one_thread
 from pareto_amb.search.surrogate import squared_exponential
 
 LEVEL, SLOPE, LOCAL, NOISE = 1.0, 0.5, 0.5, 0.3
@@ -33,6 +34,7 @@ def co_kriging(x: Array, low: Array, high: Array) -> tuple[Array, Array]:
     return mean, error
 
 
+@one_thread()
 def _co_kriging(x: Array, low: Array, high: Array) -> tuple[Array, Array]:
     """The same of one figure (n,) at one stopping point, where all of `low` is known."""
     unit = max(float(low.std()), 1e-12)

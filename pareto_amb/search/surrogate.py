@@ -6,6 +6,7 @@ import numpy as np
 from scipy.linalg import cho_solve, solve_triangular
 
 from pareto_amb.search.extrapolation import Array
+from pareto_amb.search.one_thread import one_thread
 
 LENGTHS = (0.1, 0.2, 0.4, 0.8)
 """Length scales to choose from for a range of the unit interval."""
@@ -28,6 +29,7 @@ def length_prior(lengths: tuple[float, ...]) -> float:
     return float(-0.25 * sum(np.log(length / 0.4) ** 2 for length in lengths))
 
 
+@one_thread()
 def draw_functions(
     x: Array, y: Array, noise: Array, at: Array, n_draws: int, rng: np.random.Generator, spread: float
 ) -> Array:
