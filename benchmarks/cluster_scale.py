@@ -22,6 +22,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import ray
+from ray import tune
 from ray.tune import Trainable
 from rich.console import Console
 
@@ -127,6 +128,29 @@ class Clock:
         setattr(owner, name, timed)
 
 
+class Milestones(tune.Callback):
+    """Says what rows have cost the loop since the last time, whenever so many trials more have ended."""
+
+    def __init__(self, every: int) -> None:
+        self._every, self._rows, self._ended = every, 0, 0
+        self._cpu, self._wall = time.thread_time(), time.monotonic()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_trial_result(self, *_: Any, **__: Any) -> None:
+        self._rows += 1
+
+    def on_trial_complete(self, *_: Any, **__: Any) -> None:
+        self._ended += 1
+        if self._ended % self._every:
+            return
+        cpu, wall = time.thread_time(), time.monotonic()
+        each, rate = 1e3 * (cpu - self._cpu) / self._rows, self._rows / (wall - self._wall)
+        print(f"{self._ended:,} trials: {each:.1f} CPU ms a row, {rate:.1f} rows a second", flush=True)
+        self._rows, self._cpu, self._wall = 0, cpu, wall
+
+
 def timing() -> Clock:
     clock = Clock()
     clock.time(ResultsTable, "record", "table")
@@ -202,7 +226,8 @@ def run_through(options: argparse.Namespace, folder: Path, clock: Clock) -> dict
         searcher, halving = state.searcher, state.halving
         count, left = searcher.n_total, options.minutes * 60
         slots = Slots(config, 0.0, shared=False)
-        tuner = make_tuner(assets, searcher, halving, count, [follower], slots, left, MadeUpTraining)
+        callbacks = [follower, Milestones(options.every)]
+        tuner = make_tuner(assets, searcher, halving, count, callbacks, slots, left, MadeUpTraining)
         with state.results.settled():
             tuner.fit()
     loop, cpu, wall = time.thread_time() - loop, time.process_time() - cpu, time.monotonic() - wall
@@ -228,6 +253,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.0, help="that a rung's training sleeps")
     parser.add_argument("--minutes", type=float, default=10.0, help="then the sweep is stopped")
     parser.add_argument("--mlflow", default="", help="URI of a tracking store; none without")
+    parser.add_argument("--every", type=int, default=1000, help="trials: say then what rows cost")
     parser.add_argument("--early-stopping", action="store_true")
     options = parser.parse_args()
     clock = timing()
