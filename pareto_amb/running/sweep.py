@@ -337,7 +337,7 @@ def make_tuner(
             storage_path=path,
             storage_filesystem=filesystem,
             failure_config=tune.FailureConfig(max_failures=assets.config.search.max_retries),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=1, checkpoint_frequency=1),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1),
             callbacks=[*callbacks, Workers(paced), SilentRay()],
             verbose=0,
         ),
