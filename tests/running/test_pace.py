@@ -9,6 +9,7 @@ import ray
 from hypothesis import given
 from hypothesis import strategies as st
 from ray import tune
+from ray.tune.execution.tune_controller import TuneController
 from ray.tune.search import Searcher
 
 from pareto_amb import search_spaces
@@ -239,9 +240,13 @@ class HandedOut(tune.Callback):
 
 
 @pytest.mark.slow
-def test_ray_tune_starts_all_workers_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_tune_starts_all_workers_together_and_writes_its_state_not_for_every_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
+    save, saved = TuneController.save_to_dir, []
+    monkeypatch.setattr(TuneController, "save_to_dir", lambda self: (saved.append(self), save(self)))
     config, handed_out = smoke(), HandedOut()
     assets = cast(SweepAssets, SimpleNamespace(config=config, storage_uri=str(tmp_path)))
     with own_handlers():
@@ -256,3 +261,4 @@ def test_ray_tune_starts_all_workers_together(tmp_path: Path, monkeypatch: pytes
     assert found.num_terminated == len(handed_out.counts) == 12
     assert handed_out.counts[0] == 3
     assert max(handed_out.counts) <= 4
+    assert len(saved) == 2  # at the beginning and at the end
