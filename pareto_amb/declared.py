@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -304,13 +305,19 @@ def _declaration(kind: type[D], values: Any) -> D:
     if "limits" in known:
         known["limits"] = _limits(known["limits"])
     try:
-        found = TypeAdapter(kind).validate_python(known)
+        found: D = _adapter(kind).validate_python(known)  # type: ignore[arg-type]
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(map(str, problem["loc"]))
         raise ValueError(f"its declarations, {place}: {problem['msg']}") from error
     _check_numbers(found)
     return found
+
+
+@cache
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    """It takes longer to make than a table to read."""
+    return TypeAdapter(kind)
 
 
 def _limits(values: Any) -> tuple[Any, Any]:

@@ -3,13 +3,14 @@
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # several processes test at once, each with a processor of its own
+os.environ["RAY_OVERRIDE_RESOURCES"] = '{"CPU": 1}'  # starting a worker takes longer than most trials here
 
 import torch
 from hypothesis import settings
@@ -27,6 +28,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _sigint_interrupts() -> None:
     """As at a terminal: a shell lets its background jobs ignore it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module")
+def two_workers() -> Iterator[None]:
+    """Two trials run beside each other wherever Ray runs on this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_OVERRIDE_RESOURCES", '{"CPU": 2}')
+        yield
 
 
 @pytest.fixture(autouse=True)

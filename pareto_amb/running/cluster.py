@@ -73,7 +73,7 @@ def ray_cluster(address: str | None, run: RunDirectory) -> Iterator["ClusterWatc
         signals.own_handlers() as put_back,
         ray_log(run.ray_log) as log,
         _environment(),
-        _keys_unlogged(),
+        _environment_inherited(),
         reaper() if ours and sys.platform == "linux" else nullcontext(),
     ):
         try:
@@ -156,16 +156,20 @@ def _environment() -> Iterator[None]:
 
 
 @contextmanager
-def _keys_unlogged() -> Iterator[None]:
-    """Keep S3's keys out of what Ray Tune hands on: Ray's agents log it. Trials are given them."""
+def _environment_inherited() -> Iterator[None]:
+    """Let trials have the environment that Ray's processes have, and nothing that Ray Tune adds.
+
+    Workers that were started before could not be taken for trials otherwise, and Ray's agents would log S3's
+    keys, which trials are given.
+    """
     from ray.tune.execution import class_cache
 
-    inherited = class_cache.ENV_VARS_TO_PROPAGATE
-    class_cache.ENV_VARS_TO_PROPAGATE = {name for name in inherited if not name.startswith("AWS_")}
+    added, inherited = class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE
+    class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE = {}, set()
     try:
         yield
     finally:
-        class_cache.ENV_VARS_TO_PROPAGATE = inherited
+        class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE = added, inherited
 
 
 def _short_folder() -> str:

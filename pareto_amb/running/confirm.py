@@ -5,7 +5,7 @@ Those of a search on branched trials are trained from scratch first, one chosen 
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -165,29 +165,18 @@ class GivenTrials(Searcher):
 class ChosenTrials(GivenTrials):
     """Hands out the trainings from scratch that were cut off, then chooses others, each when it may begin.
 
-    A choice is on record before it is handed out: the next one counts with it, and so does a resumed sweep.
+    It is best asked for no trial ahead of its worker. A choice is on record before it is handed out: the
+    next one counts with it, and so does a resumed sweep.
     """
 
-    def __init__(self, config: SweepConfig, results: ResultsTable, at_once: Callable[[], int]) -> None:
-        """`at_once` tells how many trials can run beside each other now."""
+    def __init__(self, config: SweepConfig, results: ResultsTable) -> None:
         left = unfinished(from_scratch(config, results), results)
         super().__init__(left, list(results.declared.objectives.values()))
-        self._config, self._results, self._at_once = config, results, at_once
-        self._running: set[str] = set()
+        self._config, self._results = config, results
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """As of `GivenTrials`; None as long as no worker is free for what would be chosen."""
-        if not self._left and len(self._running) >= self._at_once():
-            return None
+        """As of `GivenTrials`."""
         if not self._left and (chosen := choose_from_scratch(self._config, self._results)):
             self._results.record({**empty_row(chosen, self._results.declared), "status": "running"})
             self._left.append(chosen)
-        if self._left:
-            self._running.add(trial_id)
         return super().suggest(trial_id)
-
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
-        """Its worker is free."""
-        self._running.discard(trial_id)

@@ -1,4 +1,4 @@
-"""How many trials are handed out: as many as run beside each other, and one that waits for a worker.
+"""How many trials are handed out: as many as run beside each other, and so many that wait for a worker.
 
 Ray Tune alone starts one worker after another, and throws a starting one away where another is free first.
 """
@@ -50,25 +50,25 @@ def _amount(resources: Mapping[str, float], name: str) -> float:
     return resources.get(name.upper(), 0.0)
 
 
-class OneAhead(Searcher):
-    """Hands out what another searcher has, as long as a worker is free for it, and one more.
+class Paced(Searcher):
+    """Hands out what another searcher has, as long as a worker is free for it, and so many more `ahead`.
 
-    Paused trials hold up no other. Where all that was handed out has a worker, one more is tried: there may
-    be more slots than is known.
+    Paused trials hold up no other. Where all that was handed out has a worker, those ahead are tried: there
+    may be more slots than is known.
     """
 
     def __init__(
-        self, searcher: Searcher, slots: Callable[[], int], halving: ParetoHalving | None = None
+        self, searcher: Searcher, slots: Callable[[], int], ahead: int, halving: ParetoHalving | None = None
     ) -> None:
         super().__init__(metric=searcher.metric, mode=searcher.mode)
-        self._searcher, self._slots, self._halving = searcher, slots, halving
+        self._searcher, self._slots, self._ahead, self._halving = searcher, slots, ahead, halving
         self._handed_out: set[str] = set()
         self._at_work: set[str] = set()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """As the other searcher, and None where what was handed out is enough. `trial_id` is Ray's own."""
         under_way = len(self._handed_out) - (self._halving.n_paused if self._halving else 0)
-        if under_way >= self._slots() and under_way > len(self._at_work):
+        if under_way >= self._slots() and under_way - len(self._at_work) >= self._ahead:
             return None
         suggested: dict[str, Any] | str | None = self._searcher.suggest(trial_id)
         if isinstance(suggested, dict):
@@ -105,7 +105,7 @@ class OneAhead(Searcher):
 class Workers(tune.Callback):
     """Tells a searcher which of its trials have a worker."""
 
-    def __init__(self, searcher: OneAhead) -> None:
+    def __init__(self, searcher: Paced) -> None:
         self._searcher = searcher
 
     def __getstate__(self) -> dict[str, Any]:

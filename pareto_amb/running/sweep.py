@@ -39,7 +39,7 @@ from pareto_amb.running.heartbeats import Journal, heartbeats
 from pareto_amb.running.materials import Materials, describe_auto
 from pareto_amb.running.notify import Notifier
 from pareto_amb.running.own_code import travelling
-from pareto_amb.running.pace import OneAhead, Slots, Workers
+from pareto_amb.running.pace import Paced, Slots, Workers
 from pareto_amb.running.progress import SweepProgress
 from pareto_amb.running.room import check_room, room_needed
 from pareto_amb.running.scheduler import InOrder, ParetoHalving
@@ -285,10 +285,10 @@ def _run_trials(
     """
     config, results, started = state.config, state.results, time.monotonic()
 
-    def fit(searcher: Searcher, count: int, scheduler: ParetoHalving | None = None) -> None:
+    def fit(searcher: Searcher, count: int, scheduler: ParetoHalving | None = None, ahead: int = 1) -> None:
         left = None if time_budget is None else time_budget - (time.monotonic() - started)
         if left is None or left > 0:
-            make_tuner(assets, searcher, scheduler, count, callbacks, slots, left).fit()
+            make_tuner(assets, searcher, scheduler, count, callbacks, slots, left, ahead=ahead).fit()
 
     if state.n_searching():
         fit(state.searcher, state.searcher.n_total, state.halving)
@@ -297,7 +297,7 @@ def _run_trials(
     if count := state.n_from_scratch():
         total = state.searcher.n_total + state.n_following
         progress.following(state.n_unfinished(), total, float(state.n_unfinished()))
-        fit(ChosenTrials(config, results, slots.count), count)
+        fit(ChosenTrials(config, results), count, ahead=0)
     if state.n_from_scratch():
         return
     trials = unfinished(following := state.followers(), results)
@@ -316,9 +316,13 @@ def make_tuner(
     slots: Slots,
     time_budget: float | None,
     trainable: type[TrialTrainable] = TrialTrainable,
+    ahead: int = 1,
 ) -> tune.Tuner:
-    """What runs the trials that `searcher` hands out, at most so many, by Ray Tune."""
-    paced = OneAhead(searcher, slots.count, scheduler)
+    """What runs the trials that `searcher` hands out, at most so many, by Ray Tune.
+
+    It is asked for as many as have room, and so many `ahead` of their workers.
+    """
+    paced = Paced(searcher, slots.count, ahead, scheduler)
     given = tune.with_parameters(trainable, assets=assets)
     filesystem, path = Storage(assets.storage_uri, patient=True).place
     return tune.Tuner(

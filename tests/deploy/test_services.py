@@ -125,7 +125,11 @@ def tracking(
     """The URI of an MLflow server as deploy/mlflow.yaml has it."""
     port = free_port()
     uri = f"postgresql+pg8000://postgres:{PASSWORD}@127.0.0.1:{database}/mlflow"
-    where = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_S3_ENDPOINT_URL": f"http://127.0.0.1:{store}"}
+    where = {
+        "MLFLOW_BACKEND_STORE_URI": uri,
+        "MLFLOW_S3_ENDPOINT_URL": f"http://127.0.0.1:{store}",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     log = tmp_path_factory.mktemp("mlflow") / "log"
     with log.open("wb") as output:

@@ -18,6 +18,7 @@ from pareto_amb.running.confirm import (
     to_choose,
     unfinished,
 )
+from pareto_amb.running.pace import Paced
 from pareto_amb.sweep_file import parse_sweep
 from pareto_amb.trial import Trial
 
@@ -216,7 +217,7 @@ def test_branched_trials_are_trained_from_scratch_in_the_order_of_confirmation_u
     assert branched_trials(results.results().size(50)) == ["b", "a", "e", "c", "d"]
     assert followers(config, results) == []
     assert to_choose(config, results) == {50: 3}
-    searcher = ChosenTrials(config, results, lambda: 2)
+    searcher = Paced(ChosenTrials(config, results), lambda: 2, ahead=0)
     first, second = (Trial.from_config(searcher.suggest(f"ray{k}")) for k in range(2))
     assert [first.id, second.id] == ["b-r2-c0", "a-r2-c0"]
     assert (first.confirms, first.last, first.every_rung, first.branched_at) == ("b", 2, True, 0)
@@ -233,13 +234,13 @@ def test_branched_trials_are_trained_from_scratch_in_the_order_of_confirmation_u
 
 def test_a_search_that_was_killed_while_it_chose_goes_on_with_those_that_were_chosen(tmp_path: Path) -> None:
     results, config = branched_search(tmp_path), make_config(*BRANCHED)
-    searcher = ChosenTrials(config, results, lambda: 2)
+    searcher = ChosenTrials(config, results)
     first, second = (Trial.from_config(searcher.suggest(f"ray{k}")) for k in range(2))
     show(results, first, 110.0, 0.15)
     show(results, second, 150.0, 0.1, 1)
     again = ResultsTable(results.path, DECLARED)
     assert unfinished(from_scratch(config, again), again) == [second.after(1)]
-    resumed = ChosenTrials(config, again, lambda: 1)
+    resumed = Paced(ChosenTrials(config, again), lambda: 1, ahead=0)
     assert Trial.from_config(resumed.suggest("ray0")) == second.after(1)
     resumed.on_trial_complete("ray0")
     third = resumed.suggest("ray1")

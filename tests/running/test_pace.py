@@ -17,7 +17,7 @@ from pareto_amb.config import SweepConfig
 from pareto_amb.config_file import apply_overrides
 from pareto_amb.running import pace
 from pareto_amb.running.cluster import ENVIRONMENT
-from pareto_amb.running.pace import ASK_SECONDS, OneAhead, Slots, Workers
+from pareto_amb.running.pace import ASK_SECONDS, Paced, Slots, Workers
 from pareto_amb.running.scheduler import ParetoHalving
 from pareto_amb.running.sweep import make_tuner
 from pareto_amb.signals import own_handlers
@@ -63,9 +63,9 @@ class Halving:
 class Cluster:
     """So many slots, trials that wait for one of them, have one, or are paused."""
 
-    def __init__(self, slots: int, n: int = 99) -> None:
+    def __init__(self, slots: int, n: int = 99, ahead: int = 1) -> None:
         self.slots, self.asked, self.halving = slots, 0, Halving()
-        self.searcher = OneAhead(Counting(n), lambda: self.slots, cast(ParetoHalving, self.halving))
+        self.searcher = Paced(Counting(n), lambda: self.slots, ahead, cast(ParetoHalving, self.halving))
         self.workers = Workers(self.searcher)
         self.waiting: list[str] = []
         self.working: list[str] = []
@@ -128,6 +128,15 @@ def test_a_trial_that_pauses_makes_room_and_one_that_resumes_takes_it() -> None:
     assert cluster.fill() == 1
     cluster.resume()
     assert cluster.fill() == 0
+
+
+def test_where_none_is_ahead_a_trial_is_handed_out_when_another_ends() -> None:
+    cluster = Cluster(slots=2, ahead=0)
+    assert cluster.fill() == 2
+    cluster.start(), cluster.start()
+    assert cluster.fill() == 0
+    cluster.end()
+    assert cluster.fill() == 1
 
 
 def test_nodes_that_join_are_filled_and_those_that_leave_are_not_missed() -> None:
@@ -245,6 +254,7 @@ def test_ray_tune_starts_all_workers_together_and_writes_its_state_not_for_every
 ) -> None:
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.delenv("RAY_OVERRIDE_RESOURCES")
     save, saved = TuneController.save_to_dir, []
     monkeypatch.setattr(TuneController, "save_to_dir", lambda self: (saved.append(self), save(self)))
     config, handed_out = smoke(), HandedOut()

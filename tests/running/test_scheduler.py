@@ -23,7 +23,7 @@ TRADE_OFF = [(9, 9), (1, 8), (8, 1), (9, 8), (4, 4), (8, 9), (9, 7), (7, 9)]
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
+def cluster(two_workers: None) -> Iterator[None]:
     """Ray replaces handlers of signals, and leaves its own behind."""
     with pytest.MonkeyPatch.context() as patch, own_handlers():
         for name in ("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"):

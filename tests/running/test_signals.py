@@ -125,7 +125,7 @@ def seen(folder: Path) -> list[int]:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.usefixtures("_store")
+@pytest.mark.usefixtures("_store", "two_workers")
 def test_a_stopped_sweep_says_how_to_go_on_and_loses_nothing(
     tmp_path: Path, sweep: Callable[..., Sweep]
 ) -> None:

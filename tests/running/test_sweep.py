@@ -62,8 +62,9 @@ WAIT_SECONDS = 400
 NO_REPEATS = ["--set", "search.confirm.candidates=0"]
 
 
-def environment() -> dict[str, str]:
-    return {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+def environment(workers: int = 1) -> dict[str, str]:
+    inherited = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+    return {**inherited, "RAY_OVERRIDE_RESOURCES": f'{{"CPU": {workers}}}'}
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +98,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A finished smoke sweep, as shipped, and what it printed."""
     folder = tmp_path_factory.mktemp("smoke")
     command = [*COMMAND, "sweep", "smoke", "--output", "run"]
-    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=800)
+    done = subprocess.run(
+        command, cwd=folder, env=environment(2), capture_output=True, text=True, timeout=800
+    )
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     return folder, done.stdout
 
@@ -328,14 +331,14 @@ Start = Callable[..., subprocess.Popen[str]]
 
 
 @contextmanager
-def starting(folder: Path) -> Iterator[Start]:
+def starting(folder: Path, workers: int = 1) -> Iterator[Start]:
     """Starts commands in a folder; what still runs at the end of the block is killed."""
     started: list[subprocess.Popen[str]] = []
 
     def begin(*arguments: str) -> subprocess.Popen[str]:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         process = subprocess.Popen(
-            [*COMMAND, *arguments], cwd=folder, env=environment(), start_new_session=True, **pipes
+            [*COMMAND, *arguments], cwd=folder, env=environment(workers), start_new_session=True, **pipes
         )
         started.append(process)
         return process
@@ -427,7 +430,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Kille
     folder, tables, printed = tmp_path_factory.mktemp("killed"), list[pd.DataFrame](), list[str]()
     shutil.copy(empty_store, folder / "mlflow.db")
     arguments = ["smoke", "--output", "run", *TINY, *FORESEEN]
-    with starting(folder) as start:
+    with starting(folder, 2) as start:
         for reached in MOMENTS:
             process = start("sweep", *arguments)
             wait_for_table(folder / "run" / "results.parquet", reached, process)

@@ -1,7 +1,6 @@
 """A trial without Ray around it, and with it: where it takes up again after a kill or a pause."""
 
 import math
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -103,6 +102,7 @@ def begin(prepared: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Callable
     """Starts the trial whose checkpoint lies in a folder, after so many rungs have a row in the table."""
     monkeypatch.setattr("pareto_amb.trainables.trial_trainable.ray.get_gpu_ids", list)
     monkeypatch.setattr("pareto_amb.trainables.trial_trainable.Lookout", Lookout)
+    monkeypatch.setattr("pareto_amb.evaluation.probes.N_PROBES", 16)  # most of the time of a trial so small
 
     def start(
         folder: Path,
@@ -292,8 +292,8 @@ def test_pixels_of_a_final_measurement_are_kept_only_where_an_objective_may_look
     for own in ({}, {"light": brightness}):
         final = begin(tmp_path / f"{len(own)}", 0, method="ddpm", final_samples=50)
         assets = final._assets
-        sampling = assets.config.sampling.model_copy(update={"batch_size": 2})
-        evaluation = assets.config.evaluation.model_copy(update={"batch_size": 3})
+        sampling = assets.config.sampling.model_copy(update={"batch_size": 10})
+        evaluation = assets.config.evaluation.model_copy(update={"batch_size": 15})
         config = assets.config.model_copy(update={"sampling": sampling, "evaluation": evaluation})
         declared = replace(assets.declared, objectives={**assets.declared.objectives, **own})
         final._assets = replace(assets, config=config, declared=declared)
@@ -519,7 +519,7 @@ def test_no_rung_is_measured_twice_where_ray_pauses_and_resumes_trials_in_one_ac
         assets = SweepAssets(storage_uri=str(tmp_path), **{**prepared, "stop_sign": put_up_sign()})
         trainable = tune.with_parameters(TrialTrainable, assets=assets)
         tune.Tuner(
-            tune.with_resources(trainable, {"cpu": os.cpu_count() or 1}),  # one trial at a time
+            tune.with_resources(trainable, {"cpu": 1}),  # which is one trial at a time
             tune_config=tune.TuneConfig(
                 search_alg=GivenTrials(trials, list(assets.declared.objectives.values())),
                 scheduler=PauseOnce(),
