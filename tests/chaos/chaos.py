@@ -244,10 +244,13 @@ class Run:
         self._moments: list[float] = []
         self._idle: list[set[str]] = []  # at each fault, the trials that had nothing to lose
 
-    def disturb(self, kinds: Sequence[Kind], draw: random.Random, pause: float, number: int = 0) -> None:
+    def disturb(
+        self, kinds: Sequence[Kind], draw: random.Random, pause: float, number: int = 0, measured: int = 0
+    ) -> None:
         """Run it to its end, and strike at random moments, in the mean so many seconds apart.
 
-        It may end before all has struck. RuntimeError where it fails by itself.
+        What it does not survive strikes when so many rows are `measured`. It may end before all has struck.
+        RuntimeError where it fails by itself.
         """
         waiting, done = list(kinds), False
         with self._on_nodes():
@@ -256,6 +259,8 @@ class Run:
                     began, excused = time.monotonic(), self._services.troubled
                     while waiting and _lives(process, draw.uniform(0, 2 * pause)):
                         moment, table = time.monotonic(), self.table()
+                        if waiting[0][0] in ENDING and _measured(table) < measured:
+                            continue
                         if not self._strike(waiting[0], process.pid, draw):
                             continue  # it is not there yet
                         excused = True
@@ -393,6 +398,11 @@ class Run:
         figures = {trial: found.metrics for trial, found in tracked.items()}
         logged = {trial: found.get("fid", found.get("branched_fid")) for trial, found in figures.items()}
         return [f"MLflow has {logged.get(k)} of {k}" for k, fid in wanted.items() if logged.get(k) != fid]
+
+
+def _measured(table: pd.DataFrame) -> int:
+    """The rows of a table that are more than the mark of a trial that has begun."""
+    return int((table["rung"] > 0).sum()) if len(table) else 0
 
 
 def _lives(process: subprocess.Popen[bytes], seconds: float) -> bool:

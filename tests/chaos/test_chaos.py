@@ -130,7 +130,7 @@ def test_faults_at_random_moments_change_no_result(services: Any, network: Any, 
         *([("network", "cut short")] if network.inside else []), ("driver", "SIGKILL"),
     ]  # fmt: skip
     run = chaos.Run(scene, tmp_path / "disturbed", services, network)
-    run.disturb(kinds, random.Random(0), seconds / 12)
+    run.disturb(kinds, random.Random(0), seconds / 12, measured=1)
     assert [(fault.target, fault.how) for fault in run.faults] == kinds
     assert services.store.struck
     assert run.wrong(wanted) == []
