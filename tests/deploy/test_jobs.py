@@ -41,7 +41,7 @@ def dashboard(free_port: Callable[[], int]) -> Iterator[int]:
         f"--ray-client-server-port={free_port()}",
     ]
     head = subprocess.Popen(
-        ["ray", "start", "--head", "--num-cpus=2", *places, *front, "--block"],
+        ["ray", "start", "--head", "--num-cpus=1", *places, *front, "--block"],
         env=environment() | {"RAY_TMPDIR": folder, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"},
         stdout=subprocess.DEVNULL,
     )
